@@ -1,0 +1,4 @@
+//! What is read on demand.
+
+pub mod budget;
+pub mod pagemap;

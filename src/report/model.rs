@@ -1,0 +1,315 @@
+//! The model of one reply: what `GET /memstat` says about a server and each of its processes.
+//!
+//! Every type here serializes in two ways. In a human-readable format (JSON) it has the shape that
+//! the schema describes. In a binary format (the shared snapshots) it also deserializes, so nothing
+//! here may skip a field depending on its value.
+//!
+//! All sizes are bytes. `None` is written as `null` and means *not known*; `notes` says why.
+#![forbid(unsafe_code)]
+
+use serde::de::Deserializer;
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+
+/// The version of the JSON shape.
+pub const SCHEMA: u32 = 1;
+
+/// The whole reply.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Server {
+    /// The version of this shape, [`SCHEMA`].
+    pub schema: u32,
+    /// The version of the module.
+    pub module: String,
+    /// The version of nginx, such as `1.22.1`.
+    pub nginx: String,
+    /// When the reply was made, RFC 3339.
+    pub time: String,
+    /// The size of a page in bytes.
+    pub page_size: u64,
+    /// The process that answered.
+    pub answered_by: AnsweredBy,
+    /// From the arrival of the request at the handler to this reply, in microseconds.
+    pub elapsed_us: u64,
+    /// Master first, then by kind, id and generation.
+    pub processes: Vec<Process>,
+    /// Sums over the processes.
+    pub totals: Totals,
+}
+
+/// The process that answered a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredBy {
+    /// Process id.
+    pub pid: i32,
+    /// The worker's number, as in `$worker_id`; `null` outside a worker.
+    pub id: Option<u32>,
+}
+
+/// What a process is to nginx.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The master process.
+    Master,
+    /// The only process (`master_process off`).
+    Single,
+    /// A worker.
+    Worker,
+    /// The privileged agent of ngx_lua.
+    PrivilegedAgent,
+    /// The cache manager.
+    CacheManager,
+    /// The cache loader.
+    CacheLoader,
+    /// A child of the master that is none of the above, as far as can be told.
+    Other,
+}
+
+/// How a process answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It runs, and its figures are fresh.
+    Active,
+    /// It finishes its last requests after a reload, an upgrade or a quit.
+    ShuttingDown,
+    /// It did not answer in time; its figures are its last ones, `age_ms` old.
+    Unresponsive,
+}
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// What the process is to nginx.
+    pub kind: Kind,
+    /// The worker's number, as in `$worker_id`; `null` outside a worker.
+    pub id: Option<u32>,
+    /// Process id.
+    pub pid: i32,
+    /// Counts the configurations the master has loaded, from 1; a reload adds one.
+    pub generation: Option<u64>,
+    /// How the process answered.
+    pub state: State,
+    /// The age of these figures, in milliseconds.
+    pub age_ms: u64,
+    /// Since the process started, in seconds.
+    pub uptime_s: Option<u64>,
+    /// What the kernel says.
+    pub system: System,
+    /// Where it goes; `null` for a process that does not run the module's code.
+    pub breakdown: Option<Breakdown>,
+    /// The system allocator's own statistics.
+    pub allocator: Option<Allocator>,
+    /// Code of the executable and its libraries.
+    pub text: Option<Text>,
+    /// Stacks of all threads.
+    pub stacks: Option<Stacks>,
+    /// What is hooked.
+    pub hooks: Option<Hooks>,
+    /// What the module itself costs this process.
+    #[serde(rename = "self")]
+    pub own: Option<Own>,
+    /// Why a figure is `null` or less than exact, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Memory as the kernel accounts it, from `/proc/PID/status`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `VmSize`: all mappings.
+    #[serde(rename = "virtual")]
+    pub virtual_: Option<u64>,
+    /// `VmRSS`: the pages in RAM; the sum of the next three.
+    pub resident: Option<u64>,
+    /// `RssAnon`: private pages with no file behind them, or written copies of file pages.
+    pub resident_anon: Option<u64>,
+    /// `RssFile`: pages of files.
+    pub resident_file: Option<u64>,
+    /// `RssShmem`: pages of shared memory.
+    pub resident_shmem: Option<u64>,
+    /// `VmSwap`: pages swapped out (shared memory not included, as the kernel has it).
+    pub swap: Option<u64>,
+    /// `VmHWM`: the highest `resident` so far.
+    pub peak_resident: Option<u64>,
+    /// `VmPTE`: page tables.
+    pub page_tables: Option<u64>,
+}
+
+/// An entry of the breakdown: virtual bytes, and bytes in RAM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Virtual bytes.
+    pub reserved: Option<u64>,
+    /// Bytes in RAM.
+    pub resident: Option<u64>,
+}
+
+/// What an entry of the breakdown counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// glibc's malloc: the `brk` heap, the other arenas, direct mappings.
+    GlibcHeap,
+    /// jemalloc.
+    Jemalloc,
+    /// tcmalloc (gperftools).
+    Tcmalloc,
+    /// mimalloc.
+    Mimalloc,
+    /// musl's malloc.
+    MuslHeap,
+    /// Shared memory of nginx: zones and its own counters.
+    NginxShm,
+    /// Executable segments of the executable and its libraries.
+    Text,
+    /// `.data`, `.bss` and relocated pages of the executable and its libraries.
+    Data,
+    /// Stacks of all threads.
+    Stacks,
+    /// Other pages of files and of foreign shared memory. Closes the sum.
+    FileOther,
+    /// Other anonymous pages. Closes the sum.
+    AnonOther,
+}
+
+impl Category {
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::GlibcHeap => "glibc_heap",
+            Category::Jemalloc => "jemalloc",
+            Category::Tcmalloc => "tcmalloc",
+            Category::Mimalloc => "mimalloc",
+            Category::MuslHeap => "musl_heap",
+            Category::NginxShm => "nginx_shm",
+            Category::Text => "text",
+            Category::Data => "data",
+            Category::Stacks => "stacks",
+            Category::FileOther => "file_other",
+            Category::AnonOther => "anon_other",
+        }
+    }
+}
+
+/// The application level. `resident` of all entries adds up to [`System::resident`], and `reserved`
+/// to [`System::virtual_`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Breakdown(pub Vec<(Category, Region)>);
+
+impl Breakdown {
+    /// The entry of a category, if it is there.
+    pub fn get(&self, category: Category) -> Option<Region> {
+        self.0.iter().find(|(c, _)| *c == category).map(|(_, r)| *r)
+    }
+}
+
+impl Serialize for Breakdown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !serializer.is_human_readable() {
+            return self.0.serialize(serializer);
+        }
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (category, region) in &self.0 {
+            map.serialize_entry(category.name(), region)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Breakdown {
+    /// Binary formats only.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Breakdown)
+    }
+}
+
+/// The system allocator's own statistics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocator {
+    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc` or `musl`; `unknown` when it is none of these.
+    pub name: String,
+    /// Its version, where it tells.
+    pub version: Option<String>,
+    /// Bytes obtained from the system and not returned.
+    pub reserved: Option<u64>,
+    /// Bytes handed out to the program, with the allocator's headers.
+    pub in_use: Option<u64>,
+    /// Bytes held for reuse: freed by the program, not returned to the system.
+    pub free: Option<u64>,
+    /// Bytes in blocks that have a mapping of their own (part of `reserved` and of `in_use`).
+    pub mmapped: Option<u64>,
+    /// Arenas in existence.
+    pub arenas: Option<u64>,
+    /// The age of these figures when the snapshot was taken, in milliseconds.
+    pub measured_ms_ago: Option<u64>,
+}
+
+/// Code of the executable and its libraries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// Virtual bytes of all executable segments.
+    pub bytes: u64,
+    /// Each object, largest first.
+    pub objects: Vec<Object>,
+}
+
+/// An executable or library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// The file's base name.
+    pub path: String,
+    /// Virtual bytes of its executable segments.
+    pub bytes: u64,
+}
+
+/// Stacks of all threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stacks {
+    /// Threads of the process, the main one included.
+    pub threads: Option<u64>,
+    /// Virtual bytes; `null` when some thread's stack is not known.
+    pub reserved: Option<u64>,
+    /// Bytes in RAM; `null` when some thread's stack is not known.
+    pub resident: Option<u64>,
+}
+
+/// For each hook, `on` or `off: reason`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// nginx's pool allocator.
+    pub pool: String,
+    /// nginx's slab allocator.
+    pub slab: String,
+    /// LuaJIT's allocators.
+    pub lua: String,
+    /// Thread creation.
+    pub thread: String,
+}
+
+/// What the module costs this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// Bytes of the module's own lasting memory in this process.
+    pub bytes: u64,
+    /// Time of the event loop spent on this snapshot, in microseconds, over all its slices.
+    pub snapshot_us: u64,
+    /// The longest single slice of it, in microseconds.
+    pub longest_slice_us: u64,
+}
+
+/// Sums over all processes of the reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Processes in the reply.
+    pub processes: u64,
+    /// Sum of `system.resident`: shared pages count once a process.
+    pub resident: Option<u64>,
+    /// Sum of `system.resident` less `system.resident_shmem`, plus `shared_memory` once. File
+    /// pages, and pages still shared between a parent and its children, count once a process.
+    pub resident_unique: Option<u64>,
+    /// Sum of `system.swap`.
+    pub swap: Option<u64>,
+    /// nginx shared memory loaded in RAM, counted once.
+    pub shared_memory: Option<u64>,
+}
