@@ -1,4 +1,14 @@
 //! What is read on demand.
 
 pub mod budget;
+pub mod elf;
+pub mod heap;
+pub mod maps;
+pub mod memory;
 pub mod pagemap;
+pub mod ranges;
+pub mod scan;
+pub mod shared;
+pub mod snapshot;
+pub mod status;
+pub mod title;

@@ -1,4 +1,230 @@
 //! From what the probes read to the model of the server.
 #![forbid(unsafe_code)]
 
+pub mod close;
 pub mod model;
+#[cfg(test)]
+mod roundtrip;
+#[cfg(test)]
+pub(crate) mod sample;
+
+use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use model::{AnsweredBy, Process, Server, Totals, SCHEMA};
+
+/// The version of the module.
+pub const MODULE: &str = env!("CARGO_PKG_VERSION");
+
+/// What a reply says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The version of nginx, such as `1.22.1`.
+    pub nginx: String,
+    /// The time of the reply: seconds since the epoch, and the milliseconds of that second.
+    pub time: (u64, u64),
+    /// The size of a page in bytes.
+    pub page_size: u64,
+    /// The process that answers.
+    pub answered_by: AnsweredBy,
+    /// From the arrival of the request to this reply, in microseconds.
+    pub elapsed_us: u64,
+}
+
+/// The reply: `processes` in order, and their totals. `shared_memory` is nginx shared memory loaded
+/// in RAM, counted once.
+pub fn assemble(facts: Facts, mut processes: Vec<Process>, shared_memory: Option<u64>) -> Server {
+    processes.sort_by_key(|p| (p.kind, p.id.is_none(), p.id, p.generation, p.pid));
+    let totals = totals(&processes, shared_memory);
+    Server {
+        schema: SCHEMA,
+        module: MODULE.to_owned(),
+        nginx: facts.nginx,
+        time: timestamp(facts.time.0, facts.time.1),
+        page_size: facts.page_size,
+        answered_by: facts.answered_by,
+        elapsed_us: facts.elapsed_us,
+        processes,
+        totals,
+    }
+}
+
+/// Sums over `processes`. A sum of which some part is not known is not known.
+fn totals(processes: &[Process], shared_memory: Option<u64>) -> Totals {
+    let sum = |figure: fn(&Process) -> Option<u64>| {
+        processes
+            .iter()
+            .try_fold(0u64, |sum, process| sum.checked_add(figure(process)?))
+    };
+    let unshared = sum(|p| p.system.resident?.checked_sub(p.system.resident_shmem?));
+    Totals {
+        processes: u64::try_from(processes.len()).unwrap_or(u64::MAX),
+        resident: sum(|p| p.system.resident),
+        resident_unique: unshared
+            .zip(shared_memory)
+            .and_then(|(a, b)| a.checked_add(b)),
+        swap: sum(|p| p.system.swap),
+        shared_memory,
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds, `2026-01-31T12:00:00.000Z`. The last year it can write is 9999.
+pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
+    /// The last second of the year 9999.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let since = Duration::from_secs(seconds)
+        .saturating_add(Duration::from_millis(milliseconds))
+        .min(LAST);
+    let mut text = String::new();
+    if let Some(time) = UNIX_EPOCH.checked_add(since) {
+        // It fails beyond the year 9999 only.
+        let _ = write!(text, "{}", humantime::format_rfc3339_millis(time));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model::{Kind, System};
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            nginx: "1.22.1".to_owned(),
+            time: (1_767_225_600, 7),
+            page_size: 4096,
+            answered_by: AnsweredBy {
+                pid: 11,
+                id: Some(0),
+            },
+            elapsed_us: 180,
+        }
+    }
+
+    fn process(kind: Kind, id: Option<u32>, generation: Option<u64>, pid: i32) -> Process {
+        let system = System {
+            resident: Some(100),
+            resident_shmem: Some(30),
+            swap: Some(5),
+            ..System::default()
+        };
+        Process {
+            kind,
+            id,
+            generation,
+            pid,
+            system,
+            ..sample::bare()
+        }
+    }
+
+    #[test]
+    fn order() {
+        let sorted = [
+            process(Kind::Master, None, Some(2), 9),
+            process(Kind::Single, None, Some(2), 1),
+            process(Kind::Worker, Some(0), Some(1), 20),
+            process(Kind::Worker, Some(0), Some(2), 8),
+            process(Kind::Worker, Some(2), Some(1), 4),
+            process(Kind::Worker, Some(10), Some(1), 3),
+            process(Kind::Worker, None, Some(1), 2),
+            process(Kind::PrivilegedAgent, None, None, 7),
+            process(Kind::CacheManager, None, Some(1), 6),
+            process(Kind::CacheLoader, None, Some(1), 5),
+            process(Kind::Other, None, None, 21),
+            process(Kind::Other, None, None, 22),
+        ];
+        let mut random = sample::Random::new(2);
+        for _ in 0..100 {
+            let mut shuffled = sorted.to_vec();
+            for i in (1..shuffled.len()).rev() {
+                shuffled.swap(i, random.below(i as u64 + 1) as usize);
+            }
+            assert_eq!(assemble(facts(), shuffled, None).processes, sorted);
+        }
+    }
+
+    #[test]
+    fn sums() {
+        let two = vec![
+            process(Kind::Master, None, None, 1),
+            process(Kind::Worker, Some(0), None, 2),
+        ];
+        let expected = Totals {
+            processes: 2,
+            resident: Some(200),
+            resident_unique: Some(140 + 64),
+            swap: Some(10),
+            shared_memory: Some(64),
+        };
+        assert_eq!(assemble(facts(), two.clone(), Some(64)).totals, expected);
+        assert_eq!(
+            assemble(facts(), two.clone(), None).totals,
+            Totals {
+                resident_unique: None,
+                shared_memory: None,
+                ..expected
+            }
+        );
+        let with = |change: fn(&mut System)| {
+            let mut processes = two.clone();
+            change(&mut processes[1].system);
+            assemble(facts(), processes, Some(64)).totals
+        };
+        assert_eq!(
+            with(|s| s.resident = None),
+            Totals {
+                resident: None,
+                resident_unique: None,
+                ..expected
+            }
+        );
+        assert_eq!(
+            with(|s| s.resident_shmem = None),
+            Totals {
+                resident_unique: None,
+                ..expected
+            }
+        );
+        assert_eq!(with(|s| s.resident_shmem = Some(101)).resident_unique, None);
+        assert_eq!(
+            with(|s| s.swap = None),
+            Totals {
+                swap: None,
+                ..expected
+            }
+        );
+        assert_eq!(with(|s| s.swap = Some(u64::MAX)).swap, None);
+        assert_eq!(with(|s| s.resident = Some(u64::MAX)).resident_unique, None);
+        assert_eq!(
+            assemble(facts(), Vec::new(), Some(1))
+                .totals
+                .resident_unique,
+            Some(1)
+        );
+    }
+
+    #[test]
+    fn facts_are_kept() {
+        let server = assemble(facts(), Vec::new(), None);
+        assert_eq!(
+            (server.schema, server.module.as_str()),
+            (1, env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(
+            (server.nginx.as_str(), server.page_size, server.elapsed_us),
+            ("1.22.1", 4096, 180)
+        );
+        assert_eq!(server.time, "2026-01-01T00:00:00.007Z");
+        assert_eq!(server.answered_by, facts().answered_by);
+    }
+
+    #[test]
+    fn timestamps() {
+        assert_eq!(timestamp(0, 0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(951_782_400, 120), "2000-02-29T00:00:00.120Z");
+        assert_eq!(timestamp(1, 1999), "1970-01-01T00:00:02.999Z");
+        assert_eq!(timestamp(253_402_300_799, 0), "9999-12-31T23:59:59.000Z");
+        assert_eq!(timestamp(u64::MAX, u64::MAX), "9999-12-31T23:59:59.000Z");
+    }
+}

@@ -174,6 +174,21 @@ pub enum Category {
 }
 
 impl Category {
+    /// All of them, in order.
+    pub const ALL: [Category; 11] = [
+        Category::GlibcHeap,
+        Category::Jemalloc,
+        Category::Tcmalloc,
+        Category::Mimalloc,
+        Category::MuslHeap,
+        Category::NginxShm,
+        Category::Text,
+        Category::Data,
+        Category::Stacks,
+        Category::FileOther,
+        Category::AnonOther,
+    ];
+
     /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,0 +1,68 @@
+# ngx_http_memstat_module: build, try, test. `make help` lists the targets.
+
+# Where the module goes, and where everything made on the way there goes.
+OBJS  ?= objs
+BUILD ?= build
+CARGO ?= cargo
+export CARGO_TARGET_DIR ?= target
+
+# The port of the demo; which tests to run, and how many at a time.
+PORT  ?= 8080
+TESTS ?= t
+JOBS  ?= 1
+
+MODULE = $(OBJS)/ngx_http_memstat_module.so
+
+# For the nginx that NGINX_SOURCE_DIR / NGINX_BUILD_DIR name, else for the installed one.
+ifeq ($(NGINX_SOURCE_DIR)$(NGINX_BUILD_DIR),)
+INSTALLED = yes
+NGINX    ?= /usr/sbin/nginx
+TREE      = $(abspath $(BUILD)/nginx)
+WITH_TREE = NGINX_SOURCE_DIR='$(TREE)' NGINX_BUILD_DIR='$(TREE)/objs'
+else
+NGINX    ?= $(or $(wildcard $(or $(NGINX_BUILD_DIR),$(NGINX_SOURCE_DIR)/objs)/nginx),/usr/sbin/nginx)
+endif
+
+.PHONY: help run stop build test unit integration check clean tree
+
+help: ## list the targets (the default)
+	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: ## build, start a demo on 127.0.0.1:PORT (8080), print where its memory goes
+ifndef INSTALLED
+	$(error the demo is for the installed nginx: unset NGINX_SOURCE_DIR and NGINX_BUILD_DIR)
+endif
+	@tools/install-packages bindings build run
+	@$(MAKE) --no-print-directory build
+	@NGINX='$(NGINX)' MODULE='$(MODULE)' PORT='$(PORT)' tools/demo start '$(BUILD)/demo'
+
+stop: ## end the demo
+	@tools/demo stop '$(BUILD)/demo'
+
+build: tree ## write OBJS/ngx_http_memstat_module.so (OBJS=objs), a release build
+	@$(WITH_TREE) CARGO='$(CARGO)' tools/build-module '$(MODULE)'
+
+test: unit integration ## run the unit tests, then the integration tests
+
+unit: ## run the unit tests: they need no nginx
+	$(CARGO) test --locked --no-default-features
+
+integration: ## build, run the integration tests (TESTS=t/some.t JOBS=1)
+	@tools/install-packages bindings $(if $(INSTALLED),build) test
+	@$(MAKE) --no-print-directory build
+	TEST_NGINX_BINARY='$(NGINX)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
+		prove -It/lib -j$(JOBS) -r $(TESTS)
+
+check: tree ## format and lint checks, with and without nginx
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	$(WITH_TREE) $(CARGO) clippy --locked --all-targets -- -D warnings
+
+clean: stop ## remove all that was built
+	$(CARGO) clean
+	rm -rf '$(BUILD)/demo' '$(BUILD)/nginx' '$(MODULE)'
+
+# The source tree for the installed nginx.
+tree:
+	@tools/install-packages bindings $(if $(INSTALLED),build)
+	$(if $(INSTALLED),@tools/configure-nginx '$(NGINX)' '$(TREE)')

@@ -1,0 +1,397 @@
+//! The directives: what they take, how they merge, and what is settled when all is read.
+//!
+//! Invariants for `unsafe`: those of [`crate::nginx`].
+
+use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
+use std::ptr::addr_of;
+
+use nginx_sys::{
+    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_t, ngx_core_conf_t, ngx_core_module,
+    ngx_cycle_t, ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_msec_t, ngx_parse_size, ngx_str_t,
+    ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_DIRECT_CONF,
+    NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
+    NGX_HTTP_SRV_CONF, NGX_MAIN_CONF,
+};
+use ngx::core::Status;
+use ngx::http::{
+    HttpModule, HttpModuleConfExt, HttpModuleLocationConf, HttpModuleMainConf, Merge,
+    MergeConfigError, NgxHttpCoreModule,
+};
+use ngx::ngx_string;
+
+use crate::hook::set::HookSet;
+use crate::nginx::conf::{self, Conf};
+use crate::nginx::shm::{self, Zone};
+use crate::nginx::{guard, log};
+use crate::{handler, ngx_http_memstat_module, ngx_memstat_module};
+
+/// How long a request waits for other processes, in milliseconds, unless `memstat_timeout` says.
+const DEFAULT_TIMEOUT_MS: ngx_msec_t = 200;
+
+/// "Not set" of a time, as nginx has it (`NGX_CONF_UNSET_MSEC`).
+const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
+
+/// What holds for the whole server, hooks apart.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MainConf {
+    /// Locations with `memstat`. With none the module does nothing.
+    locations: usize,
+    zone: Option<Zone>,
+    zone_size: Option<SizeAt>,
+}
+
+/// The size in `memstat_zone`, and where it stands.
+#[derive(Debug, Clone, Copy)]
+struct SizeAt {
+    size: usize,
+    file: ngx_str_t,
+    line: usize,
+}
+
+/// What `memstat_hooks` says, in whichever context it stands.
+#[derive(Debug, Clone, Copy)]
+struct CoreConf {
+    hooks: Option<HookSet>,
+}
+
+/// What holds for a location.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct LocationConf {
+    timeout: ngx_msec_t,
+    /// Whether `memstat` stands in this very location.
+    here: bool,
+}
+
+impl LocationConf {
+    /// How long a request waits for other processes, in milliseconds.
+    pub fn timeout_ms(&self) -> u64 {
+        self.timeout as u64
+    }
+}
+
+impl Default for LocationConf {
+    fn default() -> Self {
+        LocationConf {
+            timeout: UNSET_MSEC,
+            here: false,
+        }
+    }
+}
+
+impl Merge for LocationConf {
+    fn merge(&mut self, previous: &Self) -> Result<(), MergeConfigError> {
+        if self.timeout == UNSET_MSEC {
+            self.timeout = match previous.timeout {
+                UNSET_MSEC => DEFAULT_TIMEOUT_MS,
+                timeout => timeout,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// The HTTP module.
+pub struct Module;
+
+impl HttpModule for Module {
+    fn module() -> &'static ngx_module_t {
+        // SAFETY: nginx writes the structure only while it loads modules.
+        unsafe { &*addr_of!(ngx_http_memstat_module) }
+    }
+
+    unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+        guard(Status::NGX_ERROR.0, || {
+            // SAFETY: N3.
+            let cf = unsafe { Conf::from_raw(cf) };
+            let Some(main) = main_conf(&cf).filter(|main| main.locations > 0) else {
+                return Status::NGX_OK.0;
+            };
+            main.zone = Zone::add(&cf, shm::zone_size(1), Module::module());
+            main.zone.map_or(Status::NGX_ERROR.0, |_| Status::NGX_OK.0)
+        })
+    }
+}
+
+// SAFETY: `create_main_conf` makes this type, and the one of `HttpModule` is used.
+unsafe impl HttpModuleMainConf for Module {
+    type MainConf = MainConf;
+}
+
+// SAFETY: as above, for `create_loc_conf`.
+unsafe impl HttpModuleLocationConf for Module {
+    type LocationConf = LocationConf;
+}
+
+/// The functions of the HTTP module.
+pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: None,
+    postconfiguration: Some(Module::postconfiguration),
+    create_main_conf: Some(Module::create_main_conf),
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: Some(Module::create_loc_conf),
+    merge_loc_conf: Some(Module::merge_loc_conf),
+};
+
+/// The directives inside `http`.
+pub static mut HTTP_COMMANDS: [ngx_command_t; 5] = [
+    ngx_command_t {
+        name: ngx_string!("memstat"),
+        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
+        set: Some(set_memstat),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("memstat_zone"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(set_zone),
+        conf: NGX_HTTP_MAIN_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("memstat_timeout"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
+            as ngx_uint_t,
+        set: Some(ngx_conf_set_msec_slot),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: offset_of!(LocationConf, timeout),
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("memstat_hooks"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_1MORE) as ngx_uint_t,
+        set: Some(set_hooks),
+        conf: NGX_HTTP_MAIN_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t::empty(),
+];
+
+/// The directive outside `http`.
+pub static mut CORE_COMMANDS: [ngx_command_t; 2] = [
+    ngx_command_t {
+        name: ngx_string!("memstat_hooks"),
+        type_: (NGX_MAIN_CONF | NGX_DIRECT_CONF | NGX_CONF_1MORE) as ngx_uint_t,
+        set: Some(set_hooks),
+        conf: 0,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t::empty(),
+];
+
+/// The functions of the core module.
+pub static mut CORE_CONTEXT: nginx_sys::ngx_core_module_t = nginx_sys::ngx_core_module_t {
+    name: ngx_string!("memstat"),
+    create_conf: Some(create_core_conf),
+    init_conf: Some(init_core_conf),
+};
+
+/// What a cycle asks of the module, once its configuration is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Which hooks are wanted.
+    pub hooks: HookSet,
+    /// The zone, made by nginx.
+    pub zone: Zone,
+}
+
+/// The settings of a cycle; `None` when it has no `memstat` location.
+///
+/// # Safety
+///
+/// `cycle` is what nginx handed to `init_module`.
+pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
+    // SAFETY: N3.
+    let cycle = unsafe { cycle.as_ref() }?;
+    let zone = Module::main_conf(cycle)
+        .filter(|main| main.locations > 0)?
+        .zone?;
+    let hooks = core_conf(cycle)
+        .and_then(|core| core.hooks)
+        .unwrap_or_default();
+    Some(Settings { hooks, zone })
+}
+
+fn main_conf(cf: &Conf) -> Option<&'static mut MainConf> {
+    // SAFETY: N3: these functions run inside `http`, so the context is that of HTTP modules.
+    Module::main_conf_mut(unsafe { cf.as_ptr().as_ref() }?)
+}
+
+fn core_conf(cycle: &ngx_cycle_t) -> Option<&'static mut CoreConf> {
+    // SAFETY: N2; N4: `create_core_conf` put the value there.
+    unsafe {
+        let index = (*addr_of!(ngx_memstat_module)).index;
+        cycle
+            .conf_ctx
+            .add(index)
+            .cast::<*mut CoreConf>()
+            .read()
+            .as_mut()
+    }
+}
+
+/// `memstat;`
+unsafe extern "C" fn set_memstat(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3.
+        let cf = unsafe { Conf::from_raw(cf) };
+        // SAFETY: N3, N4: inside a location, that is where the core module keeps its part.
+        let location = unsafe {
+            (*cf.as_ptr()).http_location_conf_unchecked::<nginx_sys::ngx_http_core_loc_conf_t>(
+                NgxHttpCoreModule::module(),
+            )
+        };
+        let (Some(mut location), Some(main)) = (location, main_conf(&cf)) else {
+            return conf::ERROR;
+        };
+        // SAFETY: as above.
+        let location = unsafe { location.as_mut() };
+        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this location.
+        let Some(conf) = (unsafe { conf.cast::<LocationConf>().as_mut() }) else {
+            return conf::ERROR;
+        };
+        if std::mem::replace(&mut conf.here, true) {
+            return conf::DUPLICATE;
+        }
+        location.handler = Some(handler::handle);
+        main.locations += 1;
+        conf::OK
+    })
+}
+
+/// `memstat_zone size=…;`
+unsafe extern "C" fn set_zone(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    _conf: *mut c_void,
+) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3.
+        let cf = unsafe { Conf::from_raw(cf) };
+        let Some(main) = main_conf(&cf) else {
+            return conf::ERROR;
+        };
+        if main.zone_size.is_some() {
+            return conf::DUPLICATE;
+        }
+        let args = cf.args();
+        let word = args.first().copied().unwrap_or_default();
+        let size = word.strip_prefix(b"size=").and_then(parse_size);
+        let Some(size) = size else {
+            let word = word.escape_ascii();
+            return cf.error(&format!(
+                "invalid value \"{word}\" in \"memstat_zone\", expected \"size=\" and a size such \
+                 as \"size=1m\""
+            ));
+        };
+        let (file, line) = cf.position();
+        main.zone_size = Some(SizeAt { size, file, line });
+        conf::OK
+    })
+}
+
+fn parse_size(text: &[u8]) -> Option<usize> {
+    let mut text = ngx_str_t {
+        len: text.len(),
+        data: text.as_ptr().cast_mut(),
+    };
+    // SAFETY: the string is as long as it says; nginx only reads it.
+    usize::try_from(unsafe { ngx_parse_size(&mut text) }).ok()
+}
+
+/// `memstat_hooks on | off | name …;`
+unsafe extern "C" fn set_hooks(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    _conf: *mut c_void,
+) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3.
+        let cf = unsafe { Conf::from_raw(cf) };
+        // SAFETY: N3.
+        let Some(core) = core_conf(unsafe { &*(*cf.as_ptr()).cycle }) else {
+            return conf::ERROR;
+        };
+        if core.hooks.is_some() {
+            return conf::DUPLICATE;
+        }
+        match HookSet::parse(&cf.args()) {
+            Ok(hooks) => core.hooks = Some(hooks),
+            Err(error) => return cf.error(&format!("{error} in \"memstat_hooks\"")),
+        }
+        conf::OK
+    })
+}
+
+unsafe extern "C" fn create_core_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
+    // SAFETY: N3, N4.
+    unsafe {
+        let place: *mut CoreConf =
+            nginx_sys::ngx_palloc((*cycle).pool, std::mem::size_of::<CoreConf>()).cast();
+        if !place.is_null() {
+            place.write(CoreConf { hooks: None });
+        }
+        place.cast()
+    }
+}
+
+/// All is read, and the number of workers is known: settles the size of the zone.
+unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3.
+        let cycle = unsafe { &*cycle };
+        let Some(main) = Module::main_conf(cycle).filter(|main| main.locations > 0) else {
+            return conf::OK;
+        };
+        let Some(zone) = main.zone else {
+            return conf::OK;
+        };
+        let needed = needed_slots(worker_processes(cycle));
+        let Some(SizeAt { size, file, line }) = main.zone_size else {
+            // A few workers more or less leave the size as it is, so a reload keeps the zone.
+            zone.set_size(shm::zone_size(needed.next_multiple_of(16)));
+            return conf::OK;
+        };
+        if size < shm::zone_size(needed) {
+            log::emerg(&format!(
+                "\"memstat_zone\" is too small, {} worker_processes need at least size={}k in {}:{}",
+                worker_processes(cycle),
+                shm::zone_size(needed) / 1024,
+                file,
+                line
+            ));
+            return conf::ERROR;
+        }
+        zone.set_size(size);
+        conf::OK
+    })
+}
+
+/// Two generations of workers, as during a reload, each with a cache manager, a cache loader, a
+/// privileged agent and one to spare.
+fn needed_slots(workers: usize) -> usize {
+    2 * (workers + 4)
+}
+
+fn worker_processes(cycle: &ngx_cycle_t) -> usize {
+    // SAFETY: N2, N4: nginx's core module settles its own part before any other module's.
+    unsafe {
+        let core = cycle.conf_ctx.add((*addr_of!(ngx_core_module)).index);
+        let core = core.cast::<*const ngx_core_conf_t>().read();
+        core.as_ref().map_or(1, |core| {
+            usize::try_from(core.worker_processes).unwrap_or(1).max(1)
+        })
+    }
+}

@@ -1,0 +1,458 @@
+//! Ask, publish, wait: how one request gets the figures of all processes.
+//!
+//! A process asks another by setting a bit in its slot and waking it. The one asked takes its
+//! snapshot in slices of its own event loop, publishes it in its slot, and wakes those whose bits it
+//! finds. Nobody waits for anybody on the loop: a request waits for a timer, and whoever is silent
+//! until then is reported with its last snapshot.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rustix::time::{clock_gettime, ClockId};
+
+use crate::nginx::event::{Handler, Timer, Waker};
+use crate::nginx::global::MainThread;
+use crate::nginx::process;
+use crate::nginx::request::Request;
+use crate::probe::budget::{Budget, Progress};
+use crate::probe::heap::HeapProbe;
+use crate::probe::shared::SharedResidency;
+use crate::probe::snapshot::{Identity, Snapshot, Taken};
+use crate::query::Query;
+use crate::report::model::{Hooks, Kind, Process, State};
+use crate::slot::{Board, PublishError, Slot};
+
+use peers::Peer;
+
+mod collect;
+mod peers;
+
+/// A snapshot this young answers again.
+const FRESH_MS: u64 = 50;
+
+/// The longest slice of the event loop that a reading takes at a time.
+const SLICE: Duration = Duration::from_micros(300);
+
+/// How often a process that cannot be woken looks for what it waits for.
+const POLL_MS: u64 = 5;
+
+/// A bit of [`Slot::ask`]: refresh the allocator's statistics whatever it costs.
+const REFRESH_HEAP: u32 = 1;
+
+/// This process's part in answering.
+pub static GATHER: MainThread<Option<Gather>> = MainThread::new(None);
+
+/// A process's part in answering. The master prepares it, and its children inherit it.
+pub struct Gather {
+    board: Board,
+    /// One for each slot of any board so far. A descriptor has the same number in all processes.
+    wakers: Vec<Waker>,
+    heap: HeapProbe,
+    hooks: Hooks,
+    generation: u64,
+    /// What only a process that runs an event loop has.
+    local: Option<Local>,
+}
+
+struct Local {
+    /// This process's slot; `None` where the board has none for it, or it cannot be woken.
+    me: Option<usize>,
+    /// What it is, once its title tells.
+    kind: Option<Kind>,
+    started: Instant,
+    /// The snapshot under way.
+    job: Option<(Snapshot, Identity)>,
+    /// The last one, and when it was done.
+    own: Option<(Taken, u64)>,
+    loaded: Loaded,
+    /// Slots to wake once the snapshot is done.
+    askers: Vec<usize>,
+    waiters: Vec<Waiter>,
+    /// Answers not yet taken.
+    answers: VecDeque<Answer>,
+    timer: Timer,
+}
+
+/// The count of loaded shared memory, which only an answering process takes.
+enum Loaded {
+    Counting(SharedResidency),
+    /// Bytes, or `None` where they can't be counted; and when.
+    Counted(Option<u64>, u64),
+}
+
+/// A request that waits.
+struct Waiter {
+    request: Request,
+    query: Query,
+    arrived: Instant,
+    asked_ms: u64,
+    deadline_ms: u64,
+}
+
+/// A request that can be answered.
+pub struct Answer {
+    /// The request.
+    pub request: Request,
+    /// What it asked.
+    pub query: Query,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// Everybody's figures.
+    pub processes: Vec<Process>,
+    /// Bytes of nginx's shared memory in RAM, counted once.
+    pub shared_memory: Option<u64>,
+}
+
+impl Waiter {
+    /// The oldest snapshot that answers this request.
+    fn oldest_ms(&self) -> u64 {
+        if self.query.refresh_heap {
+            return self.asked_ms;
+        }
+        self.asked_ms.saturating_sub(FRESH_MS)
+    }
+}
+
+impl Gather {
+    /// Prepares the processes of a cycle; `before` is what the cycle before it had.
+    pub fn prepare(
+        board: Board,
+        hooks: Hooks,
+        generation: u64,
+        before: Option<Gather>,
+    ) -> Result<Self, String> {
+        let (mut wakers, heap, local) = match before {
+            Some(before) => (before.wakers, before.heap, before.local),
+            None => (Vec::new(), HeapProbe::new(), None),
+        };
+        while wakers.len() < board.slots().len() {
+            wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
+        }
+        let gather = Gather {
+            board,
+            wakers,
+            heap,
+            hooks,
+            generation,
+            local,
+        };
+        // With `master_process off` a reload goes on in the same process.
+        if let Some(slot) = gather.slot() {
+            slot.take(process::pid());
+        }
+        Ok(gather)
+    }
+
+    /// Whether this process takes part itself.
+    pub fn has_joined(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// Takes part: `listen` has the event loop call a handler when a waker is woken, `tick` is
+    /// called when time is up.
+    pub fn join(&mut self, tick: Handler, listen: impl FnOnce(&Waker) -> bool) {
+        let me = process::slot().filter(|slot| self.board.get(*slot).is_some());
+        let me = me.filter(|me| self.wakers.get(*me).is_some_and(listen));
+        self.local = Some(Local {
+            me,
+            kind: None,
+            started: Instant::now(),
+            job: None,
+            own: None,
+            loaded: Loaded::Counted(None, 0),
+            askers: Vec::new(),
+            waiters: Vec::new(),
+            answers: VecDeque::new(),
+            timer: Timer::new(tick),
+        });
+        if let (Some(me), Some(slot)) = (me, self.slot()) {
+            slot.take(process::pid());
+            // So that the first snapshot is there before anybody asks for one.
+            slot.ask(Some(me), 0);
+            self.wake(me);
+        }
+    }
+
+    /// Leaves: the slot is free for the next process.
+    pub fn leave(&mut self) {
+        if let Some(slot) = self.slot() {
+            slot.release(process::pid());
+        }
+        self.local = None;
+    }
+
+    /// A request came. Whether it can be answered right now, [`Gather::turn`] says.
+    pub fn arrive(&mut self, request: Request, query: Query, arrived: Instant, timeout_ms: u64) {
+        let asked_ms = now_ms();
+        let deadline_ms = asked_ms.saturating_add(timeout_ms);
+        let waiter = Waiter {
+            request,
+            query,
+            arrived,
+            asked_ms,
+            deadline_ms,
+        };
+        let me = self.local.as_ref().and_then(|local| local.me);
+        let wants = if query.refresh_heap { REFRESH_HEAP } else { 0 };
+        for Peer { index, .. } in peers::live(&self.board) {
+            let Some(slot) = self.board.get(index) else {
+                continue;
+            };
+            if slot.published_ms().is_none_or(|ms| ms < waiter.oldest_ms()) {
+                slot.ask(me, wants);
+                self.wake(index);
+            }
+        }
+        if query.refresh_heap {
+            self.refresh_heap();
+        }
+        if let Some(local) = &mut self.local {
+            local.waiters.push(waiter);
+        }
+    }
+
+    /// A request is gone, answered or not.
+    pub fn forget(&mut self, address: usize) {
+        if let Some(local) = &mut self.local {
+            local
+                .waiters
+                .retain(|waiter| waiter.request.address() != address);
+            local
+                .answers
+                .retain(|answer| answer.request.address() != address);
+        }
+    }
+
+    /// Takes the wake-ups so far; what they are about, [`Gather::turn`] finds.
+    pub fn drain(&self) {
+        let me = self.local.as_ref().and_then(|local| local.me);
+        if let Some(waker) = me.and_then(|me| self.wakers.get(me)) {
+            waker.drain();
+        }
+    }
+
+    /// The next answer, or that to the request with this address.
+    pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
+        let answers = &mut self.local.as_mut()?.answers;
+        let index = match address {
+            Some(address) => answers
+                .iter()
+                .position(|a| a.request.address() == address)?,
+            None => 0,
+        };
+        answers.remove(index)
+    }
+
+    /// Does what there is to do, for one slice. Answers are there to be taken afterwards.
+    pub fn turn(&mut self) {
+        let now = now_ms();
+        if let Some(slot) = self.slot() {
+            let wants = slot.take_wants(now);
+            let mut askers = Vec::new();
+            slot.take_askers(|index| askers.push(index));
+            if let Some(local) = &mut self.local {
+                local.askers.extend(askers);
+            }
+            if wants & REFRESH_HEAP != 0 {
+                self.refresh_heap();
+            }
+        }
+        let more = self.read(now);
+        self.answer();
+        self.go_on(more);
+    }
+
+    /// One slice of each reading that somebody needs; whether there is more to read.
+    fn read(&mut self, now: u64) -> bool {
+        let Some(local) = &self.local else {
+            return false;
+        };
+        let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
+        if !local.askers.is_empty() {
+            oldest = oldest.max(Some(now.saturating_sub(FRESH_MS)));
+        }
+        let Some(oldest) = oldest else { return false };
+        if local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest) {
+            self.read_own();
+        }
+        self.read_loaded(oldest);
+        self.wake_askers(oldest);
+        self.local
+            .as_ref()
+            .is_some_and(|local| local.job.is_some() || matches!(local.loaded, Loaded::Counting(_)))
+    }
+
+    /// A slice of this process's own snapshot; publishes it when it is done.
+    fn read_own(&mut self) {
+        let fresh_identity = self.identity();
+        let Some(local) = &mut self.local else { return };
+        let (mut job, identity) = local
+            .job
+            .take()
+            .unwrap_or_else(|| (Snapshot::begin(), fresh_identity));
+        if job.step(&identity, &mut self.heap, &Budget::new(SLICE)) == Progress::More {
+            local.job = Some((job, identity));
+            return;
+        }
+        let taken = job.finish(&identity);
+        let done_ms = now_ms();
+        if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
+            if slot.publish(&taken.process, done_ms) == Err(PublishError::TooLarge) {
+                let mut process = taken.process.clone();
+                process.text = None;
+                process.notes = vec!["text, notes: too long for the slot".to_owned()];
+                let _ = slot.publish(&process, done_ms);
+            }
+        }
+        local.own = Some((taken, done_ms));
+    }
+
+    /// A slice of the count of loaded shared memory, which only requests need.
+    fn read_loaded(&mut self, oldest: u64) {
+        let Some(local) = &mut self.local else { return };
+        let Some((taken, _)) = local.own.as_ref().filter(|_| !local.waiters.is_empty()) else {
+            return;
+        };
+        if matches!(local.loaded, Loaded::Counted(_, at_ms) if at_ms < oldest) {
+            local.loaded = Loaded::Counting(SharedResidency::begin(taken.shared.clone()));
+        }
+        if let Loaded::Counting(count) = &mut local.loaded {
+            let counted = match count.step(&Budget::new(SLICE)) {
+                Ok(Progress::More) => return,
+                Ok(Progress::Done) => Some(count.finish()),
+                Err(_) => None,
+            };
+            local.loaded = Loaded::Counted(counted, now_ms());
+        }
+    }
+
+    /// Wakes those who wait for this process's snapshot, if it is there.
+    fn wake_askers(&mut self, oldest: u64) {
+        let Some(local) = &mut self.local else { return };
+        if local.job.is_none()
+            && local
+                .own
+                .as_ref()
+                .is_some_and(|(_, at_ms)| *at_ms >= oldest)
+        {
+            let me = local.me;
+            for index in std::mem::take(&mut local.askers) {
+                if Some(index) != me {
+                    self.wake(index);
+                }
+            }
+        }
+    }
+
+    /// Answers the requests that have all they asked for, or have waited long enough.
+    fn answer(&mut self) {
+        let Some(local) = self
+            .local
+            .as_ref()
+            .filter(|local| !local.waiters.is_empty())
+        else {
+            return;
+        };
+        let peers = peers::live(&self.board);
+        let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
+        let (shared_memory, counted) = match local.loaded {
+            Loaded::Counted(bytes, at_ms) => (bytes, at_ms),
+            Loaded::Counting(_) => (None, 0),
+        };
+        let everybody = peers.iter().map(|peer| self.published_ms(peer));
+        let oldest = everybody.chain([own, counted]).min().unwrap_or(0);
+        let now = now_ms();
+        let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
+        let answers = local
+            .waiters
+            .iter()
+            .filter(|waiter| ready(waiter))
+            .map(|waiter| Answer {
+                request: waiter.request,
+                query: waiter.query,
+                arrived: waiter.arrived,
+                processes: self.collect(&peers, waiter, now),
+                shared_memory,
+            });
+        let answers: Vec<_> = answers.collect();
+        if let Some(local) = &mut self.local {
+            local.waiters.retain(|waiter| !ready(waiter));
+            local.answers.extend(answers);
+        }
+    }
+
+    /// Sees to being called again.
+    fn go_on(&mut self, more: bool) {
+        let Some(local) = &mut self.local else { return };
+        let now = now_ms();
+        let deadline = local.waiters.iter().map(|waiter| waiter.deadline_ms).min();
+        match (local.me, deadline) {
+            (Some(me), deadline) => {
+                match deadline {
+                    Some(deadline) => local.timer.set(deadline.saturating_sub(now).max(1)),
+                    None => local.timer.unset(),
+                }
+                if more {
+                    self.wake(me);
+                }
+            }
+            (None, Some(_)) => local.timer.set(POLL_MS),
+            (None, None) => local.timer.unset(),
+        }
+    }
+
+    /// Refreshes the allocator's statistics whatever it costs, and reads anew.
+    fn refresh_heap(&mut self) {
+        self.heap.refresh_full();
+        if let Some(local) = &mut self.local {
+            local.job = None;
+        }
+    }
+
+    fn identity(&mut self) -> Identity {
+        let (kind, started) = match &mut self.local {
+            Some(local) => (*local.kind.get_or_insert_with(process::kind), local.started),
+            None => (process::kind(), Instant::now()),
+        };
+        Identity {
+            kind,
+            id: process::worker_id(),
+            pid: process::pid(),
+            generation: self.generation,
+            state: if process::is_shutting_down() {
+                State::ShuttingDown
+            } else {
+                State::Active
+            },
+            started,
+            hooks: self.hooks.clone(),
+            own_bytes: crate::own::live_bytes(),
+            shared: process::shared_addresses(),
+        }
+    }
+
+    fn slot(&self) -> Option<&Slot> {
+        self.board.get(self.local.as_ref()?.me?)
+    }
+
+    fn wake(&self, index: usize) {
+        if let Some(waker) = self.wakers.get(index) {
+            waker.wake();
+        }
+    }
+
+    fn published_ms(&self, peer: &Peer) -> u64 {
+        self.board
+            .get(peer.index)
+            .and_then(Slot::published_ms)
+            .unwrap_or(0)
+    }
+}
+
+/// Milliseconds of the clock that all processes share.
+fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64)
+        .saturating_mul(1000)
+        .saturating_add(now.tv_nsec as u64 / 1_000_000)
+}

@@ -1,0 +1,84 @@
+//! Keeping this module in the process.
+//!
+//! nginx unloads a module together with the configuration that loaded it. Patched code would lead
+//! nowhere then, so the module asks the loader to keep it for good, before anything is patched.
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. `dladdr` takes any address, and fills its result in when it returns non-zero.
+//! 2. A path that `dladdr` gives is that of a loaded object, and good for as long as it is loaded.
+//!    With `RTLD_NOLOAD` nothing is loaded or run: `dlopen` finds it by that name.
+
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+
+use super::refusal::Refusal;
+use crate::probe::elf::objects;
+
+/// Keeps the object that `address` is in for as long as the process lives, and its forked children.
+/// The executable stays anyway.
+pub fn pin(address: *const c_void) -> Result<(), Refusal> {
+    let address = address as usize;
+    if objects()
+        .first()
+        .is_some_and(|executable| executable.contains(address))
+    {
+        return Ok(());
+    }
+    let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: 1.
+    if unsafe { libc::dladdr(address as *const c_void, info.as_mut_ptr()) } == 0 {
+        return Err(Refusal::Pin);
+    }
+    // SAFETY: 1.
+    let path = unsafe { info.assume_init() }.dli_fname;
+    if path.is_null() {
+        return Err(Refusal::Pin);
+    }
+    let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+    // SAFETY: 2.
+    let handle = unsafe { libc::dlopen(path, flags) };
+    if handle.is_null() {
+        return Err(Refusal::Pin);
+    }
+    // SAFETY: a handle from above; the object stays because of `RTLD_NODELETE`.
+    unsafe { libc::dlclose(handle) };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::testing::{isolated, Library};
+    use crate::probe::elf::LoadedObject;
+
+    fn is_loaded(name: &str) -> bool {
+        objects()
+            .iter()
+            .any(|object: &LoadedObject| object.name == name)
+    }
+
+    #[test]
+    fn a_pinned_library_stays() {
+        isolated("hook::pin::tests::a_pinned_library_stays", || {
+            for pinned in [false, true] {
+                let library = Library::build("pinned.so", "int answer(void) { return 42; }", &[]);
+                assert!(is_loaded("pinned.so"));
+                if pinned {
+                    assert_eq!(pin(library.symbol(c"answer")), Ok(()));
+                    assert_eq!(pin(library.symbol(c"answer")), Ok(()));
+                }
+                library.close();
+                assert_eq!(is_loaded("pinned.so"), pinned);
+            }
+        });
+    }
+
+    #[test]
+    fn other_addresses() {
+        assert_eq!(pin(pin as *const c_void), Ok(()));
+        assert_eq!(pin(std::ptr::null()), Err(Refusal::Pin));
+        let local = 0;
+        assert_eq!(pin((&raw const local).cast()), Err(Refusal::Pin));
+    }
+}

@@ -1,0 +1,54 @@
+//! Why a hook is not in place.
+#![forbid(unsafe_code)]
+
+/// Why a hook is not in place. The text is a short reason, fit for `off: reason`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There are no relocation numbers for this architecture here.
+    #[error("not supported on this architecture")]
+    Architecture,
+    /// The dynamic section of an object does not say what it should.
+    #[error("the dynamic section of {object} cannot be read")]
+    Malformed {
+        /// The object's base name.
+        object: String,
+    },
+    /// The loader has no definition of the function, only stubs that lead to one.
+    #[error("{symbol} cannot be resolved")]
+    Unresolved {
+        /// The function.
+        symbol: String,
+    },
+    /// A slot leads elsewhere than the others: to someone else's hook.
+    #[error("{object} has another {symbol} than the rest")]
+    Foreign {
+        /// The function.
+        symbol: String,
+        /// The importing object's base name.
+        object: String,
+    },
+    /// A slot changed while it was about to be patched.
+    #[error("a slot of {object} changed meanwhile")]
+    Changed {
+        /// The importing object's base name.
+        object: String,
+    },
+    /// A slot is on a page that must not become writable.
+    #[error("a slot of {object} is on an executable or unreadable page")]
+    Page {
+        /// The importing object's base name.
+        object: String,
+    },
+    /// `/proc/self/maps` cannot be read, so protections cannot be put back.
+    #[error("the mappings of the process cannot be read")]
+    Maps,
+    /// The kernel refuses to make a page writable, or to put its protection back.
+    #[error("mprotect failed, errno {0}")]
+    Protect(i32),
+    /// All thread-specific keys are taken.
+    #[error("no thread-specific key is left")]
+    Key,
+    /// The loader does not know the object that is to stay, or refuses to keep it.
+    #[error("the module cannot be kept in the process")]
+    Pin,
+}

@@ -1,0 +1,159 @@
+//! The module tables, and what happens when a cycle begins and when a process begins and ends.
+//!
+//! Invariants for `unsafe`: those of [`crate::nginx`].
+
+use std::ffi::c_char;
+use std::ptr::{addr_of, addr_of_mut};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use nginx_sys::{ngx_cycle_t, ngx_int_t, ngx_module_t, NGX_CORE_MODULE, NGX_HTTP_MODULE, NGX_OK};
+
+use crate::conf::{self, Settings};
+use crate::gather::{Gather, GATHER};
+use crate::handler;
+use crate::hook::set::HookSet;
+use crate::hook::state::State;
+use crate::hook::{pin, thread};
+use crate::nginx::{guard, log, process};
+use crate::report::model::Hooks;
+
+/// What nginx looks for in a dynamic module: its modules. The macro of the `ngx` crate takes one
+/// only.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_modules: [*const ngx_module_t; 3] = [
+    addr_of!(ngx_memstat_module),
+    addr_of!(ngx_http_memstat_module),
+    std::ptr::null(),
+];
+
+/// Their names.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_module_names: [*const c_char; 3] = [
+    c"ngx_memstat_module".as_ptr(),
+    c"ngx_http_memstat_module".as_ptr(),
+    std::ptr::null(),
+];
+
+/// Where they belong among the others: anywhere.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_module_order: [*const c_char; 1] = [std::ptr::null()];
+
+/// The core module: the directive outside `http`, and the life of the processes.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_memstat_module: ngx_module_t = ngx_module_t {
+    ctx: addr_of_mut!(conf::CORE_CONTEXT).cast(),
+    commands: addr_of_mut!(conf::CORE_COMMANDS).cast(),
+    type_: NGX_CORE_MODULE as _,
+    init_module: Some(init_module),
+    init_process: Some(init_process),
+    exit_process: Some(exit_process),
+    ..ngx_module_t::default()
+};
+
+/// The HTTP module: the directives inside `http`.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_http_memstat_module: ngx_module_t = ngx_module_t {
+    ctx: addr_of!(conf::HTTP_CONTEXT).cast_mut().cast(),
+    commands: addr_of_mut!(conf::HTTP_COMMANDS).cast(),
+    type_: NGX_HTTP_MODULE as _,
+    ..ngx_module_t::default()
+};
+
+/// Configurations loaded so far, in the master.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// A cycle begins: in the master, before it forks the cycle's workers.
+unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard(NGX_OK as ngx_int_t, || {
+        let generation = GENERATION.fetch_add(1, Relaxed) + 1;
+        if process::is_config_test() {
+            return NGX_OK as ngx_int_t;
+        }
+        // SAFETY: N3.
+        let settings = unsafe { conf::settings(cycle) };
+        GATHER.with(|gather| {
+            let before = gather.take();
+            *gather = match settings {
+                Some(settings) => prepare(settings, generation, before),
+                None => {
+                    let _ = thread::uninstall();
+                    before.filter(Gather::has_joined)
+                }
+            };
+        });
+        NGX_OK as ngx_int_t
+    })
+}
+
+fn prepare(settings: Settings, generation: u64, before: Option<Gather>) -> Option<Gather> {
+    // Whatever points into the module from now on stays valid when nginx unloads it.
+    if let Err(refusal) = pin::pin(init_module as *const () as *const _) {
+        log::alert(&format!("memstat: {refusal}, so it does nothing"));
+        return None;
+    }
+    let hooks = install(settings.hooks);
+    let board = settings.zone.board();
+    let prepared = board.ok_or_else(|| "there is no shared zone".to_owned());
+    match prepared.and_then(|board| Gather::prepare(board, hooks, generation, before)) {
+        Ok(gather) => Some(gather),
+        Err(error) => {
+            log::alert(&format!("memstat: {error}, so /memstat can't answer"));
+            None
+        }
+    }
+}
+
+/// Installs the hooks that are wanted, and says what became of each.
+fn install(wanted: HookSet) -> Hooks {
+    let thread = if wanted.thread {
+        let installed = thread::install();
+        if let Err(refusal) = &installed {
+            log::warn(&format!("memstat: no hook on pthread_create: {refusal}"));
+        }
+        State::from(&installed).to_string()
+    } else {
+        let _ = thread::uninstall();
+        NOT_WANTED.to_owned()
+    };
+    let planned = |wanted: bool| if wanted { NOT_BUILT } else { NOT_WANTED }.to_owned();
+    Hooks {
+        pool: planned(wanted.pool),
+        slab: planned(wanted.slab),
+        lua: planned(wanted.lua),
+        thread,
+    }
+}
+
+const NOT_WANTED: &str = "off: not among memstat_hooks";
+const NOT_BUILT: &str = "off: not in this version";
+
+/// A worker or a helper begins.
+unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    guard(NGX_OK as ngx_int_t, || {
+        GATHER.with(|gather| {
+            if let Some(gather) = gather.as_mut().filter(|gather| !gather.has_joined()) {
+                gather.join(handler::tick, |waker| {
+                    // SAFETY: N3: this is `init_process`.
+                    unsafe { waker.listen(cycle, handler::woken) }
+                });
+            }
+        });
+        NGX_OK as ngx_int_t
+    })
+}
+
+/// A worker or a helper ends.
+unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
+    guard((), || {
+        GATHER.with(|gather| {
+            if let Some(gather) = gather {
+                gather.leave();
+            }
+        });
+    });
+}

@@ -1,0 +1,113 @@
+//! Waking other processes, being woken, and one-shot timers.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nginx_sys::{
+    ngx_add_timer, ngx_connection_t, ngx_cycle_t, ngx_del_timer, ngx_event_t, ngx_fd_t, ngx_int_t,
+    NGX_OK,
+};
+use rustix::event::{eventfd, EventfdFlags};
+
+extern "C" {
+    /// From nginx's `ngx_channel.h`, which the bindings leave out.
+    fn ngx_add_channel_event(
+        cycle: *mut ngx_cycle_t,
+        fd: ngx_fd_t,
+        event: ngx_int_t,
+        handler: Option<Handler>,
+    ) -> ngx_int_t;
+}
+
+/// `NGX_READ_EVENT` of a Linux build, which the bindings leave out.
+#[cfg(ngx_feature = "have_epollrdhup")]
+const READ_EVENT: isize = (libc::EPOLLIN | libc::EPOLLRDHUP) as isize;
+/// `NGX_READ_EVENT` of a Linux build, which the bindings leave out.
+#[cfg(not(ngx_feature = "have_epollrdhup"))]
+const READ_EVENT: isize = libc::EPOLLIN as isize;
+
+/// Something to wake one process with. Made in the master, it has the same number in all processes
+/// forked later.
+#[derive(Debug)]
+pub struct Waker(OwnedFd);
+
+impl Waker {
+    /// Makes one; fails when the process has no descriptor left.
+    pub fn new() -> std::io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Waker(eventfd(0, flags)?))
+    }
+
+    /// Wakes whoever listens. Never blocks: a full counter wakes as well.
+    pub fn wake(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Takes the wake-ups so far.
+    pub fn drain(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+
+    /// Calls `handler` on the event loop whenever this is woken. Takes one of the process's
+    /// connections. Returns it, or `None` when nginx has none left (it logs that).
+    ///
+    /// # Safety
+    ///
+    /// `cycle` is the one that nginx handed to `init_process`.
+    pub unsafe fn listen(&self, cycle: *mut ngx_cycle_t, handler: Handler) -> bool {
+        let fd: RawFd = self.0.as_raw_fd();
+        // SAFETY: N3. The event is a channel event to nginx, which keeps it from the warning about
+        // open sockets when the process ends.
+        unsafe { ngx_add_channel_event(cycle, fd, READ_EVENT, Some(handler)) == NGX_OK as isize }
+    }
+}
+
+/// A handler of an event.
+pub type Handler = unsafe extern "C" fn(*mut ngx_event_t);
+
+/// A timer of the process that fires once.
+pub struct Timer {
+    /// Boxed: nginx's tree of timers points to the event.
+    event: Box<ngx_event_t>,
+    /// nginx's debug log reads the descriptor of an event's connection.
+    _connection: Box<ngx_connection_t>,
+}
+
+impl Timer {
+    /// A timer that is not set.
+    pub fn new(handler: Handler) -> Self {
+        // SAFETY: both are C structures for which all zeroes is the initial value nginx gives them.
+        let (mut event, mut connection): (Box<ngx_event_t>, Box<ngx_connection_t>) =
+            unsafe { (Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed())) };
+        connection.fd = -1;
+        event.data = std::ptr::addr_of_mut!(*connection).cast();
+        event.handler = Some(handler);
+        // SAFETY: N2.
+        event.log = unsafe { (*nginx_sys::ngx_cycle).log };
+        Timer {
+            event,
+            _connection: connection,
+        }
+    }
+
+    /// Sets the timer to fire in so many milliseconds, in place of an earlier setting.
+    pub fn set(&mut self, ms: u64) {
+        self.unset();
+        // SAFETY: N1; the event stays where it is until it is unset, at the latest by drop.
+        unsafe { ngx_add_timer(&mut *self.event, ms as _) };
+    }
+
+    /// Takes the setting back.
+    pub fn unset(&mut self) {
+        if self.event.timer_set() != 0 {
+            // SAFETY: N1; the event is in nginx's tree.
+            unsafe { ngx_del_timer(&mut *self.event) };
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.unset();
+    }
+}

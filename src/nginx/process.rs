@@ -1,0 +1,141 @@
+//! What nginx knows of its processes.
+
+use std::ffi::CStr;
+
+use nginx_sys::{
+    ngx_connection_counter, ngx_cycle, ngx_exiting, ngx_last_process, ngx_list_part_t, ngx_parent,
+    ngx_pid, ngx_process, ngx_process_slot, ngx_processes, ngx_quit, ngx_shm_zone_t, ngx_terminate,
+    ngx_test_config, ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+};
+
+use crate::report::model::Kind;
+
+/// The version of nginx, such as `1.22.1`.
+pub fn version() -> &'static str {
+    CStr::from_bytes_with_nul(NGINX_VERSION_BYTES)
+        .ok()
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("")
+}
+
+const NGINX_VERSION_BYTES: &[u8] = nginx_sys::NGINX_VERSION.to_bytes_with_nul();
+
+/// This process's pid.
+pub fn pid() -> i32 {
+    // SAFETY: N2.
+    unsafe { ngx_pid }
+}
+
+/// The master's pid; `None` in the only process (`master_process off`).
+pub fn master() -> Option<i32> {
+    // SAFETY: N2.
+    (!is_single()).then_some(unsafe { ngx_parent })
+}
+
+/// This process's place in nginx's table of processes, one live process to a place.
+pub fn slot() -> Option<usize> {
+    // SAFETY: N2.
+    let slot = unsafe { ngx_process_slot };
+    if is_single() {
+        return Some(0);
+    }
+    usize::try_from(slot).ok()
+}
+
+/// Whether this is the only process.
+pub fn is_single() -> bool {
+    // SAFETY: N2.
+    unsafe { ngx_process as u32 == NGX_PROCESS_SINGLE }
+}
+
+/// Whether this is a worker.
+pub fn is_worker() -> bool {
+    // SAFETY: N2.
+    unsafe { ngx_process as u32 == NGX_PROCESS_WORKER }
+}
+
+/// Whether this run only tests the configuration.
+pub fn is_config_test() -> bool {
+    // SAFETY: N2.
+    unsafe { ngx_test_config != 0 }
+}
+
+/// The worker's number, as in `$worker_id`.
+pub fn worker_id() -> Option<u32> {
+    // SAFETY: N2.
+    is_worker().then_some(unsafe { ngx_worker } as u32)
+}
+
+/// Whether this process finishes its last requests.
+pub fn is_shutting_down() -> bool {
+    // SAFETY: N2.
+    unsafe { ngx_exiting != 0 || ngx_quit != 0 || ngx_terminate != 0 }
+}
+
+/// What this process is to nginx. Helpers tell by the title that nginx gives them when they start.
+pub fn kind() -> Kind {
+    // SAFETY: N2.
+    let process = unsafe { ngx_process } as u32;
+    match process {
+        NGX_PROCESS_SINGLE => Kind::Single,
+        NGX_PROCESS_MASTER => Kind::Master,
+        NGX_PROCESS_WORKER => Kind::Worker,
+        _ => crate::probe::title::kind_of(pid()),
+    }
+}
+
+/// The other children of the master that this process knows of: pid and place. The list may be
+/// behind by the messages that the master has sent and this process has not read.
+pub fn siblings() -> Vec<(i32, usize)> {
+    if is_single() {
+        return Vec::new();
+    }
+    let me = pid();
+    // SAFETY: N2; the table is an array in nginx's data, of which `ngx_last_process` are in use.
+    let table = unsafe { &*std::ptr::addr_of!(ngx_processes) };
+    // SAFETY: N2.
+    let used = usize::try_from(unsafe { ngx_last_process }).unwrap_or(0);
+    let live = |(place, process): (usize, &nginx_sys::ngx_process_t)| {
+        (process.pid > 0 && process.pid != me && process.detached() == 0)
+            .then_some((process.pid, place))
+    };
+    table
+        .iter()
+        .enumerate()
+        .take(used)
+        .filter_map(live)
+        .collect()
+}
+
+/// An address in each shared mapping of nginx that this process knows of: the zones of its cycle,
+/// and the counters of nginx's core.
+pub fn shared_addresses() -> Vec<usize> {
+    let mut addresses = Vec::new();
+    // SAFETY: N2.
+    let counters = unsafe { ngx_connection_counter } as usize;
+    if counters != 0 {
+        addresses.push(counters);
+    }
+    // SAFETY: N2, N4: the list is in the cycle and its parts are in the cycle's pool.
+    let mut part: *const ngx_list_part_t = unsafe { &(*ngx_cycle).shared_memory.part };
+    // SAFETY: as above; a part holds `nelts` zones.
+    while let Some(list) = unsafe { part.as_ref() } {
+        for i in 0..list.nelts {
+            // SAFETY: as above.
+            let zone = unsafe { &*list.elts.cast::<ngx_shm_zone_t>().add(i) };
+            addresses.push(zone.shm.addr as usize);
+        }
+        part = list.next;
+    }
+    addresses.retain(|address| *address != 0);
+    addresses
+}
+
+/// Whether a process with this pid exists.
+pub fn exists(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else {
+        return false;
+    };
+    // A process of another user exists all the same.
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+}

@@ -1,0 +1,191 @@
+//! A request to this module: what it asks, how it is answered, now or later.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use nginx_sys::{
+    ngx_buf_t, ngx_chain_t, ngx_create_temp_buf, ngx_http_cleanup_add, ngx_http_finalize_request,
+    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t,
+    ngx_module_t, ngx_str_t, NGX_DONE, NGX_ERROR, NGX_HTTP_GET, NGX_HTTP_HEAD,
+    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_OK,
+};
+use ngx::core::Status;
+use ngx::http::{HTTPStatus, HttpModuleConfExt, Request as NgxRequest};
+
+/// A request that nginx handed to this module. It is good to use in the handler it was handed to,
+/// and later until it is [gone](Request::hold).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request(NonNull<ngx_http_request_t>);
+
+/// A complete response.
+pub struct Response<'a> {
+    /// The status code.
+    pub status: u16,
+    /// The content type.
+    pub content_type: &'static str,
+    /// Further header fields.
+    pub headers: &'a [(&'static str, &'static str)],
+    /// The body; not sent in answer to HEAD.
+    pub body: &'a [u8],
+}
+
+impl Request {
+    /// A request from nginx's pointer.
+    ///
+    /// # Safety
+    ///
+    /// `request` is what nginx handed to a content handler of this module.
+    pub unsafe fn from_raw(request: *mut ngx_http_request_t) -> Option<Self> {
+        NonNull::new(request).map(Request)
+    }
+
+    fn ngx(&mut self) -> &mut NgxRequest {
+        // SAFETY: N1, N3: the request is alive, and nothing else uses it during this call.
+        unsafe { NgxRequest::from_ngx_http_request(self.0.as_ptr()) }
+    }
+
+    fn raw(&self) -> &ngx_http_request_t {
+        // SAFETY: N3.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Whether the method is GET or HEAD.
+    pub fn is_get_or_head(&self) -> bool {
+        matches!(self.raw().method as u32, NGX_HTTP_GET | NGX_HTTP_HEAD)
+    }
+
+    /// The query string as it came, without the question mark.
+    pub fn args(&self) -> &[u8] {
+        let args = self.raw().args;
+        if args.data.is_null() {
+            return &[];
+        }
+        // SAFETY: N3; an `ngx_str_t` of a request is a slice of its header buffers.
+        unsafe { std::slice::from_raw_parts(args.data, args.len) }
+    }
+
+    /// The location's configuration of a module.
+    ///
+    /// # Safety
+    ///
+    /// `T` is what `module` makes in `create_loc_conf`.
+    pub unsafe fn location_conf<T>(&mut self, module: &ngx_module_t) -> Option<&T> {
+        // SAFETY: by contract; N4.
+        unsafe {
+            Some(
+                self.ngx()
+                    .http_location_conf_unchecked::<T>(module)?
+                    .as_ref(),
+            )
+        }
+    }
+
+    /// Reads and drops the request's body. Anything but success is for nginx to act on.
+    pub fn discard_body(&mut self) -> Result<(), ngx_int_t> {
+        match self.ngx().discard_request_body() {
+            Status::NGX_OK => Ok(()),
+            Status(code) => Err(code),
+        }
+    }
+
+    /// Sends a response, and returns the code for nginx.
+    pub fn respond(&mut self, response: &Response) -> ngx_int_t {
+        let Ok(status) = HTTPStatus::from_u16(response.status) else {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+        };
+        let ngx = self.ngx();
+        ngx.set_status(status);
+        ngx.set_content_length_n(response.body.len());
+        for (name, value) in response.headers {
+            if ngx.add_header_out(name, value).is_none() {
+                return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+            }
+        }
+        let content_type = response.content_type.as_bytes();
+        // SAFETY: N1, N3.
+        let headers_out = unsafe { &mut self.0.as_mut().headers_out };
+        headers_out.content_type = ngx_str_t {
+            len: content_type.len(),
+            data: content_type.as_ptr().cast_mut(),
+        };
+        headers_out.content_type_len = content_type.len();
+        let Some(buffer) = self.buffer(response.body) else {
+            return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+        };
+        let ngx = self.ngx();
+        let sent = ngx.send_header();
+        if sent == Status::NGX_ERROR || sent.0 > NGX_OK as ngx_int_t || ngx.header_only() {
+            return sent.0;
+        }
+        let mut chain = ngx_chain_t {
+            buf: buffer,
+            next: std::ptr::null_mut(),
+        };
+        self.ngx().output_filter(&mut chain).0
+    }
+
+    /// The body in memory of the request, as the last buffer of the response.
+    fn buffer(&self, body: &[u8]) -> Option<*mut ngx_buf_t> {
+        let is_main = std::ptr::eq(self.raw().main, self.0.as_ptr());
+        // SAFETY: N3, N4. A buffer of no size would be an error to nginx.
+        let buffer = unsafe { ngx_create_temp_buf(self.raw().pool, body.len().max(1)) };
+        // SAFETY: N4: a new buffer of at least that size, used by nobody else yet.
+        unsafe {
+            let buffer = buffer.as_mut()?;
+            std::ptr::copy_nonoverlapping(body.as_ptr(), buffer.last, body.len());
+            buffer.last = buffer.last.add(body.len());
+            buffer.set_last_buf(is_main.into());
+            buffer.set_last_in_chain(1);
+        }
+        Some(buffer)
+    }
+
+    /// Keeps the request open for [`Request::finish`]: the content handler returns `NGX_DONE`.
+    /// When the client goes away meanwhile, nginx ends the request, and `gone` is called with its
+    /// address as the last thing before it is freed. So is it after an ordinary end.
+    pub fn hold(&mut self, gone: unsafe extern "C" fn(*mut c_void)) -> Result<(), ngx_int_t> {
+        // SAFETY: N3, N4.
+        let cleanup = unsafe { ngx_http_cleanup_add(self.0.as_ptr(), 0).as_mut() };
+        let cleanup = cleanup.ok_or(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t)?;
+        cleanup.handler = Some(gone);
+        cleanup.data = self.0.as_ptr().cast();
+        // SAFETY: N1, N3: the fields are those that nginx's own delaying modules set. While a body
+        // is still being discarded, that reads the connection and notices its end.
+        unsafe {
+            let request = self.0.as_mut();
+            if request.discard_body() == 0 {
+                request.read_event_handler = Some(ngx_http_test_reading);
+                let read = (*request.connection).read;
+                if nginx_sys::ngx_handle_read_event(read, 0) != NGX_OK as ngx_int_t {
+                    return Err(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
+                }
+            }
+            let main = &mut *request.main;
+            main.set_count(main.count() + 1);
+        }
+        Ok(())
+    }
+
+    /// What the content handler returns after [`Request::hold`].
+    pub const HELD: ngx_int_t = NGX_DONE as ngx_int_t;
+
+    /// Responds to a held request and lets it end. It must not be used afterwards.
+    pub fn finish(mut self, response: Option<&Response>) {
+        let code = match response {
+            Some(response) => self.respond(response),
+            None => NGX_ERROR as ngx_int_t,
+        };
+        let connection = self.raw().connection;
+        // SAFETY: N1, N3. As everywhere in nginx, the connection outlives its request, and what
+        // waits on it is run when a request ends outside its own events.
+        unsafe {
+            ngx_http_finalize_request(self.0.as_ptr(), code);
+            ngx_http_run_posted_requests(connection);
+        }
+    }
+
+    /// The request's address, to know it by.
+    pub fn address(&self) -> usize {
+        self.0.as_ptr() as usize
+    }
+}

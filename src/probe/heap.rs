@@ -1,0 +1,163 @@
+//! The system allocator in place: which one it is, what it holds, and where.
+#![deny(unsafe_code)]
+
+mod glibc;
+mod jemalloc;
+mod mimalloc;
+mod pace;
+mod symbols;
+mod tcmalloc;
+
+use std::ops::Range;
+
+use procfs::process::MemoryMap;
+
+use super::budget::{Budget, Progress};
+use super::pagemap::PageMap;
+use crate::report::model::{Allocator, Category};
+use glibc::Glibc;
+use jemalloc::Jemalloc;
+use mimalloc::Mimalloc;
+use symbols::Object;
+use tcmalloc::Tcmalloc;
+
+/// What a measurement gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeapReading {
+    /// The allocator's statistics.
+    pub allocator: Allocator,
+    /// What the allocator's memory is in the breakdown; `None` for an unknown allocator.
+    pub category: Option<Category>,
+    /// The allocator's address ranges: whole pages, disjoint, by address, none of them claimed.
+    pub ranges: Vec<Range<usize>>,
+    /// The allocator's own figure, where its ranges are not known.
+    pub resident: Option<u64>,
+    /// The allocator's own figure of its virtual bytes, where its ranges are not known.
+    pub reserved: Option<u64>,
+    /// Why a figure is missing or less than exact.
+    pub notes: Vec<String>,
+}
+
+enum Kind {
+    Glibc(Box<Glibc>),
+    Jemalloc(Box<Jemalloc>),
+    Tcmalloc(Box<Tcmalloc>),
+    Mimalloc(Box<Mimalloc>),
+    Musl,
+    Unknown,
+}
+
+/// The probe; one a process, made before the first fork and inherited.
+pub struct HeapProbe {
+    kind: Kind,
+    /// An explicit query wants fresh figures whatever they cost.
+    forced: bool,
+}
+
+impl Default for HeapProbe {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HeapProbe {
+    /// Finds out which allocator is in place. To be called once at the start, while the heap is
+    /// small and no thread but the main one exists; may take a few milliseconds.
+    pub fn new() -> HeapProbe {
+        HeapProbe {
+            kind: detect(),
+            forced: false,
+        }
+    }
+
+    /// Starts a measurement. `claimed` is what belongs to something else, sorted.
+    pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
+        if let Kind::Glibc(glibc) = &mut self.kind {
+            glibc.begin(maps, claimed);
+        }
+    }
+
+    /// Goes on with the measurement.
+    pub fn step(&mut self, pages: &PageMap, budget: &Budget) -> Progress {
+        match &mut self.kind {
+            Kind::Glibc(glibc) => glibc.step(pages, budget),
+            _ => Progress::Done,
+        }
+    }
+
+    /// The result of the measurement.
+    pub fn finish(&mut self) -> HeapReading {
+        let forced = std::mem::take(&mut self.forced);
+        match &mut self.kind {
+            Kind::Glibc(glibc) => glibc.finish(),
+            Kind::Jemalloc(jemalloc) => jemalloc.read_all(forced),
+            Kind::Tcmalloc(tcmalloc) => tcmalloc.read_all(forced),
+            Kind::Mimalloc(mimalloc) => mimalloc.read_all(forced),
+            Kind::Musl => nothing(
+                "musl",
+                Some(Category::MuslHeap),
+                "musl: its malloc gives no statistics; its memory is part of anon_other",
+            ),
+            Kind::Unknown => nothing(
+                "unknown",
+                None,
+                "the allocator in place is not one that is known; its memory is part of anon_other",
+            ),
+        }
+    }
+
+    /// Asks the allocator for fresh figures, however long that takes. Call it before
+    /// [`HeapProbe::finish`], for an explicit query only.
+    pub fn refresh_full(&mut self) {
+        self.forced = true;
+        if let Kind::Glibc(glibc) = &mut self.kind {
+            glibc.refresh_full();
+        }
+    }
+}
+
+fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
+    HeapReading {
+        allocator: Allocator {
+            name: name.to_owned(),
+            version: None,
+            reserved: None,
+            in_use: None,
+            free: None,
+            mmapped: None,
+            arenas: None,
+            measured_ms_ago: None,
+        },
+        category,
+        ranges: Vec::new(),
+        resident: None,
+        reserved: None,
+        notes: vec![note.to_owned()],
+    }
+}
+
+/// The allocator is what defines the `malloc` in force.
+fn detect() -> Kind {
+    let Some(object) = Object::of_malloc() else {
+        return Kind::Unknown;
+    };
+    if let Some(version) = glibc::version(object) {
+        return Kind::Glibc(Box::new(Glibc::new(object, version)));
+    }
+    if let Some(jemalloc) = Jemalloc::of(object) {
+        return Kind::Jemalloc(Box::new(jemalloc));
+    }
+    if let Some(tcmalloc) = Tcmalloc::of(object) {
+        return Kind::Tcmalloc(Box::new(tcmalloc));
+    }
+    if let Some(mimalloc) = Mimalloc::of(object) {
+        return Kind::Mimalloc(Box::new(mimalloc));
+    }
+    if symbols::symbol(c"gnu_get_libc_version").is_none() {
+        return Kind::Musl;
+    }
+    Kind::Unknown
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! glibc's malloc.
+//!
+//! `mallinfo2` walks every free chunk with the arenas locked: 181 ms for a million of them, which
+//! an event loop cannot give. So it is called once, at the start, while the heap is small, to
+//! check that the private structures of malloc are where and what they were taken for; from then
+//! on this probe reads them itself, a bounded number of chunks at a time.
+#![deny(unsafe_code)]
+
+mod arenas;
+mod elf;
+mod ffi;
+mod layout;
+mod mapped;
+mod walk;
+
+mod calibrate;
+mod direct;
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
+
+use super::super::budget::{Budget, Progress};
+use super::super::maps;
+use super::super::memory::Own;
+use super::super::pagemap::PageMap;
+use super::super::ranges::{normalize, subtract};
+use super::symbols::Object;
+use super::HeapReading;
+use crate::report::model::{Allocator, Category};
+use arenas::{Held, Reader, State};
+pub use ffi::version;
+#[cfg(test)]
+pub use ffi::{told, Told};
+
+use ffi::Functions;
+use layout::Mmapped;
+use mapped::Finder;
+use walk::{Limit, Stop};
+
+/// The most that a walk over the free chunks may take: it cannot be resumed, because the lists
+/// change in between.
+const WALK_TIME: Duration = Duration::from_micros(500);
+/// The most chunks that a walk looks at.
+const WALK_CHUNKS: usize = 50_000;
+
+/// Figures of one moment.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    free: usize,
+    in_use: Option<usize>,
+    at: Instant,
+    /// The process they are of.
+    pid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Arenas,
+    Mapped,
+    Done,
+}
+
+/// The probe of glibc's malloc.
+pub struct Glibc {
+    version: String,
+    functions: Functions,
+    /// Where malloc's state is and how to read it, or why that is not known.
+    state: Result<(State, Reader), &'static str>,
+    /// Where the `brk` heap starts.
+    heap_start: usize,
+    last: Option<Figures>,
+    finder: Finder,
+    stage: Stage,
+    now: Now,
+}
+
+/// The measurement at hand.
+#[derive(Default)]
+struct Now {
+    /// The `[heap]`.
+    heap: Vec<Range<usize>>,
+    /// Private anonymous mappings, and of them the readable and writable ones.
+    anonymous: Vec<Range<usize>>,
+    writable: Vec<Range<usize>>,
+    claimed: Vec<Range<usize>>,
+    /// Ranges of the arenas.
+    arenas: Vec<Range<usize>>,
+    held: Option<Held>,
+    mmapped: Option<Mmapped>,
+    notes: Vec<String>,
+}
+
+impl Glibc {
+    /// Finds malloc's state and checks it against `mallinfo2`.
+    pub fn new(object: Object, version: String) -> Glibc {
+        let functions = Functions::of(object);
+        let calibration = calibrate::calibrate(object, &version, &functions);
+        let last = calibration.told.map(|told| Figures {
+            free: told.fordblks,
+            in_use: told.uordblks.checked_add(told.hblkhd),
+            at: Instant::now(),
+            pid: std::process::id(),
+        });
+        Glibc {
+            version,
+            functions,
+            state: calibration.state,
+            heap_start: calibration.heap_start,
+            last,
+            finder: Finder::default(),
+            stage: Stage::Done,
+            now: Now::default(),
+        }
+    }
+
+    /// Starts a measurement.
+    pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
+        let private = || maps.iter().filter(|map| !maps::has_file(map));
+        let anonymous = || private().filter(|map| is_anonymous(map));
+        let both = MMPermissions::READ | MMPermissions::WRITE;
+        let is_heap = |map: &&MemoryMap| map.pathname == MMapPath::Heap;
+        self.now = Now {
+            heap: private().filter(is_heap).map(maps::range).collect(),
+            anonymous: normalize(anonymous().map(maps::range).collect()),
+            // Joined where they touch: a block may lie across mappings that the kernel keeps apart
+            // for reasons of its own, as it does after a fork.
+            writable: normalize(
+                anonymous()
+                    .filter(|map| map.perms.contains(both))
+                    .map(maps::range)
+                    .collect(),
+            ),
+            claimed: normalize(claimed.to_vec()),
+            ..Now::default()
+        };
+        self.stage = Stage::Arenas;
+    }
+
+    /// Goes on with the measurement.
+    pub fn step(&mut self, pages: &PageMap, budget: &Budget) -> Progress {
+        if self.stage == Stage::Arenas {
+            self.arenas();
+            self.stage = Stage::Mapped;
+            if budget.spent() {
+                return Progress::More;
+            }
+        }
+        if self.stage == Stage::Mapped {
+            let counters = self
+                .state
+                .as_ref()
+                .ok()
+                .and_then(|(state, _)| state.counters);
+            let expected = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
+            if self.finder.step(&Own, pages, &expected, budget) == Progress::More {
+                return Progress::More;
+            }
+            self.stage = Stage::Done;
+        }
+        Progress::Done
+    }
+
+    /// Reads the arenas in one go.
+    fn arenas(&mut self) {
+        let now = &mut self.now;
+        let mut regions = Vec::with_capacity(64);
+        match &mut self.state {
+            Err(_) => {}
+            Ok((state, reader)) => {
+                let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
+                let mut limit = Limit {
+                    visits: WALK_CHUNKS,
+                    budget: Budget::new(WALK_TIME),
+                };
+                now.mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
+                let alone = self.functions.single_threaded() && readable(&now.heap, &heap);
+                let walked = if alone {
+                    direct::free(reader, state, heap, &mut limit)
+                } else {
+                    reader.free(&Own, state, &[heap], &mut limit)
+                };
+                match walked {
+                    Ok((free, held)) => {
+                        let used = held.system.checked_sub(free);
+                        let in_use = now.mmapped.and_then(|m| used?.checked_add(m.bytes));
+                        let (at, pid) = (Instant::now(), std::process::id());
+                        self.last = Some(Figures {
+                            free,
+                            in_use,
+                            at,
+                            pid,
+                        });
+                    }
+                    Err(stop) => now.notes.push(why(stop)),
+                }
+                match reader.held(&Own, state, &mut regions) {
+                    Ok(held) => {
+                        now.held = Some(held);
+                        now.notes
+                            .extend(held.scattered.then(|| SCATTERED.to_owned()));
+                    }
+                    Err(_) => {
+                        regions.clear();
+                        now.notes.push(ARENAS_UNREADABLE.to_owned());
+                    }
+                }
+            }
+        }
+        let inside = |region: &Range<usize>| clip(&now.anonymous, region);
+        let mut arenas: Vec<_> = regions.iter().flat_map(inside).collect();
+        arenas.extend(now.heap.iter().cloned());
+        let without = |range: &Range<usize>| subtract(range, &now.claimed);
+        now.arenas = normalize(normalize(arenas).iter().flat_map(without).collect());
+        let mut taken = now.claimed.clone();
+        taken.extend(regions);
+        taken.extend(now.heap.iter().cloned());
+        let taken = normalize(taken);
+        self.finder.begin(
+            now.writable
+                .iter()
+                .flat_map(|r| subtract(r, &taken))
+                .collect(),
+        );
+    }
+
+    /// The result of the measurement.
+    pub fn finish(&mut self) -> HeapReading {
+        let now = std::mem::take(&mut self.now);
+        let mut notes = now.notes;
+        let mut ranges = now.arenas;
+        match &self.state {
+            Err(reason) => notes.push((*reason).to_owned()),
+            Ok((state, _)) => match state.counters.map(|at| arenas::mmapped(&Own, at)) {
+                None => notes.push(NO_COUNTERS.to_owned()),
+                Some(None) => notes.push(NO_COUNTS.to_owned()),
+                Some(Some(wanted)) => {
+                    notes.extend(blocks_note(&mut self.finder, wanted));
+                    notes.extend(self.finder.failed().then(|| NO_PAGES.to_owned()));
+                    ranges.extend_from_slice(self.finder.blocks());
+                }
+            },
+        }
+        let last = self.last.filter(|last| last.pid == std::process::id());
+        let age = last.map(|last| last.at.elapsed().as_millis() as u64);
+        let size = |size: usize| size as u64;
+        let reserved = now
+            .held
+            .zip(now.mmapped)
+            .and_then(|(h, m)| h.system.checked_add(m.bytes));
+        HeapReading {
+            allocator: Allocator {
+                name: "glibc".to_owned(),
+                version: Some(self.version.clone()),
+                reserved: reserved.map(size),
+                in_use: last.and_then(|last| last.in_use).map(size),
+                free: last.map(|last| size(last.free)),
+                mmapped: now.mmapped.map(|m| size(m.bytes)),
+                arenas: now.held.map(|held| size(held.arenas)),
+                measured_ms_ago: age.or(now.held.map(|_| 0)),
+            },
+            category: Some(Category::GlibcHeap),
+            ranges: normalize(ranges),
+            resident: None,
+            reserved: None,
+            notes,
+        }
+    }
+
+    /// Asks malloc itself, however long that takes: for an explicit query only.
+    pub fn refresh_full(&mut self) {
+        let counters = self
+            .state
+            .as_ref()
+            .ok()
+            .and_then(|(state, _)| state.counters);
+        let mmapped = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
+        let before = mmapped();
+        let told = self.functions.told().filter(|_| self.functions.wide());
+        let Some(told) = told else { return };
+        self.last = Some(Figures {
+            free: told.fordblks,
+            in_use: told.uordblks.checked_add(told.hblkhd),
+            at: Instant::now(),
+            pid: std::process::id(),
+        });
+        let says = Mmapped {
+            count: told.hblks,
+            bytes: told.hblkhd,
+        };
+        if let (true, Ok((state, _))) = (before == mmapped(), &mut self.state) {
+            // The counts were found by what was in them; here is a second opinion.
+            state.counters = state.counters.filter(|_| before == Some(says));
+        }
+    }
+}
+
+const NO_COUNTERS: &str =
+    "glibc: the blocks with a mapping of their own are not counted: malloc's counts of them were \
+     not recognised; they are part of anon_other";
+const NO_COUNTS: &str =
+    "glibc: the blocks with a mapping of their own are not counted: memory could not be read; they \
+     are part of anon_other";
+const NO_PAGES: &str = "glibc: not all pages could be searched: pagemap or memory was not readable";
+const SCATTERED: &str =
+    "glibc: the brk heap could not grow, and malloc has put pieces of it elsewhere; they are part \
+     of anon_other";
+const ARENAS_UNREADABLE: &str =
+    "glibc: the arenas could not be read; what they hold outside the brk heap is part of anon_other";
+
+/// Says that a walk gave no figure, and why.
+fn why(stop: Stop) -> String {
+    let stale = "in_use and free are of an earlier moment or not known";
+    match stop {
+        Stop::TooMany => format!(
+            "glibc: {stale}: there are more free chunks than can be counted in {} us",
+            WALK_TIME.as_micros()
+        ),
+        Stop::Broken => format!("glibc: {stale}: the heap changed while its free chunks were read"),
+        Stop::Unreadable => {
+            format!("glibc: {stale}: the system does not allow process_vm_readv on the own process")
+        }
+    }
+}
+
+/// Makes what was found agree with the counts, or says what is missing.
+fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<String> {
+    let found = finder.found();
+    if found == wanted || finder.drop_excess(wanted) {
+        return None;
+    }
+    if found.count > wanted.count || found.bytes > wanted.bytes {
+        finder.forget();
+        return Some(format!(
+            "glibc: {} bytes with mappings of their own could not be told from other memory; they \
+             are part of anon_other",
+            wanted.bytes
+        ));
+    }
+    Some(format!(
+        "glibc: {} bytes with mappings of their own, of {}, could not be located; they are part of \
+         anon_other",
+        wanted.bytes.saturating_sub(found.bytes),
+        wanted.bytes
+    ))
+}
+
+/// A mapping that `mmap` made, with or without a name given to it.
+fn is_anonymous(map: &MemoryMap) -> bool {
+    match &map.pathname {
+        MMapPath::Anonymous => true,
+        MMapPath::Other(name) => name.starts_with("anon:"),
+        _ => false,
+    }
+}
+
+/// Whether the mappings of the heap, as of the start of the measurement, had no hole.
+fn readable(mappings: &[Range<usize>], heap: &Range<usize>) -> bool {
+    let mappings = normalize(mappings.to_vec());
+    mappings.len() == 1 && mappings.first().is_some_and(|map| map.start <= heap.start)
+}
+
+/// What of `region` lies in the `mappings`, which are normalized.
+fn clip(mappings: &[Range<usize>], region: &Range<usize>) -> Vec<Range<usize>> {
+    let first = mappings.partition_point(|map| map.end <= region.start);
+    let inside = mappings
+        .iter()
+        .skip(first)
+        .take_while(|map| map.start < region.end);
+    inside
+        .map(|map| map.start.max(region.start)..map.end.min(region.end))
+        .collect()
+}

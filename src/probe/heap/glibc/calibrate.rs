@@ -1,0 +1,147 @@
+//! Finding malloc's state, once, and checking it against what malloc says of itself.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::time::Duration;
+
+use procfs::process::{MMapPath, Process};
+
+use super::super::super::budget::Budget;
+use super::super::super::maps;
+use super::super::super::memory::{Memory, Own};
+use super::super::super::pagemap::page_size;
+use super::super::symbols::Object;
+use super::arenas::{Reader, State};
+use super::elf;
+use super::ffi::{self, Functions, Told};
+use super::layout::{find_counters, find_main_arena, Layout, Mmapped};
+use super::walk::{Limit, Stop};
+
+/// How often to try: another thread may change the heap in between.
+const TRIES: usize = 5;
+/// The writable data of the C library is some 70 KiB.
+const MOST_DATA: usize = 4 << 20;
+
+/// What was found.
+pub struct Calibration {
+    /// Where malloc's state is and how to read it, or why that is not known.
+    pub state: Result<(State, Reader), &'static str>,
+    /// Where the `brk` heap starts.
+    pub heap_start: usize,
+    /// What malloc said.
+    pub told: Option<Told>,
+}
+
+/// Looks for malloc's state in the data of `object`.
+pub fn calibrate(object: Object, version: &str, functions: &Functions) -> Calibration {
+    let heap_start = heap_start();
+    let mut told = None;
+    let state = match (Layout::of_version(version), heap_start) {
+        _ if cfg!(not(target_pointer_width = "64")) => Err(NOT_64_BIT),
+        (None, _) => Err(UNKNOWN_VERSION),
+        (_, None) => Err(NO_HEAP),
+        (Some(layout), Some(start)) => find(object, layout, start, functions, &mut told),
+    };
+    if told.is_none() {
+        told = functions.told();
+    }
+    Calibration {
+        state,
+        heap_start: heap_start.unwrap_or(0),
+        told,
+    }
+}
+
+const NOT_64_BIT: &str =
+    "glibc: only where malloc's brk heap is, is known: its 32-bit structures are not described";
+const UNKNOWN_VERSION: &str =
+    "glibc: only where malloc's brk heap is, is known: this version's structures are not described";
+const NO_HEAP: &str = "glibc: what malloc holds is not known: it has no brk heap";
+const NO_REFERENCE: &str =
+    "glibc: only where malloc's brk heap is, is known: malloc's own account (mallinfo) is missing";
+const NOT_FOUND: &str =
+    "glibc: only where malloc's brk heap is, is known: malloc's arenas were not recognised";
+const NOT_AGREED: &str =
+    "glibc: only where malloc's brk heap is, is known: malloc's arenas, as read, did not agree \
+     with mallinfo";
+const NOT_READABLE: &str =
+    "glibc: only where malloc's brk heap is, is known: the system does not allow process_vm_readv \
+     on the own process";
+
+fn heap_start() -> Option<usize> {
+    let maps = Process::myself().and_then(|process| process.maps()).ok()?;
+    maps.iter()
+        .filter(|map| map.pathname == MMapPath::Heap)
+        .map(|map| maps::range(map).start)
+        .min()
+}
+
+fn find(
+    object: Object,
+    layout: Layout,
+    heap_start: usize,
+    functions: &Functions,
+    told: &mut Option<Told>,
+) -> Result<(State, Reader), &'static str> {
+    let segments =
+        elf::writable_segments(&Own, object.base).map_err(|error| match error.raw_os_error() {
+            None | Some(libc::EFAULT) => NOT_FOUND,
+            Some(_) => NOT_READABLE,
+        })?;
+    // Everything is allocated before the heap is looked at.
+    let mut data: Vec<(usize, Vec<u8>)> = segments.iter().filter_map(room).collect();
+    let mut reader = Reader::new(layout);
+    let mut reason = NOT_FOUND;
+    for _ in 0..TRIES {
+        let heap = heap_start..ffi::heap_end();
+        data.retain_mut(|(base, bytes)| Own.read(*base, bytes).is_ok());
+        let mut mains = data
+            .iter()
+            .filter_map(|(base, bytes)| find_main_arena(bytes, *base, layout, &heap));
+        let (Some(main), None) = (mains.next(), mains.next()) else {
+            continue;
+        };
+        let mut state = State {
+            layout,
+            main,
+            counters: None,
+        };
+        let reference = functions.told().ok_or(NO_REFERENCE)?;
+        let mut limit = Limit {
+            visits: 1 << 20,
+            budget: Budget::new(Duration::from_millis(20)),
+        };
+        match reader.free(&Own, &state, &[heap.clone()], &mut limit) {
+            Ok((free, held)) if (free, held.system) == (reference.fordblks, reference.arena) => {}
+            Err(Stop::Unreadable) => return Err(NOT_READABLE),
+            _ => {
+                reason = NOT_AGREED;
+                continue;
+            }
+        }
+        *told = Some(reference);
+        let says = Mmapped {
+            count: reference.hblks,
+            bytes: reference.hblkhd,
+        };
+        let mut counters = data
+            .iter()
+            .filter_map(|(base, bytes)| find_counters(bytes, *base, says, &heap, page_size()));
+        state.counters = match (counters.next(), counters.next()) {
+            (Some(counters), None) => Some(counters),
+            _ => None,
+        };
+        return Ok((state, reader));
+    }
+    Err(reason)
+}
+
+/// Room for a copy of a segment.
+fn room(segment: &Range<usize>) -> Option<(usize, Vec<u8>)> {
+    let start = segment.start.checked_next_multiple_of(16)?;
+    let size = segment
+        .end
+        .checked_sub(start)
+        .filter(|size| *size <= MOST_DATA)?;
+    Some((start, vec![0; size]))
+}

@@ -1,0 +1,281 @@
+//! The private structures of glibc's malloc, decoded from bytes.
+//!
+//! Source: `malloc/malloc.c` and `malloc/arena.c` of glibc, 64-bit, from 2.23 on. Nothing here is
+//! an interface of glibc, so each structure is looked for by what must be in it, and the caller
+//! compares what comes out with `mallinfo2`.
+//!
+//! `struct malloc_state` is described relative to the header of its first bin (the address of
+//! `top`), because only what precedes `fastbinsY` differs between versions.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use super::super::super::memory::{half, word};
+
+/// `fastbinsY[NFASTBINS]`, before the first bin header.
+const FASTBINS: usize = 10;
+const FASTBINS_BYTES: usize = FASTBINS * 8;
+/// `bins[NBINS * 2 - 2]`: a head and a tail for each of the bins 1 to 127.
+pub const BINS: usize = 127;
+const BINS_AT: usize = 16;
+const NEXT_AT: usize = BINS_AT + BINS * 16 + 16;
+const SYSTEM_MEM_AT: usize = NEXT_AT + 24;
+const MAX_SYSTEM_MEM_AT: usize = NEXT_AT + 32;
+/// Bytes from the first bin header to the end of the structure.
+const AFTER: usize = NEXT_AT + 40;
+/// The largest size of an arena's image.
+pub const IMAGE: usize = 96 + AFTER;
+/// Bins of a small, young heap that are empty, at least: their heads point to themselves.
+const EMPTY_BINS: usize = 16;
+/// `flags` of `struct malloc_state`: the arena is not one piece of address space.
+const NONCONTIGUOUS: u32 = 2;
+
+/// The alignment of every chunk.
+pub const ALIGNMENT: usize = 16;
+/// The smallest chunk.
+pub const MIN_CHUNK: usize = 32;
+/// Flags in a chunk's size: previous in use, mapped on its own, of another arena.
+const SIZE_FLAGS: usize = 7;
+const MMAPPED: usize = 2;
+
+/// How one version of glibc lays out `struct malloc_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// From the start of the structure to the header of the first bin.
+    pub head: usize,
+    /// Whether the links of fast bins are mangled with their own address.
+    pub safe_linking: bool,
+}
+
+impl Layout {
+    /// The layout of a version such as `2.36`, if it is one of those described here.
+    pub fn of_version(version: &str) -> Option<Layout> {
+        let (major, minor) = version.split_once('.')?;
+        let digits = minor.split(|c: char| !c.is_ascii_digit()).next()?;
+        match (major, digits.parse::<u32>().ok()?) {
+            ("2", 23..=26) => Some(Layout {
+                head: 88,
+                safe_linking: false,
+            }),
+            ("2", 27..=31) => Some(Layout {
+                head: 96,
+                safe_linking: false,
+            }),
+            ("2", 32..) => Some(Layout {
+                head: 96,
+                safe_linking: true,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Bytes of an arena's image.
+    pub fn image_size(self) -> usize {
+        (self.head + AFTER).min(IMAGE)
+    }
+}
+
+/// A copy of a `struct malloc_state`.
+#[derive(Clone)]
+pub struct Arena {
+    at: usize,
+    layout: Layout,
+    bytes: [u8; IMAGE],
+}
+
+impl Arena {
+    /// An image to fill.
+    pub fn new(layout: Layout) -> Arena {
+        Arena {
+            at: 0,
+            layout,
+            bytes: [0; IMAGE],
+        }
+    }
+
+    /// The bytes to fill with those at address `at`.
+    pub fn image(&mut self, at: usize) -> &mut [u8] {
+        self.at = at;
+        let size = self.layout.image_size();
+        self.bytes.get_mut(..size).unwrap_or_default()
+    }
+
+    /// Whether both copies have the same bytes.
+    pub fn same(&self, other: &Arena) -> bool {
+        self.at == other.at && self.bytes == other.bytes
+    }
+
+    /// The address of the structure.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    fn word(&self, from_first_bin: usize) -> usize {
+        word(&self.bytes, self.layout.head + from_first_bin)
+    }
+
+    /// Whether some thread holds the arena's lock.
+    pub fn locked(&self) -> bool {
+        half(&self.bytes, 0) != 0
+    }
+
+    /// Whether the arena is one piece of address space.
+    pub fn contiguous(&self) -> bool {
+        half(&self.bytes, 4) & NONCONTIGUOUS == 0
+    }
+
+    /// The first chunk of each fast bin that has one.
+    pub fn fast_bins(&self) -> impl Iterator<Item = usize> + '_ {
+        let from = self.layout.head - FASTBINS_BYTES;
+        (0..FASTBINS)
+            .map(move |i| word(&self.bytes, from + i * 8))
+            .filter(|chunk| *chunk != 0)
+    }
+
+    /// The other bins that are not empty: header, first chunk, last chunk.
+    pub fn bins(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        (0..BINS).filter_map(|i| {
+            let header = self.at + self.layout.head + i * 16;
+            let (first, last) = (self.word(BINS_AT + i * 16), self.word(BINS_AT + i * 16 + 8));
+            (first != header || last != header).then_some((header, first, last))
+        })
+    }
+
+    /// The topmost chunk, which borders the end of the arena.
+    pub fn top(&self) -> usize {
+        self.word(0)
+    }
+
+    /// The next arena in the ring of all arenas.
+    pub fn next(&self) -> usize {
+        self.word(NEXT_AT)
+    }
+
+    /// Bytes that the arena has from the system.
+    pub fn system_mem(&self) -> usize {
+        self.word(SYSTEM_MEM_AT)
+    }
+}
+
+/// The size in a chunk's header, without the flags.
+pub fn chunk_size(header: &[u8]) -> usize {
+    word(header, 8) & !SIZE_FLAGS
+}
+
+/// The size of a block with a mapping of its own whose header this is at the start of a page.
+pub fn mapped_size(header: &[u8], page_size: usize) -> Option<usize> {
+    let (previous, size) = (word(header, 0), word(header, 8));
+    let bytes = size & !SIZE_FLAGS;
+    let whole = bytes != 0 && bytes % page_size == 0;
+    (previous == 0 && size & SIZE_FLAGS == MMAPPED && whole).then_some(bytes)
+}
+
+/// Looks for `main_arena` in the writable data of the C library. `data` is a copy of what is at
+/// address `base`. Returns the address of the structure if there is exactly one.
+pub fn find_main_arena(
+    data: &[u8],
+    base: usize,
+    layout: Layout,
+    heap: &Range<usize>,
+) -> Option<usize> {
+    let last = data.len().checked_sub(AFTER)?;
+    let mut found = (layout.head..=last).step_by(8).filter(|at| {
+        let top = word(data, *at);
+        if !heap.contains(&top) || top % ALIGNMENT != 0 {
+            return false;
+        }
+        let own = base..base + data.len();
+        let mut empty = 0;
+        let all = (0..BINS).all(|i| {
+            let header = base + at + i * 16;
+            let first = word(data, at + BINS_AT + i * 16);
+            let last = word(data, at + BINS_AT + i * 16 + 8);
+            empty += usize::from(first == header && last == header);
+            (first == header) == (last == header)
+                && (first == header || !(own.contains(&first) || own.contains(&last)))
+        });
+        let system = word(data, at + SYSTEM_MEM_AT);
+        all && empty >= EMPTY_BINS
+            && system != 0
+            && word(data, at + MAX_SYSTEM_MEM_AT) >= system
+            && word(data, at + NEXT_AT) != 0
+    });
+    let at = found.next()?;
+    found.next().is_none().then_some(base + at - layout.head)
+}
+
+/// The counts of blocks with a mapping of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mmapped {
+    /// Blocks.
+    pub count: usize,
+    /// Their bytes, whole pages.
+    pub bytes: usize,
+}
+
+/// `n_mmaps, n_mmaps_max, max_n_mmaps, no_dyn_threshold`, 4 bytes each, padding to 8 bytes,
+/// `mmapped_mem, max_mmapped_mem, sbrk_base`.
+pub const COUNTERS: usize = 48;
+
+/// Where the counts are in `struct malloc_par`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// The address of `n_mmaps`.
+    pub at: usize,
+    /// From there to `mmapped_mem`.
+    pub bytes_at: usize,
+}
+
+impl Counters {
+    /// The counts in a copy of what is at the address.
+    pub fn decode(self, bytes: &[u8]) -> Mmapped {
+        Mmapped {
+            count: half(bytes, 0) as usize,
+            bytes: word(bytes, self.bytes_at),
+        }
+    }
+}
+
+/// Looks for the counts in the writable data of the C library: the values must be the ones that
+/// `mallinfo2` told, and what surrounds them must be what malloc has there, above all the address
+/// at which the heap began.
+pub fn find_counters(
+    data: &[u8],
+    base: usize,
+    told: Mmapped,
+    heap: &Range<usize>,
+    page_size: usize,
+) -> Option<Counters> {
+    let last = data.len().checked_sub(COUNTERS)?;
+    let mut found = (0..=last).step_by(4).filter_map(|at| {
+        let bytes_at = if (base + at) % 8 == 0 { 16 } else { 20 };
+        let counters = Counters {
+            at: base + at,
+            bytes_at,
+        };
+        let bytes = data.get(at..)?;
+        let (count, limit, peak, fixed) = (
+            half(bytes, 0),
+            half(bytes, 4),
+            half(bytes, 8),
+            half(bytes, 12),
+        );
+        let peak_bytes = word(bytes, bytes_at + 8);
+        let sbrk_base = word(bytes, bytes_at + 16);
+        let good = counters.decode(bytes) == told
+            && limit >= count
+            && limit <= i32::MAX as u32
+            && peak >= count
+            && peak <= limit
+            && fixed <= 1
+            && told.bytes % page_size == 0
+            && peak_bytes >= told.bytes
+            && peak_bytes % page_size == 0
+            && (peak == 0) == (peak_bytes == 0)
+            && sbrk_base >= heap.start
+            && sbrk_base < heap.start + page_size;
+        good.then_some(counters)
+    });
+    let counters = found.next()?;
+    found.next().is_none().then_some(counters)
+}

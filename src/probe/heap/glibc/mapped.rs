@@ -1,0 +1,366 @@
+//! Where malloc's blocks with a mapping of their own are.
+//!
+//! malloc keeps no list of them, only their number and bytes. Each starts at the start of a page
+//! with its header: 0, then the size in whole pages with the flag "mapped". (A block with a larger
+//! alignment keeps that first header in front of its own.) So the headers are looked for at the
+//! pages in RAM of private anonymous memory, and what is found must add up to the counts. What was
+//! found is remembered, and looked at first the next time.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::ops::Range;
+
+use super::super::super::budget::{Budget, Progress};
+use super::super::super::memory::{Memory, BATCH, RECORD};
+use super::super::super::pagemap::{page_size, Page, PageMap, PAGES_A_PIECE};
+use super::layout::{mapped_size, Mmapped};
+
+/// Which pages are in RAM; a trait for the tests' sake.
+pub trait Pages {
+    /// As [`PageMap::piece`].
+    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, Page)) -> io::Result<usize>;
+}
+
+impl Pages for PageMap {
+    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, Page)) -> io::Result<usize> {
+        PageMap::piece(self, range, each)
+    }
+}
+
+/// Blocks looked at in a row before the time is.
+const AT_ONCE: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Looking again at block `.0` of those found before.
+    Known(usize),
+    /// Looking at the start of segment `.0`, and from block to block behind it.
+    Starts(usize),
+    /// Looking at every page from address `.1` in segment `.0` on.
+    Pages(usize, usize),
+    Done,
+}
+
+/// The search.
+#[derive(Debug)]
+pub struct Finder {
+    /// Found, by address.
+    known: Vec<Range<usize>>,
+    /// Where they can be: disjoint, by address.
+    segments: Vec<Range<usize>>,
+    stage: Stage,
+    /// What the last search through all pages did not find.
+    missed: Option<(Mmapped, Mmapped)>,
+    /// Pages in RAM of the piece at hand.
+    present: Vec<usize>,
+    /// Whether anything could not be read.
+    failed: bool,
+}
+
+impl Default for Finder {
+    fn default() -> Self {
+        Finder {
+            known: Vec::new(),
+            segments: Vec::new(),
+            stage: Stage::Done,
+            missed: None,
+            present: Vec::with_capacity(PAGES_A_PIECE),
+            failed: false,
+        }
+    }
+}
+
+impl Finder {
+    /// Starts a search in these segments.
+    pub fn begin(&mut self, segments: Vec<Range<usize>>) {
+        self.segments = segments;
+        self.stage = Stage::Known(0);
+        self.failed = false;
+        let segments = &self.segments;
+        self.known.retain(|block| inside(segments, block));
+    }
+
+    /// What is found by now.
+    pub fn found(&self) -> Mmapped {
+        let bytes = self
+            .known
+            .iter()
+            .map(|block| block.end.saturating_sub(block.start))
+            .sum();
+        Mmapped {
+            count: self.known.len(),
+            bytes,
+        }
+    }
+
+    /// The blocks found, by address.
+    pub fn blocks(&self) -> &[Range<usize>] {
+        &self.known
+    }
+
+    /// Whether something could not be read.
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Forgets what was found.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    /// Goes on. `expected` reads the counts of malloc.
+    pub fn step(
+        &mut self,
+        memory: &impl Memory,
+        pages: &dyn Pages,
+        expected: &dyn Fn() -> Option<Mmapped>,
+        budget: &Budget,
+    ) -> Progress {
+        let Some(wanted) = expected() else {
+            self.stage = Stage::Done;
+            return Progress::Done;
+        };
+        while self.stage != Stage::Done {
+            let next = match self.stage {
+                Stage::Known(at) => self.look_again(at, memory, pages, wanted),
+                Stage::Starts(segment) => self.look_at_start(segment, memory, pages),
+                Stage::Pages(segment, at) => self.look_at_pages(segment, at, memory, pages, budget),
+                Stage::Done => Ok(Stage::Done),
+            };
+            let before = self.stage;
+            self.stage = next.unwrap_or_else(|_| {
+                self.failed = true;
+                Stage::Done
+            });
+            let searching = !matches!(self.stage, Stage::Known(_));
+            if searching && self.found() == wanted {
+                self.missed = None;
+                self.stage = Stage::Done;
+            } else if matches!(before, Stage::Starts(_)) && matches!(self.stage, Stage::Pages(..)) {
+                // A search through all pages that has failed once is not made again for the same.
+                if self.missed == Some((wanted, self.found())) {
+                    self.stage = Stage::Done;
+                }
+            } else if matches!(before, Stage::Pages(..)) && self.stage == Stage::Done {
+                self.missed = Some((wanted, self.found()));
+            }
+            if budget.spent() {
+                break;
+            }
+        }
+        match self.stage {
+            Stage::Done => Progress::Done,
+            _ => Progress::More,
+        }
+    }
+
+    /// Drops blocks found before that are no more.
+    fn look_again(
+        &mut self,
+        at: usize,
+        memory: &impl Memory,
+        pages: &dyn Pages,
+        wanted: Mmapped,
+    ) -> io::Result<Stage> {
+        let end = at.saturating_add(BATCH / 2).min(self.known.len());
+        let mut kept = at;
+        for i in at..end {
+            let Some(block) = self.known.get(i).cloned() else {
+                break;
+            };
+            // A header that is swapped out is not read back in for this; the sum will tell.
+            let good = match state_of(pages, block.start)? {
+                State::Present => header(memory, block.start)? == Some(block.end - block.start),
+                State::Swapped => true,
+                State::Absent => false,
+            };
+            if good {
+                self.known.swap(kept, i);
+                kept += 1;
+            }
+        }
+        self.known.drain(kept..end);
+        if kept < self.known.len() {
+            return Ok(Stage::Known(kept));
+        }
+        let found = self.found();
+        if found.count > wanted.count || found.bytes > wanted.bytes {
+            self.known.clear();
+        }
+        Ok(Stage::Starts(0))
+    }
+
+    fn look_at_start(
+        &mut self,
+        segment: usize,
+        memory: &impl Memory,
+        pages: &dyn Pages,
+    ) -> io::Result<Stage> {
+        let Some(range) = self.segments.get(segment).cloned() else {
+            let start = self.segments.first().map_or(0, |range| range.start);
+            return Ok(Stage::Pages(0, start));
+        };
+        let mut at = range.start;
+        for _ in 0..AT_ONCE {
+            at = self.past_known(at);
+            if at >= range.end || state_of(pages, at)? != State::Present {
+                break;
+            }
+            match header(memory, at)? {
+                Some(size) if self.insert(at, size, &range) => at += size,
+                _ => break,
+            }
+        }
+        Ok(Stage::Starts(segment + 1))
+    }
+
+    fn look_at_pages(
+        &mut self,
+        segment: usize,
+        at: usize,
+        memory: &impl Memory,
+        pages: &dyn Pages,
+        budget: &Budget,
+    ) -> io::Result<Stage> {
+        let Some(range) = self.segments.get(segment).cloned() else {
+            return Ok(Stage::Done);
+        };
+        let at = self.past_known(at);
+        if at >= range.end {
+            let next = self
+                .segments
+                .get(segment + 1)
+                .map_or(0, |range| range.start);
+            return Ok(Stage::Pages(segment + 1, next));
+        }
+        let known = self.known.partition_point(|block| block.start <= at);
+        let end = self
+            .known
+            .get(known)
+            .map_or(range.end, |block| block.start.min(range.end));
+        let mut present = std::mem::take(&mut self.present);
+        present.clear();
+        let next = pages.piece(&(at..end), &mut |page, word| {
+            if word.present() && !word.file_or_shared() {
+                present.push(page);
+            }
+        });
+        let next = next.map(|next| self.look_at(&present, next.min(end), &range, memory, budget));
+        self.present = present;
+        Ok(Stage::Pages(segment, next??))
+    }
+
+    /// Looks for headers at these pages. Returns where to go on, `end` when all were looked at.
+    fn look_at(
+        &mut self,
+        present: &[usize],
+        end: usize,
+        range: &Range<usize>,
+        memory: &impl Memory,
+        budget: &Budget,
+    ) -> io::Result<usize> {
+        let mut records = [[0u8; RECORD]; BATCH];
+        let mut rest = present;
+        while !rest.is_empty() {
+            let read = memory.read_each(rest, &mut records)?;
+            for (page, record) in rest.iter().zip(&records).take(read) {
+                let size = mapped_size(record, page_size());
+                if let Some(size) = size.filter(|size| self.insert(*page, *size, range)) {
+                    return Ok(page + size);
+                }
+            }
+            // A page that cannot be read has gone since.
+            let gone = usize::from(read < rest.len().min(BATCH));
+            rest = rest.get(read + gone..).unwrap_or_default();
+            if let Some(next) = rest.first().filter(|_| budget.spent()) {
+                return Ok(*next);
+            }
+        }
+        Ok(end)
+    }
+
+    /// The address itself, or the end of the known blocks that it lies in.
+    fn past_known(&self, mut at: usize) -> usize {
+        let first = self.known.partition_point(|block| block.end <= at);
+        for block in self.known.get(first..).unwrap_or_default() {
+            if !block.contains(&at) {
+                break;
+            }
+            at = block.end;
+        }
+        at
+    }
+
+    /// Takes a block in if it fits into its segment and between the known ones.
+    fn insert(&mut self, at: usize, size: usize, segment: &Range<usize>) -> bool {
+        let Some(end) = at.checked_add(size).filter(|end| *end <= segment.end) else {
+            return false;
+        };
+        let place = self.known.partition_point(|block| block.start < at);
+        let fits = at >= segment.start
+            && self.known.get(place).map_or(true, |next| next.start >= end)
+            && place
+                .checked_sub(1)
+                .and_then(|i| self.known.get(i))
+                .map_or(true, |b| b.end <= at);
+        if fits {
+            self.known.insert(place, at..end);
+        }
+        fits
+    }
+
+    /// Drops a block that is one too many: if exactly one is, and its size says which.
+    pub fn drop_excess(&mut self, wanted: Mmapped) -> bool {
+        let found = self.found();
+        let excess = found.bytes.checked_sub(wanted.bytes);
+        let Some(excess) = excess.filter(|_| found.count == wanted.count + 1) else {
+            return false;
+        };
+        let mut such = self
+            .known
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| b.end - b.start == excess);
+        let (Some((i, _)), None) = (such.next(), such.next()) else {
+            return false;
+        };
+        self.known.remove(i);
+        true
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Present,
+    Swapped,
+    Absent,
+}
+
+fn state_of(pages: &dyn Pages, at: usize) -> io::Result<State> {
+    let mut state = State::Absent;
+    pages.piece(&(at..at + page_size()), &mut |_, page| {
+        if page.present() {
+            state = State::Present;
+        } else if page.swapped() {
+            state = State::Swapped;
+        }
+    })?;
+    Ok(state)
+}
+
+/// The size in the header of a block at a page in RAM.
+fn header(memory: &impl Memory, at: usize) -> io::Result<Option<usize>> {
+    let mut record = [[0u8; RECORD]];
+    let read = memory.read_each(&[at], &mut record)?;
+    Ok(record
+        .first()
+        .filter(|_| read == 1)
+        .and_then(|record| mapped_size(record, page_size())))
+}
+
+fn inside(segments: &[Range<usize>], block: &Range<usize>) -> bool {
+    let i = segments.partition_point(|segment| segment.end < block.end);
+    segments
+        .get(i)
+        .is_some_and(|segment| segment.start <= block.start)
+}

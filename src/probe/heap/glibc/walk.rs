@@ -1,0 +1,249 @@
+//! A bounded walk over the free chunks of one arena.
+//!
+//! What is counted is what `mallinfo2` counts as `fordblks`: the chunks of all bins and fast bins,
+//! and the topmost chunk. (Chunks in the caches of threads are in use to it, and so here.)
+//!
+//! Reading a list means waiting for each chunk's memory to know the next one, so all lists of the
+//! arena are walked side by side, each bin from both of its ends, and every round is one batch.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use super::super::super::budget::Budget;
+use super::super::super::memory::{word, Memory, Record, BATCH, RECORD};
+use super::layout::{chunk_size, Arena, Layout, ALIGNMENT, BINS, MIN_CHUNK};
+
+/// Why a walk gave no figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// More chunks than the limit, or no more time.
+    TooMany,
+    /// Something is not as it must be: another thread changed it meanwhile, or it is unknown.
+    Broken,
+    /// Memory cannot be read at all.
+    Unreadable,
+}
+
+/// What may still be spent, over all arenas of one walk.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Chunks.
+    pub visits: usize,
+    /// Time.
+    pub budget: Budget,
+}
+
+/// Where a list is being read.
+#[derive(Debug, Clone, Copy)]
+enum Cursor {
+    Fast {
+        at: usize,
+    },
+    /// Both ends of a bin move towards each other: the chunk and the one it came from.
+    Bin {
+        first: usize,
+        before: usize,
+        last: usize,
+        after: usize,
+    },
+}
+
+/// The buffers of a walk, made once so that a walk allocates nothing: it would change what it
+/// reads.
+pub struct Walker {
+    lists: Vec<Cursor>,
+    addresses: Vec<usize>,
+    records: Vec<Record>,
+}
+
+impl Default for Walker {
+    fn default() -> Self {
+        Walker {
+            lists: Vec::with_capacity(BINS + 16),
+            addresses: Vec::with_capacity(2 * (BINS + 16)),
+            records: vec![[0; RECORD]; 2 * (BINS + 16)],
+        }
+    }
+}
+
+impl Walker {
+    /// Free bytes of an arena whose chunks lie in `regions`.
+    pub fn free(
+        &mut self,
+        memory: &impl Memory,
+        arena: &Arena,
+        layout: Layout,
+        regions: &[Range<usize>],
+        limit: &mut Limit,
+    ) -> Result<usize, Stop> {
+        let mut sum = Sum {
+            regions,
+            bytes: 0,
+            most: arena.system_mem(),
+        };
+        self.start(arena);
+        let top = arena.top();
+        let mut record = [[0u8; RECORD]];
+        sum.check(top)?;
+        memory
+            .read(
+                top,
+                record.as_flattened_mut().get_mut(..16).unwrap_or_default(),
+            )
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EFAULT) => Stop::Broken,
+                _ => Stop::Unreadable,
+            })?;
+        sum.add(chunk_size(record.as_flattened()))?;
+
+        while !self.lists.is_empty() {
+            self.read_round(memory, limit)?;
+            let mut records = self.records.iter();
+            let mut next = || records.next().ok_or(Stop::Broken);
+            let mut broken = Ok(());
+            self.lists.retain_mut(|cursor| {
+                let more = advance(cursor, layout, &mut next, &mut sum);
+                more.unwrap_or_else(|stop| {
+                    broken = Err(stop);
+                    false
+                })
+            });
+            broken?;
+        }
+        Ok(sum.bytes)
+    }
+
+    /// Puts a cursor on every list that is not empty.
+    fn start(&mut self, arena: &Arena) {
+        self.lists.clear();
+        self.lists
+            .extend(arena.fast_bins().map(|at| Cursor::Fast { at }));
+        self.lists
+            .extend(arena.bins().map(|(header, first, last)| Cursor::Bin {
+                first,
+                before: header,
+                last,
+                after: header,
+            }));
+    }
+
+    /// Reads the chunks that the cursors are on, in the cursors' order.
+    fn read_round(&mut self, memory: &impl Memory, limit: &mut Limit) -> Result<(), Stop> {
+        self.addresses.clear();
+        for cursor in &self.lists {
+            match *cursor {
+                Cursor::Fast { at } => self.addresses.push(at),
+                Cursor::Bin { first, last, .. } if first == last => self.addresses.push(first),
+                Cursor::Bin { first, last, .. } => self.addresses.extend([first, last]),
+            }
+        }
+        limit.visits = limit
+            .visits
+            .checked_sub(self.addresses.len())
+            .ok_or(Stop::TooMany)?;
+        if self.addresses.iter().any(|at| at % ALIGNMENT != 0) {
+            return Err(Stop::Broken);
+        }
+        for (at, into) in self
+            .addresses
+            .chunks(BATCH)
+            .zip(self.records.chunks_mut(BATCH))
+        {
+            if limit.budget.spent() {
+                return Err(Stop::TooMany);
+            }
+            if memory.read_each(at, into).map_err(|_| Stop::Unreadable)? != at.len() {
+                return Err(Stop::Broken);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts the chunks under a cursor and moves it on. Says whether there is more.
+fn advance<'a>(
+    cursor: &mut Cursor,
+    layout: Layout,
+    next: &mut impl FnMut() -> Result<&'a Record, Stop>,
+    sum: &mut Sum,
+) -> Result<bool, Stop> {
+    match cursor {
+        Cursor::Fast { at } => {
+            let chunk = next()?;
+            sum.check(*at)?;
+            sum.add(chunk_size(chunk))?;
+            let link = word(chunk, 16);
+            *at = if layout.safe_linking {
+                link ^ (at.wrapping_add(16) >> 12)
+            } else {
+                link
+            };
+            Ok(*at != 0)
+        }
+        Cursor::Bin {
+            first,
+            before,
+            last,
+            after,
+        } => {
+            let chunk = next()?;
+            sum.check(*first)?;
+            sum.add(chunk_size(chunk))?;
+            let (forward, backward) = (word(chunk, 16), word(chunk, 24));
+            if backward != *before {
+                return Err(Stop::Broken);
+            }
+            if first == last {
+                return if forward == *after {
+                    Ok(false)
+                } else {
+                    Err(Stop::Broken)
+                };
+            }
+            let chunk = next()?;
+            sum.check(*last)?;
+            sum.add(chunk_size(chunk))?;
+            if word(chunk, 16) != *after {
+                return Err(Stop::Broken);
+            }
+            let backward = word(chunk, 24);
+            if forward == *last || backward == *first {
+                return if (forward, backward) == (*last, *first) {
+                    Ok(false)
+                } else {
+                    Err(Stop::Broken)
+                };
+            }
+            (*before, *first) = (*first, forward);
+            (*after, *last) = (*last, backward);
+            Ok(true)
+        }
+    }
+}
+
+/// Free bytes so far, and what they must keep to.
+struct Sum<'a> {
+    regions: &'a [Range<usize>],
+    bytes: usize,
+    most: usize,
+}
+
+impl Sum<'_> {
+    fn check(&self, at: usize) -> Result<(), Stop> {
+        let inside = self.regions.iter().any(|region| region.contains(&at));
+        if inside && at % ALIGNMENT == 0 {
+            Ok(())
+        } else {
+            Err(Stop::Broken)
+        }
+    }
+
+    fn add(&mut self, size: usize) -> Result<(), Stop> {
+        self.bytes = self.bytes.checked_add(size).ok_or(Stop::Broken)?;
+        if size < MIN_CHUNK || size % ALIGNMENT != 0 || self.bytes > self.most {
+            Err(Stop::Broken)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! tcmalloc (gperftools), by `MallocExtension_GetNumericProperty`.
+//!
+//! What is what, in bytes, from gperftools' `docs/tcmalloc.html` and `src/tcmalloc.cc`:
+//! - `in_use` is `generic.current_allocated_bytes`, each block rounded up to its size class.
+//! - `reserved` is `generic.heap_size` less `tcmalloc.pageheap_unmapped_bytes`, which were returned
+//!   to the system and are part of the virtual size only. The allocator's own data is not in it.
+//! - `free` is the difference: what the page heap and all caches hold. That is how
+//!   `current_allocated_bytes` is computed.
+//!
+//! Invariants:
+//! 1. The functions have the types of `gperftools/malloc_extension_c.h` and `tcmalloc.h`.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_int, CStr};
+
+use super::pace::{self, Pace};
+use super::symbols::{self, Object};
+use super::HeapReading;
+use crate::report::model::{Allocator, Category};
+
+type Property = extern "C" fn(*const c_char, *mut usize) -> c_int;
+type Version = extern "C" fn(*mut c_int, *mut c_int, *mut *const c_char) -> *const c_char;
+
+/// The probe of tcmalloc.
+pub struct Tcmalloc {
+    property: Property,
+    version: Option<String>,
+    pace: Pace<Figures>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    heap: usize,
+    unmapped: usize,
+    allocated: usize,
+}
+
+impl Tcmalloc {
+    /// tcmalloc, if `object` is it.
+    pub fn of(object: Object) -> Option<Tcmalloc> {
+        // SAFETY: the header's type (1).
+        let property: Property = unsafe { object.function(c"MallocExtension_GetNumericProperty") }?;
+        Some(Tcmalloc {
+            property,
+            version: version(object),
+            pace: Pace::default(),
+        })
+    }
+
+    fn size(&self, name: &CStr) -> Option<usize> {
+        let mut value = 0;
+        ((self.property)(name.as_ptr(), &mut value) != 0).then_some(value)
+    }
+
+    fn figures(&self) -> Option<Figures> {
+        Some(Figures {
+            heap: self.size(c"generic.heap_size")?,
+            unmapped: self.size(c"tcmalloc.pageheap_unmapped_bytes")?,
+            allocated: self.size(c"generic.current_allocated_bytes")?,
+        })
+    }
+
+    /// The figures; `forced` whatever they cost.
+    pub fn read_all(&mut self, forced: bool) -> HeapReading {
+        let mut pace = std::mem::take(&mut self.pace);
+        let last = pace.ask(forced, || self.figures());
+        let mut notes = Vec::new();
+        if pace.stale() {
+            notes.push(pace::note("tcmalloc"));
+        }
+        self.pace = pace;
+        match last {
+            None => notes.push("tcmalloc: it gives no statistics".to_owned()),
+            Some(_) => notes.push(
+                "tcmalloc: resident is its own figure: it counts pages that were never touched, \
+                 and not its own data"
+                    .to_owned(),
+            ),
+        }
+        let figures = last.map(|(figures, _)| figures);
+        let held = figures.and_then(|f| f.heap.checked_sub(f.unmapped));
+        let free = figures
+            .zip(held)
+            .and_then(|(f, held)| held.checked_sub(f.allocated));
+        let size = |size: usize| size as u64;
+        HeapReading {
+            allocator: Allocator {
+                name: "tcmalloc".to_owned(),
+                version: self.version.clone(),
+                reserved: held.map(size),
+                in_use: figures.map(|f| size(f.allocated)),
+                free: free.map(size),
+                mmapped: None,
+                arenas: None,
+                measured_ms_ago: last.map(|(_, age)| age),
+            },
+            category: Some(Category::Tcmalloc),
+            ranges: Vec::new(),
+            resident: held.map(size),
+            reserved: figures.map(|f| size(f.heap)),
+            notes,
+        }
+    }
+}
+
+fn version(object: Object) -> Option<String> {
+    // SAFETY: the header's type (1).
+    let version: Version = unsafe { object.function(c"tc_version") }?;
+    let (mut major, mut minor, mut patch) = (0, 0, std::ptr::null());
+    version(&mut major, &mut minor, &mut patch);
+    // SAFETY: a constant of the library.
+    let patch = unsafe { symbols::text(patch) }.unwrap_or_default();
+    let digits = patch.trim_start_matches('.');
+    let dot = if digits.is_empty() { "" } else { "." };
+    Some(format!("{major}.{minor}{dot}{digits}"))
+}

@@ -1,0 +1,309 @@
+//! glibc, compared with its own account.
+
+use std::hint::black_box;
+
+use super::super::symbols::Object;
+use super::*;
+
+/// What `mallinfo2` says.
+fn told() -> super::super::glibc::Told {
+    super::super::glibc::told(Object::of_malloc().unwrap())
+}
+
+fn slices() -> Budget {
+    Budget::new(Duration::from_micros(300))
+}
+
+/// The probe must say what malloc says. The comparison allocates nothing in between.
+fn agrees(probe: &mut HeapProbe) -> HeapReading {
+    let (reading, steps, longest) = measure(probe, slices);
+    // The reading itself is memory, too: take it again, with as much of it in place.
+    let told = told();
+    println!("{reading:?}\n{told:?}\n{steps} steps, longest {longest:?}");
+    let allocator = &reading.allocator;
+    let near = |figure: Option<u64>, told: usize| {
+        let figure = figure.unwrap() as usize;
+        assert!(figure.abs_diff(told) <= 256 << 10, "{figure} {told}");
+    };
+    near(allocator.free, told.fordblks);
+    near(allocator.in_use, told.uordblks + told.hblkhd);
+    near(allocator.reserved, told.arena + told.hblkhd);
+    near(allocator.mmapped, told.hblkhd);
+    assert!(reading.notes.is_empty());
+    assert!(reading
+        .ranges
+        .windows(2)
+        .all(|pair| pair[0].end < pair[1].start));
+    reading
+}
+
+fn inside(reading: &HeapReading, address: usize, size: usize) -> bool {
+    reading
+        .ranges
+        .iter()
+        .any(|range| range.contains(&address) && address + size <= range.end)
+}
+
+fn fragment(count: usize, size: usize) -> Vec<Box<[u8]>> {
+    let all: Vec<Box<[u8]>> = (0..count * 2)
+        .map(|i| vec![1; size + i % 7 * 16].into_boxed_slice())
+        .collect();
+    all.into_iter()
+        .enumerate()
+        .filter(|(i, _)| i % 2 == 0)
+        .map(|(_, block)| block)
+        .collect()
+}
+
+pub fn case(name: &str) {
+    let mut probe = HeapProbe::new();
+    match name {
+        "young" => {
+            let reading = agrees(&mut probe);
+            assert_eq!(reading.allocator.arenas, Some(1));
+            let block = Box::new([1u8; 100]);
+            assert!(inside(&reading, block.as_ptr() as usize, 100));
+        }
+        "fragmented" => {
+            let kept = fragment(2000, 1100);
+            let reading = agrees(&mut probe);
+            assert!(reading.allocator.free.unwrap() > 2000 * 1100);
+            drop(black_box(kept));
+        }
+        "too many" => {
+            let before = agrees(&mut probe);
+            let kept = fragment(100_000, 1100);
+            std::thread::sleep(Duration::from_millis(20));
+            let (reading, _, longest) = measure(&mut probe, slices);
+            println!("{reading:?} {longest:?}");
+            assert_eq!(
+                reading.allocator.free.map(|_| ()),
+                before.allocator.free.map(|_| ())
+            );
+            assert!(reading.allocator.measured_ms_ago.unwrap() >= 20);
+            assert!(reading
+                .notes
+                .iter()
+                .any(|note| note.contains("more free chunks")));
+            assert!(reading.allocator.reserved.unwrap() > 200_000_000);
+            probe.refresh_full();
+            let (reading, _, _) = measure(&mut probe, slices);
+            assert!(reading.allocator.free.unwrap() > 100_000_000);
+            drop(black_box(kept));
+        }
+        "threads" => threads(&mut probe),
+        "mapped" => mapped(&mut probe),
+        "forked" => forked(&mut probe),
+        "refused" => refused(&mut probe),
+        "bench" => bench(&mut probe),
+        name => panic!("no case {name}"),
+    }
+}
+
+/// Several arenas, one of more than one heap.
+fn threads(probe: &mut HeapProbe) {
+    let (done, wait) = std::sync::mpsc::channel::<usize>();
+    let gate = std::sync::Arc::new(std::sync::Barrier::new(5));
+    let threads: Vec<_> = (0..4)
+        .map(|i| {
+            let (done, gate) = (done.clone(), gate.clone());
+            std::thread::spawn(move || {
+                let kept = fragment(if i == 0 { 50_000 } else { 50 }, 1100);
+                done.send(kept[0].as_ptr() as usize).unwrap();
+                gate.wait();
+                drop(black_box(kept));
+            })
+        })
+        .collect();
+    let blocks: Vec<usize> = (0..4).map(|_| wait.recv().unwrap()).collect();
+    let (reading, _, _) = measure(probe, slices);
+    println!("{reading:?}");
+    assert!(reading.allocator.arenas.unwrap() >= 4);
+    assert!(blocks.iter().all(|block| inside(&reading, *block, 1100)));
+    gate.wait();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    // The large arena has kept one heap and the small ones have few free chunks.
+    agrees(probe);
+}
+
+/// Blocks with mappings of their own, next to each other and to another's mapping.
+fn mapped(probe: &mut HeapProbe) {
+    let mut kept: Vec<Vec<u8>> = (0..20).map(|i| vec![1; (300 << 10) + i * 5000]).collect();
+    let layout = std::alloc::Layout::from_size_align(400 << 10, 4096).unwrap();
+    // SAFETY: the layout is not empty; freed below with the same layout.
+    let aligned = unsafe { std::alloc::alloc(layout) };
+    let mut other = procfs::process::Process::myself()
+        .unwrap()
+        .maps()
+        .unwrap()
+        .0
+        .len();
+    black_box(&mut other);
+    // SAFETY: a new anonymous mapping, which the kernel places next to the blocks.
+    let foreign = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            64 << 20,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    // SAFETY: inside the mapping just made.
+    unsafe { std::ptr::write_bytes(foreign.cast::<u8>(), 2, 64 << 20) };
+    kept.extend((0..5).map(|_| vec![1; 200 << 10]));
+    let reading = agrees(probe);
+    for block in &kept {
+        assert!(inside(&reading, block.as_ptr() as usize, block.len()));
+    }
+    assert!(inside(&reading, aligned as usize, 400 << 10));
+    assert!(!inside(&reading, foreign as usize + (1 << 20), 1));
+    let (_, steps, longest) = measure(probe, slices);
+    println!("again: {steps} steps, longest {longest:?}");
+    assert_eq!(steps, 1, "what was found is remembered");
+    kept.truncate(7);
+    let reading = agrees(probe);
+    assert!(kept
+        .iter()
+        .all(|block| inside(&reading, block.as_ptr() as usize, block.len())));
+    // SAFETY: allocated above with this layout.
+    unsafe { std::alloc::dealloc(aligned, layout) };
+    agrees(probe);
+}
+
+/// The probe works on in a child, which has no figures of its own at first.
+fn forked(probe: &mut HeapProbe) {
+    let block = vec![1u8; 500 << 10];
+    agrees(probe);
+    // SAFETY: a single thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            let reading = agrees(probe);
+            assert!(inside(&reading, block.as_ptr() as usize, block.len()));
+            println!("child passed");
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: waits for the child just made.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            assert_eq!(status, 0);
+        }
+    }
+}
+
+/// A system call filter that refuses `process_vm_readv`, as containers may have.
+fn refused(probe: &mut HeapProbe) {
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let refuse = 0x0005_0000 | libc::EPERM as u32;
+    let mut filter = [
+        statement(0x20, 0),
+        libc::sock_filter {
+            code: 0x15,
+            jt: 0,
+            jf: 1,
+            k: libc::SYS_process_vm_readv as u32,
+        },
+        statement(0x06, refuse),
+        statement(0x06, 0x7fff_0000),
+    ];
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: a filter program of four statements, for this process only.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2, &program), 0);
+    }
+    let known = |reading: &HeapReading| {
+        println!("{reading:?}");
+        assert!(!reading.notes.is_empty());
+        assert_eq!(
+            reading.ranges.len(),
+            1,
+            "the brk heap is known all the same"
+        );
+        reading.allocator.reserved.is_some()
+    };
+    assert!(!known(&measure(probe, slices).0));
+    assert!(!known(&measure(&mut HeapProbe::new(), slices).0));
+}
+
+/// Costs, to be looked at: run with `--release --nocapture --ignored`.
+fn bench(probe: &mut HeapProbe) {
+    let start = Instant::now();
+    let mut other = HeapProbe::new();
+    println!("new: {:?}", start.elapsed());
+    for alone in [true, false] {
+        let mut kept = Vec::new();
+        for chunks in [100, 900, 1000, 3000, 5000, 10_000, 20_000] {
+            kept.push(fragment(chunks, 1100));
+            measure(probe, slices);
+            let (reading, steps, longest) = measure(probe, slices);
+            let (free, age) = (reading.allocator.free, reading.allocator.measured_ms_ago);
+            println!("alone {alone}, {chunks} more: {free:?} {age:?}, {steps}, {longest:?}");
+        }
+        drop(black_box(kept));
+        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(5)));
+    }
+    let block = vec![1u8; 3 << 20];
+    let mut foreign = vec![0u64; 64 << 20];
+    foreign.iter_mut().for_each(|word| *word = 7);
+    for _ in 0..2 {
+        let (reading, steps, longest) = measure(&mut other, slices);
+        println!(
+            "search: {:?}, {steps} steps, longest {longest:?}",
+            reading.notes
+        );
+    }
+    black_box((block, foreign));
+}
+
+#[test]
+fn process_vm_readv_refused() {
+    run("refused", None);
+}
+
+#[test]
+#[ignore = "prints costs"]
+fn costs() {
+    run("bench", None);
+}
+
+#[test]
+fn young() {
+    run("young", None);
+}
+
+#[test]
+fn fragmented() {
+    run("fragmented", None);
+}
+
+#[test]
+fn too_many_free_chunks() {
+    run("too many", None);
+}
+
+#[test]
+fn arenas_of_threads() {
+    run("threads", None);
+}
+
+#[test]
+fn blocks_with_mappings_of_their_own() {
+    run("mapped", None);
+}
+
+#[test]
+fn after_a_fork() {
+    run("forked", None);
+}

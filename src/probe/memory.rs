@@ -1,0 +1,200 @@
+//! Reading this process's memory at addresses that may be wrong.
+//!
+//! An address found in another's data structure may have been unmapped by another thread since, or
+//! never have been one. [`Own`] lets the kernel do the copying (`process_vm_readv` on this very
+//! process): a bad address is an error, not a signal.
+//!
+//! Invariants:
+//! 1. The kernel writes at most as many bytes as the local vector says, into the local vector only.
+//! 2. The local vector describes one `&mut` slice of plain bytes, exclusive for the call.
+//! 3. Remote addresses are numbers to the kernel, which checks each one.
+//! 4. The range of a [`Direct`] is readable memory as long as the value lives; who makes one
+//!    promises it.
+
+use std::io;
+
+/// Words of a chunk header and of what follows it, as [`Memory::read_each`] reads them.
+pub const RECORD: usize = 32;
+
+/// [`RECORD`] bytes.
+pub type Record = [u8; RECORD];
+
+/// Where bytes at an address come from.
+pub trait Memory {
+    /// Fills `into` from address `at`, completely or not at all.
+    fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()>;
+
+    /// Reads a record at each address. Returns how many were read before the first that cannot be,
+    /// or an error where reading is not possible at all. At most [`BATCH`] are read in one call.
+    fn read_each(&self, at: &[usize], into: &mut [Record]) -> io::Result<usize>;
+}
+
+/// The most records that one call reads.
+pub const BATCH: usize = 128;
+
+/// The memory of this process, read by the kernel. About 1.4 us a call and 0.6 us a record.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Own;
+
+/// The error of a range that could not be read in full.
+fn unreadable() -> io::Error {
+    io::Error::from_raw_os_error(libc::EFAULT)
+}
+
+impl Own {
+    fn vector(local: &mut [u8], remote: &[libc::iovec]) -> io::Result<usize> {
+        let wanted = libc::iovec {
+            iov_base: local.as_mut_ptr().cast(),
+            iov_len: local.len(),
+        };
+        // SAFETY: one local vector over an exclusive slice (2), written within its length (1); the
+        // remote vectors are read as numbers (3), from a slice of the length given.
+        let read = unsafe {
+            libc::process_vm_readv(
+                libc::getpid(),
+                &wanted,
+                1,
+                remote.as_ptr(),
+                remote.len() as libc::c_ulong,
+                0,
+            )
+        };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+impl Memory for Own {
+    fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        let remote = [libc::iovec {
+            iov_base: at as *mut libc::c_void,
+            iov_len: into.len(),
+        }];
+        if Own::vector(into, &remote)? == into.len() {
+            Ok(())
+        } else {
+            Err(unreadable())
+        }
+    }
+
+    fn read_each(&self, at: &[usize], into: &mut [Record]) -> io::Result<usize> {
+        let count = at.len().min(into.len()).min(BATCH);
+        let mut remote = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: RECORD,
+        }; BATCH];
+        for (vector, at) in remote.iter_mut().zip(at) {
+            vector.iov_base = *at as *mut libc::c_void;
+        }
+        let (Some(remote), Some(into)) = (remote.get(..count), into.get_mut(..count)) else {
+            return Ok(0);
+        };
+        if count == 0 {
+            return Ok(0);
+        }
+        match Own::vector(into.as_flattened_mut(), remote) {
+            Ok(bytes) => Ok(bytes / RECORD),
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// As [`Own`], but reads one range as it is, without the kernel: some 50 ns a record.
+#[derive(Debug, Clone)]
+pub struct Direct {
+    range: std::ops::Range<usize>,
+}
+
+impl Direct {
+    /// Memory of which `range` is read directly.
+    ///
+    /// # Safety
+    ///
+    /// All of `range` must be mapped and readable, with no other thread in the process to change
+    /// that or its contents, as long as this value lives.
+    pub unsafe fn new(range: std::ops::Range<usize>) -> Direct {
+        Direct { range }
+    }
+
+    fn copy(&self, at: usize, into: &mut [u8]) -> bool {
+        let end = at.checked_add(into.len());
+        if at < self.range.start || end.map_or(true, |end| end > self.range.end) {
+            return false;
+        }
+        // SAFETY: inside the range, which is readable and not being written (4); `into` is
+        // exclusive. A raw copy of bytes, should the two overlap or hold no values of a type.
+        unsafe { std::ptr::copy(at as *const u8, into.as_mut_ptr(), into.len()) };
+        true
+    }
+}
+
+impl Memory for Direct {
+    fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        if self.copy(at, into) {
+            Ok(())
+        } else {
+            Own.read(at, into)
+        }
+    }
+
+    fn read_each(&self, at: &[usize], into: &mut [Record]) -> io::Result<usize> {
+        let mut both = at.iter().zip(into).take(BATCH);
+        let asked = at.len().min(BATCH);
+        Ok(both
+            .position(|(at, record)| !self.copy(*at, record))
+            .unwrap_or(asked))
+    }
+}
+
+/// The 64-bit word at a byte offset, 0 past the end.
+pub fn word(bytes: &[u8], at: usize) -> usize {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |word| usize::from_ne_bytes(*word))
+}
+
+/// The 32-bit word at a byte offset, 0 past the end.
+pub fn half(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |word| u32::from_ne_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_itself_and_survives_bad_addresses() {
+        let text = *b"0123456789abcdef0123456789ABCDEF";
+        let mut copy = [0u8; 16];
+        Own.read(text.as_ptr() as usize, &mut copy).unwrap();
+        assert_eq!(copy, text[..16]);
+        assert!(Own.read(8, &mut copy).is_err());
+        assert!(Own.read(usize::MAX - 7, &mut copy).is_err());
+
+        let good = text.as_ptr() as usize;
+        let mut records = [[0u8; RECORD]; 4];
+        assert_eq!(
+            Own.read_each(&[good, good, 8, good], &mut records).unwrap(),
+            2
+        );
+        assert_eq!(records[1], text);
+        assert_eq!(Own.read_each(&[8, good], &mut records).unwrap(), 0);
+        assert_eq!(Own.read_each(&[], &mut records).unwrap(), 0);
+        let many = [good; 300];
+        let mut records = [[0u8; RECORD]; 300];
+        assert_eq!(Own.read_each(&many, &mut records).unwrap(), BATCH);
+    }
+
+    #[test]
+    fn words_past_the_end_are_zero() {
+        let bytes = 7u64.to_ne_bytes();
+        assert_eq!(word(&bytes, 0), 7);
+        assert_eq!(word(&bytes, 1), 0);
+        assert_eq!(half(&bytes, 0), 7);
+        assert_eq!(half(&bytes, 100), 0);
+    }
+}

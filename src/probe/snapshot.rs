@@ -1,0 +1,478 @@
+//! One process's figures, taken in steps on its own event loop.
+//!
+//! The order matters: first the address ranges are found and their pages counted, then the kernel's
+//! totals are read, and what is left of them is `anon_other` and `file_other`.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use procfs::process::{MMapPath, MemoryMap};
+
+use super::budget::{Budget, Progress};
+use super::elf::LoadedObject;
+use super::heap::{HeapProbe, HeapReading};
+use super::maps::{self, MapsReader};
+use super::pagemap::{PageMap, Resident};
+use super::{elf, ranges, status};
+use crate::hook::thread;
+use crate::report::close::{close, settle, Part};
+use crate::report::model::{
+    Breakdown, Category, Hooks, Kind, Object, Own, Process, Region, Stacks, State, System, Text,
+};
+
+/// What only nginx knows of the process.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// See [`Process::kind`].
+    pub kind: Kind,
+    /// See [`Process::id`].
+    pub id: Option<u32>,
+    /// See [`Process::pid`].
+    pub pid: i32,
+    /// See [`Process::generation`].
+    pub generation: u64,
+    /// See [`Process::state`].
+    pub state: State,
+    /// When the process began to run the module's code.
+    pub started: Instant,
+    /// See [`Process::hooks`].
+    pub hooks: Hooks,
+    /// See [`Own::bytes`].
+    pub own_bytes: u64,
+    /// Where nginx's shared memory starts: the zones of the cycle and the counters of its core.
+    pub shared: Vec<usize>,
+}
+
+/// A measurement that is done.
+#[derive(Debug)]
+pub struct Taken {
+    /// The figures.
+    pub process: Process,
+    /// nginx's shared mappings.
+    pub shared: Vec<Range<usize>>,
+}
+
+/// A measurement under way.
+#[derive(Debug)]
+pub struct Snapshot {
+    stage: Stage,
+    maps: Vec<MemoryMap>,
+    layout: Layout,
+    heap: Option<HeapReading>,
+    pages: Option<PageMap>,
+    targets: Vec<Target>,
+    spent: Duration,
+    longest: Duration,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Maps(Option<MapsReader>),
+    Heap,
+    /// Counting target `.0` from address `.1` on.
+    Count(usize, usize),
+    Done,
+}
+
+/// Whose pages are counted.
+#[derive(Debug)]
+struct Target {
+    range: Range<usize>,
+    /// `None`: shared memory that is not nginx's.
+    category: Option<Category>,
+    /// Whether the kernel accounts its file pages as shared memory.
+    shmem: bool,
+    resident: Resident,
+}
+
+/// Which ranges are whose.
+#[derive(Debug, Default)]
+struct Layout {
+    objects: Vec<LoadedObject>,
+    text: Vec<Range<usize>>,
+    data: Vec<Range<usize>>,
+    stacks: Vec<Range<usize>>,
+    shared: Vec<Range<usize>>,
+    claimed: Vec<Range<usize>>,
+    threads_seen: u64,
+}
+
+impl Snapshot {
+    /// Begins a measurement.
+    pub fn begin() -> Self {
+        Snapshot {
+            stage: Stage::Maps(None),
+            maps: Vec::new(),
+            layout: Layout::default(),
+            heap: None,
+            pages: None,
+            targets: Vec::new(),
+            spent: Duration::ZERO,
+            longest: Duration::ZERO,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Goes on until the budget is spent or all is measured.
+    pub fn step(&mut self, identity: &Identity, heap: &mut HeapProbe, budget: &Budget) -> Progress {
+        let begun = Instant::now();
+        let progress = loop {
+            match self.advance(identity, heap, budget) {
+                Ok(Progress::Done) if matches!(self.stage, Stage::Done) => break Progress::Done,
+                Ok(Progress::Done) if !budget.spent() => continue,
+                Ok(_) => break Progress::More,
+                Err(error) => {
+                    self.notes.push(format!("breakdown: {error}"));
+                    self.targets.clear();
+                    self.pages = None;
+                    self.stage = Stage::Done;
+                    break Progress::Done;
+                }
+            }
+        };
+        let slice = begun.elapsed();
+        self.spent += slice;
+        self.longest = self.longest.max(slice);
+        progress
+    }
+
+    /// One piece of the present stage; `Done` when it moved to the next one.
+    fn advance(
+        &mut self,
+        identity: &Identity,
+        heap: &mut HeapProbe,
+        budget: &Budget,
+    ) -> io::Result<Progress> {
+        match &mut self.stage {
+            Stage::Maps(slot) => {
+                let mut reader = match slot.take() {
+                    Some(reader) => reader,
+                    None => MapsReader::open().map_err(|e| at("/proc/self/maps", e))?,
+                };
+                if reader.step(budget).map_err(|e| at("/proc/self/maps", e))? == Progress::More {
+                    *slot = Some(reader);
+                    return Ok(Progress::More);
+                }
+                self.maps = reader.finish();
+                self.pages = Some(PageMap::open().map_err(|e| at("/proc/self/pagemap", e))?);
+                self.layout = Layout::find(&self.maps, &identity.shared);
+                heap.begin(&self.maps, &self.layout.claimed);
+                self.stage = Stage::Heap;
+                Ok(Progress::Done)
+            }
+            Stage::Heap => {
+                let Some(pages) = &self.pages else {
+                    return Ok(Progress::Done);
+                };
+                if heap.step(pages, budget) == Progress::More {
+                    return Ok(Progress::More);
+                }
+                let reading = heap.finish();
+                self.targets = self.layout.targets(&self.maps, &reading);
+                self.heap = Some(reading);
+                self.stage = Stage::Count(0, 0);
+                Ok(Progress::Done)
+            }
+            Stage::Count(index, address) => {
+                let Some((target, pages)) = self.targets.get_mut(*index).zip(self.pages.as_ref())
+                else {
+                    self.stage = Stage::Done;
+                    return Ok(Progress::Done);
+                };
+                let from = target.range.start.max(*address);
+                *address = pages
+                    .count(&(from..target.range.end), &mut target.resident)
+                    .map_err(|e| at("/proc/self/pagemap", e))?;
+                if *address >= target.range.end {
+                    self.stage = Stage::Count(*index + 1, 0);
+                }
+                Ok(Progress::Done)
+            }
+            Stage::Done => Ok(Progress::Done),
+        }
+    }
+
+    /// The figures; the snapshot must be done.
+    pub fn finish(mut self, identity: &Identity) -> Taken {
+        let begun = Instant::now();
+        let (mut system, threads) = match status::own() {
+            Ok(reading) => (reading.system, Some(reading.threads)),
+            Err(error) => {
+                self.notes
+                    .push(format!("system: /proc/self/status: {error}"));
+                (System::default(), None)
+            }
+        };
+        self.notes.extend(settle(&mut system));
+        let stacks = self.stacks(threads);
+        let breakdown = self.pages.take().and_then(|_| self.close(&system, &stacks));
+        let (allocator, heap_notes) = match self.heap.take() {
+            Some(heap) => (Some(heap.allocator), heap.notes),
+            None => (None, Vec::new()),
+        };
+        self.notes.extend(heap_notes);
+        let slice = begun.elapsed();
+        let process = Process {
+            kind: identity.kind,
+            id: identity.id,
+            pid: identity.pid,
+            generation: Some(identity.generation),
+            state: identity.state,
+            age_ms: 0,
+            uptime_s: Some(identity.started.elapsed().as_secs()),
+            system,
+            breakdown,
+            allocator,
+            text: Some(text(&self.layout.objects)),
+            stacks: Some(stacks),
+            hooks: Some(identity.hooks.clone()),
+            own: Some(Own {
+                bytes: identity.own_bytes,
+                snapshot_us: (self.spent + slice).as_micros() as u64,
+                longest_slice_us: self.longest.max(slice).as_micros() as u64,
+            }),
+            notes: self.notes,
+        };
+        Taken {
+            process,
+            shared: self.layout.shared,
+        }
+    }
+
+    /// Stacks are known when every thread but the main one was seen by the hook.
+    fn stacks(&mut self, threads: Option<u64>) -> Stacks {
+        let unseen = threads.map(|threads| threads.saturating_sub(self.layout.threads_seen));
+        if unseen == Some(0) && !self.targets.is_empty() {
+            let mine = |target: &&Target| target.category == Some(Category::Stacks);
+            return Stacks {
+                threads,
+                reserved: Some(ranges::bytes(&self.layout.stacks)),
+                resident: Some(self.targets.iter().filter(mine).map(Target::bytes).sum()),
+            };
+        }
+        if let Some(unseen) = unseen.filter(|unseen| *unseen > 0) {
+            self.notes.push(format!(
+                "stacks: {unseen} threads were not seen at their creation; their stacks are in \
+                 anon_other"
+            ));
+        }
+        Stacks {
+            threads,
+            reserved: None,
+            resident: None,
+        }
+    }
+
+    fn close(&mut self, system: &System, stacks: &Stacks) -> Option<Breakdown> {
+        let mut parts = vec![
+            self.part(Category::Text, &self.layout.text),
+            self.part(Category::Data, &self.layout.data),
+        ];
+        if stacks.reserved.is_some() {
+            parts.push(self.part(Category::Stacks, &self.layout.stacks));
+        }
+        let mut unknown = Vec::new();
+        if let Some(heap) = &self.heap {
+            match (heap.category, heap.resident) {
+                (Some(category), None) if !heap.ranges.is_empty() => {
+                    parts.push(self.part(category, &heap.ranges));
+                }
+                (Some(category), Some(resident)) => {
+                    let others: u64 = parts.iter().map(|part| part.anon).sum();
+                    let room = system.resident_anon.unwrap_or(0).saturating_sub(others);
+                    let reserved = heap.reserved.unwrap_or(resident);
+                    let anon = resident.min(room);
+                    parts.push(Part {
+                        category,
+                        reserved,
+                        anon,
+                        file: 0,
+                        shmem: 0,
+                    });
+                }
+                (Some(category), None) => unknown.push(category),
+                (None, _) => {}
+            }
+        }
+        if stacks.reserved.is_none() {
+            unknown.push(Category::Stacks);
+        }
+        // What the kernel counts as shared memory and is not elsewhere is nginx's: no walk over
+        // zones that may be gigabytes.
+        let elsewhere: u64 = self
+            .targets
+            .iter()
+            .filter(|t| t.shmem)
+            .map(|t| t.resident.file)
+            .sum();
+        parts.push(Part {
+            category: Category::NginxShm,
+            reserved: ranges::bytes(&self.layout.shared),
+            anon: 0,
+            file: 0,
+            shmem: system.resident_shmem?.saturating_sub(elsewhere),
+        });
+        let file_other_reserved = self
+            .maps
+            .iter()
+            .filter(|map| maps::has_file(map))
+            .map(|map| ranges::bytes(&ranges::subtract(&maps::range(map), &self.layout.claimed)))
+            .sum();
+        let (breakdown, notes) = close(system, &parts, file_other_reserved);
+        self.notes.extend(notes);
+        breakdown.map(|mut breakdown| {
+            breakdown.0.extend(
+                unknown
+                    .into_iter()
+                    .map(|category| (category, Region::default())),
+            );
+            breakdown.0.sort_by_key(|(category, _)| *category);
+            breakdown
+        })
+    }
+
+    fn part(&self, category: Category, ranges: &[Range<usize>]) -> Part {
+        let mut part = Part {
+            category,
+            reserved: ranges::bytes(ranges),
+            anon: 0,
+            file: 0,
+            shmem: 0,
+        };
+        for target in self.targets.iter().filter(|t| t.category == Some(category)) {
+            part.anon += target.resident.anon;
+            *if target.shmem {
+                &mut part.shmem
+            } else {
+                &mut part.file
+            } += target.resident.file;
+        }
+        part
+    }
+}
+
+impl Target {
+    fn bytes(&self) -> u64 {
+        self.resident.anon + self.resident.file
+    }
+}
+
+impl Layout {
+    fn find(maps: &[MemoryMap], shared: &[usize]) -> Self {
+        let objects = elf::objects();
+        let text = ranges::normalize(objects.iter().flat_map(|o| o.executable()).collect());
+        let data = ranges::normalize(objects.iter().flat_map(|o| o.writable()).collect());
+        let threads = thread::stacks().seen;
+        let main = thread::main_stack(maps);
+        let threads_seen = threads.len() as u64 + u64::from(main.is_some());
+        let stacks = ranges::normalize(threads.into_iter().chain(main).collect());
+        let is_nginx_shared = |map: &&MemoryMap| {
+            maps::is_shared(map) && shared.iter().any(|start| maps::range(map).contains(start))
+        };
+        let shared: Vec<_> = maps
+            .iter()
+            .filter(is_nginx_shared)
+            .map(maps::range)
+            .collect();
+        let claimed = [&text, &data, &stacks, &shared]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let claimed = ranges::normalize(claimed);
+        Layout {
+            objects,
+            text,
+            data,
+            stacks,
+            shared,
+            claimed,
+            threads_seen,
+        }
+    }
+
+    /// What to count: everything that is somebody's, but for nginx's shared memory.
+    fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<Target> {
+        let mut devices = ShmemDevices::new(maps, &self.shared);
+        let foreign: Vec<_> = maps
+            .iter()
+            .filter(|map| maps::has_file(map) && devices.contains(map))
+            .flat_map(|map| ranges::subtract(&maps::range(map), &self.claimed))
+            .collect();
+        let groups = [
+            (Some(Category::Text), &self.text),
+            (Some(Category::Data), &self.data),
+            (Some(Category::Stacks), &self.stacks),
+            (heap.category, &heap.ranges),
+            (None, &foreign),
+        ];
+        let mut targets = Vec::new();
+        for (category, ranges) in groups {
+            for range in ranges {
+                let below = maps.partition_point(|map| maps::range(map).end <= range.start);
+                let shmem = maps.get(below).is_some_and(|map| devices.contains(map));
+                let resident = Resident::default();
+                targets.push(Target {
+                    range: range.clone(),
+                    category,
+                    shmem,
+                    resident,
+                });
+            }
+        }
+        targets
+    }
+}
+
+/// The devices whose pages the kernel accounts as shared memory: its own one for anonymous shared
+/// memory, and every tmpfs.
+struct ShmemDevices(HashMap<(i32, i32), bool>);
+
+impl ShmemDevices {
+    fn new(maps: &[MemoryMap], shared: &[Range<usize>]) -> Self {
+        let nginx = maps.iter().filter(|map| shared.contains(&maps::range(map)));
+        ShmemDevices(nginx.map(|map| (map.dev, true)).collect())
+    }
+
+    fn contains(&mut self, map: &MemoryMap) -> bool {
+        if map.inode == 0 {
+            return false;
+        }
+        *self
+            .0
+            .entry(map.dev)
+            .or_insert_with(|| match &map.pathname {
+                MMapPath::Path(path) => is_tmpfs(path),
+                MMapPath::Vsys(_) => true,
+                _ => false,
+            })
+    }
+}
+
+fn is_tmpfs(path: &std::path::Path) -> bool {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type as i64 == TMPFS_MAGIC)
+}
+
+fn text(objects: &[LoadedObject]) -> Text {
+    let mut objects: Vec<Object> = objects
+        .iter()
+        .map(|object| Object {
+            path: object.name.clone(),
+            bytes: object.executable().map(|range| range.len() as u64).sum(),
+        })
+        .collect();
+    objects.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
+    Text {
+        bytes: objects.iter().map(|object| object.bytes).sum(),
+        objects,
+    }
+}
+
+fn at(path: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
+}

@@ -1,0 +1,58 @@
+//! What a process of nginx is, from the title nginx gives it.
+#![forbid(unsafe_code)]
+
+use crate::report::model::{Kind, State};
+
+/// What the process with this pid is.
+pub fn kind_of(pid: i32) -> Kind {
+    read(pid).0
+}
+
+/// What the process with this pid is, and whether it finishes its last requests.
+pub fn read(pid: i32) -> (Kind, State) {
+    parse(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+}
+
+/// Titles: `ngx_setproctitle` in nginx's `ngx_process_cycle.c`; the agent's is ngx_lua's.
+fn parse(title: &[u8]) -> (Kind, State) {
+    let title = String::from_utf8_lossy(title);
+    let state = if title.contains("is shutting down") {
+        State::ShuttingDown
+    } else {
+        State::Active
+    };
+    let kinds = [
+        ("nginx: master process", Kind::Master),
+        ("nginx: worker process", Kind::Worker),
+        ("nginx: cache manager process", Kind::CacheManager),
+        ("nginx: cache loader process", Kind::CacheLoader),
+        ("nginx: privileged agent process", Kind::PrivilegedAgent),
+    ];
+    let kind = kinds.iter().find(|(start, _)| title.starts_with(start));
+    (kind.map_or(Kind::Other, |(_, kind)| *kind), state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_titles_of_nginx() {
+        let worker = b"nginx: worker process is shutting down\0\0\0";
+        assert_eq!(parse(worker), (Kind::Worker, State::ShuttingDown));
+        assert_eq!(
+            parse(b"nginx: worker process\0"),
+            (Kind::Worker, State::Active)
+        );
+        assert_eq!(
+            parse(b"nginx: cache manager process"),
+            (Kind::CacheManager, State::Active)
+        );
+        assert_eq!(
+            parse(b"nginx: master process nginx -p x"),
+            (Kind::Master, State::Active)
+        );
+        assert_eq!(parse(b"sh\0-c\0"), (Kind::Other, State::Active));
+        assert_eq!(read(-1), (Kind::Other, State::Active));
+    }
+}

@@ -1,0 +1,227 @@
+use std::collections::BTreeSet;
+
+use boon::{Compiler, SchemaIndex, Schemas};
+use serde_json::{json, Value};
+
+use super::json as render;
+use crate::report::model::{Category, Kind, Process, Server};
+use crate::report::sample::{self, Random};
+
+const SCHEMA: &str = include_str!("../../../schema/memstat.schema.json");
+
+/// The compiled schema.
+struct Schema(Schemas, SchemaIndex);
+
+impl Schema {
+    fn new() -> Self {
+        let mut schemas = Schemas::new();
+        let mut compiler = Compiler::new();
+        compiler
+            .add_resource("memstat.json", serde_json::from_str(SCHEMA).unwrap())
+            .unwrap();
+        let index = compiler.compile("memstat.json", &mut schemas).unwrap();
+        Schema(schemas, index)
+    }
+
+    fn accepts(&self, value: &Value) -> bool {
+        self.0.validate(value, self.1).is_ok()
+    }
+
+    fn assert(&self, server: &Server) -> Value {
+        let value = value(server);
+        if let Err(error) = self.0.validate(&value, self.1) {
+            panic!("{error:#}\n{value:#}");
+        }
+        value
+    }
+}
+
+fn value(server: &Server) -> Value {
+    serde_json::from_slice(&render(server).unwrap()).unwrap()
+}
+
+/// A process with everything in it, all categories too.
+fn everything() -> Server {
+    let mut process = sample::full(Kind::Worker, Some(0), 11);
+    if let Some(breakdown) = &mut process.breakdown {
+        let region = breakdown.0[0].1;
+        breakdown.0 = Category::ALL.map(|category| (category, region)).to_vec();
+    }
+    sample::server(vec![process])
+}
+
+/// Servers with any process, as far as a process of that kind can be.
+fn any_servers(rounds: usize) -> impl Iterator<Item = Server> {
+    let mut random = Random::new(7);
+    (0..rounds).map(move |_| {
+        let mut processes: Vec<Process> = (0..random.below(6)).map(|_| random.process()).collect();
+        for process in &mut processes {
+            process.pid = process.pid.saturating_abs().max(1);
+        }
+        let mut server = sample::server(processes);
+        if random.below(2) == 0 {
+            server.answered_by.id = None;
+            server.totals.shared_memory = None;
+            server.totals.resident_unique = None;
+        }
+        server
+    })
+}
+
+/// Pointers to all values below `value`.
+fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
+    let mut below = |key: &str, value: &Value| {
+        let at = format!("{at}/{key}");
+        pointers(value, &at, into);
+        into.push(at);
+    };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| below(key, value)),
+        Value::Array(list) => {
+            list.iter()
+                .enumerate()
+                .for_each(|(i, value)| below(&i.to_string(), value));
+        }
+        _ => {}
+    }
+}
+
+fn all_pointers(value: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    pointers(value, "", &mut all);
+    all
+}
+
+/// A pointer that stands for all elements of the arrays it passes.
+fn any_element(pointer: &str) -> String {
+    let steps = pointer.split('/').map(|step| match step.parse::<usize>() {
+        Ok(_) => "*",
+        Err(_) => step,
+    });
+    steps.collect::<Vec<_>>().join("/")
+}
+
+#[test]
+fn one_compact_line() {
+    let bytes = render(&sample::small()).unwrap();
+    assert_eq!(
+        bytes.iter().position(|b| *b == b'\n'),
+        Some(bytes.len() - 1)
+    );
+    assert!(bytes.starts_with(b"{\"schema\":1,\"module\":"));
+}
+
+#[test]
+fn samples_are_valid() {
+    let schema = Schema::new();
+    schema.assert(&sample::small());
+    schema.assert(&everything());
+    schema.assert(&sample::server(Vec::new()));
+    schema.assert(&sample::server(vec![sample::bare()]));
+    any_servers(300).for_each(|server| {
+        schema.assert(&server);
+    });
+}
+
+#[test]
+fn shape_of_a_process() {
+    let reply = value(&everything());
+    let process = &reply["processes"][0];
+    assert_eq!(process["kind"], "worker");
+    assert_eq!(process["state"], "active");
+    assert_eq!(process["system"]["virtual"], 79_340 * 1024);
+    assert_eq!(process["self"]["bytes"], 12_288);
+    let categories: Vec<_> = process["breakdown"].as_object().unwrap().keys().collect();
+    let mut names = Category::ALL.map(Category::name);
+    names.sort_unstable();
+    assert_eq!(categories, names);
+}
+
+/// Each property is required, but for the categories a process need not have; no other is allowed.
+#[test]
+fn strict_properties() {
+    let schema = Schema::new();
+    let reply = schema.assert(&everything());
+    for pointer in all_pointers(&reply) {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let mut changed = reply.clone();
+        let Some(Value::Object(object)) = changed.pointer_mut(parent) else {
+            continue;
+        };
+        object.remove(key);
+        let optional = parent.ends_with("/breakdown") && !key.ends_with("_other");
+        assert_eq!(schema.accepts(&changed), optional, "without {pointer}");
+        let mut changed = reply.clone();
+        changed.pointer_mut(parent).unwrap()["surplus"] = json!(1);
+        assert!(!schema.accepts(&changed), "surplus in {parent}");
+    }
+}
+
+/// `null` is allowed exactly where the model has an option.
+#[test]
+fn null_where_the_model_has_it() {
+    let schema = Schema::new();
+    let mut nulls = BTreeSet::new();
+    for server in any_servers(300) {
+        let reply = value(&server);
+        let found = all_pointers(&reply)
+            .into_iter()
+            .filter(|p| reply.pointer(p).unwrap().is_null());
+        nulls.extend(found.map(|pointer| any_element(&pointer)));
+    }
+    let reply = schema.assert(&everything());
+    for pointer in all_pointers(&reply) {
+        let mut changed = reply.clone();
+        *changed.pointer_mut(&pointer).unwrap() = Value::Null;
+        let model = nulls.contains(&any_element(&pointer));
+        assert_eq!(schema.accepts(&changed), model, "null in {pointer}");
+    }
+}
+
+/// No figure is negative, fractional or text; no name is free where the model has an enumeration.
+#[test]
+fn strict_values() {
+    let schema = Schema::new();
+    let reply = schema.assert(&everything());
+    for pointer in all_pointers(&reply) {
+        let wrong = match reply.pointer(&pointer).unwrap() {
+            Value::Number(_) => vec![json!(-1), json!(0.5), json!("1"), json!(true)],
+            Value::String(_) => vec![json!(1), json!(["x"])],
+            Value::Array(_) => vec![json!({}), json!([1])],
+            _ => vec![json!(1), json!([]), json!("x")],
+        };
+        for wrong in wrong {
+            let mut changed = reply.clone();
+            *changed.pointer_mut(&pointer).unwrap() = wrong.clone();
+            assert!(!schema.accepts(&changed), "{wrong} in {pointer}");
+        }
+    }
+    let names = [
+        "kind",
+        "state",
+        "allocator/name",
+        "hooks/pool",
+        "hooks/slab",
+        "hooks/lua",
+    ];
+    for name in names {
+        let mut changed = reply.clone();
+        *changed
+            .pointer_mut(&format!("/processes/0/{name}"))
+            .unwrap() = json!("odd");
+        assert!(!schema.accepts(&changed), "{name}");
+    }
+}
+
+/// Every part of the schema says what it is.
+#[test]
+fn described() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    for pointer in all_pointers(&schema) {
+        let (parent, _) = pointer.rsplit_once('/').unwrap();
+        if parent.ends_with("/properties") || parent == "/definitions" {
+            let text = schema.pointer(&format!("{pointer}/description"));
+            assert!(text.is_some_and(Value::is_string), "{pointer}");
+        }
+    }
+}

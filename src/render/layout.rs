@@ -1,0 +1,291 @@
+//! Tables and paragraphs of a fixed width.
+#![forbid(unsafe_code)]
+
+/// The width of a line.
+pub(crate) const WIDTH: usize = 100;
+
+/// The widest cell; longer ones are cut.
+const CELL: usize = 24;
+
+/// Where the cells of a column stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// A column of a table: head lines and cells, printable ASCII.
+#[derive(Debug, Clone)]
+struct Column {
+    align: Align,
+    width: usize,
+    head: Vec<String>,
+    cells: Vec<String>,
+}
+
+/// A table. Its first columns name the rows; when it is too wide for a line, they are repeated in
+/// front of each block of the others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    names: Vec<Column>,
+    columns: Vec<Column>,
+}
+
+impl Table {
+    /// Adds a column that names the rows.
+    pub(crate) fn name(&mut self, head: &[&str], cells: Vec<String>) {
+        self.names.push(Column::new(Align::Left, head, cells));
+    }
+
+    /// Adds a column.
+    pub(crate) fn column(&mut self, align: Align, head: &[&str], cells: Vec<String>) {
+        self.columns.push(Column::new(align, head, cells));
+    }
+
+    /// How many blocks it takes.
+    pub(crate) fn blocks(&self) -> usize {
+        self.split().1.len()
+    }
+
+    /// The lines.
+    pub(crate) fn print(&self, out: &mut String) {
+        let (gap, blocks) = self.split();
+        for (i, block) in blocks.iter().enumerate() {
+            if i > 0 {
+                out.push('\n');
+            }
+            let columns: Vec<&Column> = self.names.iter().chain(block.iter().copied()).collect();
+            let lines = |part: fn(&Column) -> &Vec<String>| {
+                columns
+                    .iter()
+                    .map(|column| part(column).len())
+                    .max()
+                    .unwrap_or(0)
+            };
+            for line in 0..lines(|c| &c.head) {
+                print_line(out, gap, &columns, |c| c.head.get(line));
+            }
+            for line in 0..lines(|c| &c.cells) {
+                print_line(out, gap, &columns, |c| c.cells.get(line));
+            }
+        }
+    }
+
+    /// The gap between columns and the blocks: as few as can be, with a gap of 2 if that costs none.
+    fn split(&self) -> (usize, Vec<Vec<&Column>>) {
+        let (wide, narrow) = (self.split_with(2), self.split_with(1));
+        if wide.len() <= narrow.len() {
+            (2, wide)
+        } else {
+            (1, narrow)
+        }
+    }
+
+    fn split_with(&self, gap: usize) -> Vec<Vec<&Column>> {
+        let full = |column: &Column| column.width.saturating_add(gap);
+        let names: usize = self.names.iter().map(full).sum();
+        let mut blocks = Vec::new();
+        let mut block = Vec::new();
+        let mut width = names;
+        for column in &self.columns {
+            // The last column has no gap behind it.
+            let wider = width.saturating_add(full(column));
+            if wider.saturating_sub(gap) > WIDTH && !block.is_empty() {
+                blocks.push(std::mem::take(&mut block));
+                width = names;
+            }
+            width = width.saturating_add(full(column));
+            block.push(column);
+        }
+        blocks.push(block);
+        blocks
+    }
+}
+
+impl Column {
+    fn new(align: Align, head: &[&str], cells: Vec<String>) -> Self {
+        let head: Vec<String> = head.iter().map(|line| cut((*line).to_owned())).collect();
+        let cells: Vec<String> = cells.into_iter().map(cut).collect();
+        let width = head
+            .iter()
+            .chain(&cells)
+            .map(String::len)
+            .max()
+            .unwrap_or(0);
+        Column {
+            align,
+            width,
+            head,
+            cells,
+        }
+    }
+}
+
+fn cut(mut cell: String) -> String {
+    // Cells are ASCII, so each character is a byte; anything else is dropped rather than cut apart.
+    cell.retain(|c| matches!(c, ' '..='~'));
+    if cell.len() > CELL {
+        cell.truncate(CELL.saturating_sub(1));
+        cell.push('~');
+    }
+    cell
+}
+
+fn print_line<'a>(
+    out: &mut String,
+    gap: usize,
+    columns: &[&'a Column],
+    cell: impl Fn(&'a Column) -> Option<&'a String>,
+) {
+    let mut line = String::new();
+    for column in columns {
+        let text = cell(column).map_or("", String::as_str);
+        let space = column.width.saturating_sub(text.len());
+        let (left, right) = match column.align {
+            Align::Left => (0, space),
+            Align::Right => (space, 0),
+        };
+        for _ in 0..left {
+            line.push(' ');
+        }
+        line.push_str(text);
+        for _ in 0..right.saturating_add(gap) {
+            line.push(' ');
+        }
+    }
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
+
+/// A paragraph of ASCII text: `lead` before its first line, as many spaces before the others.
+pub(crate) fn paragraph(out: &mut String, lead: &str, text: &str) {
+    let indent = " ".repeat(lead.len());
+    let mut line = lead.to_owned();
+    let mut empty = true;
+    for mut word in text.split_ascii_whitespace() {
+        loop {
+            let gap = usize::from(!empty);
+            let space = WIDTH.saturating_sub(line.len()).saturating_sub(gap);
+            if word.len() <= space {
+                if !empty {
+                    line.push(' ');
+                }
+                line.push_str(word);
+                empty = false;
+                break;
+            }
+            // A word longer than a line is broken; an indent as wide as the line leaves no choice.
+            if empty {
+                match word.split_at_checked(space.max(1)) {
+                    Some((fits, rest)) => {
+                        line.push_str(fits);
+                        word = rest;
+                    }
+                    None => break,
+                }
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+            line.clone_from(&indent);
+            empty = true;
+        }
+    }
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cells(width: usize, rows: usize) -> Vec<String> {
+        vec!["x".repeat(width); rows]
+    }
+
+    #[test]
+    fn aligned() {
+        let mut table = Table::default();
+        table.name(&["process"], vec!["a".to_owned(), "long name".to_owned()]);
+        table.column(
+            Align::Right,
+            &["size", "B"],
+            vec!["1".to_owned(), "1234567".to_owned()],
+        );
+        table.column(
+            Align::Left,
+            &["state"],
+            vec!["ok".to_owned(), String::new()],
+        );
+        let mut out = String::new();
+        table.print(&mut out);
+        assert_eq!(
+            out,
+            "process       size  state\n\
+             \x20                B\n\
+             a                1  ok\n\
+             long name  1234567\n"
+        );
+    }
+
+    #[test]
+    fn blocks_fit() {
+        for columns in 1..40 {
+            for width in [1, 8, 13, CELL, 200] {
+                let mut table = Table::default();
+                table.name(&[""], cells(10, 3));
+                for _ in 0..columns {
+                    table.column(Align::Right, &["h", "i"], cells(width, 3));
+                }
+                let mut out = String::new();
+                table.print(&mut out);
+                assert!(out.lines().all(|line| line.len() <= WIDTH), "{out}");
+                assert_eq!(
+                    out.lines().filter(|line| line.is_empty()).count(),
+                    table.blocks() - 1
+                );
+                let heads: usize = out.lines().map(|line| line.matches('h').count()).sum();
+                assert_eq!(heads, columns);
+            }
+        }
+    }
+
+    #[test]
+    fn gap_narrows_before_it_splits() {
+        let mut table = Table::default();
+        table.name(&[""], cells(10, 1));
+        for _ in 0..9 {
+            table.column(Align::Right, &[""], cells(9, 1));
+        }
+        assert_eq!(table.split().0, 1);
+        assert_eq!(table.blocks(), 1);
+    }
+
+    #[test]
+    fn paragraphs() {
+        let print = |lead: &str, text: &str| {
+            let mut out = String::new();
+            paragraph(&mut out, lead, text);
+            out
+        };
+        assert_eq!(print("- ", "one  two\nthree"), "- one two three\n");
+        assert_eq!(print("- ", ""), "-\n");
+        let words = "word ".repeat(30);
+        let expected = format!(
+            "- {}\n  {}\n",
+            ["word"; 19].join(" "),
+            ["word"; 11].join(" ")
+        );
+        assert_eq!(print("- ", &words), expected);
+        let long = "x".repeat(250);
+        assert_eq!(
+            print("- ", &format!("a {long}")),
+            format!(
+                "- a\n  {}\n  {}\n  {}\n",
+                &long[..98],
+                &long[..98],
+                &long[..54]
+            )
+        );
+        assert_eq!(print(&"l".repeat(100), "ab").lines().count(), 3);
+    }
+}

@@ -1,0 +1,286 @@
+//! The reply as tables for a person at a terminal: printable ASCII, 100 columns.
+//!
+//! `?` is a figure that is not known; the notes say why. `-` is a category that is not there.
+#![forbid(unsafe_code)]
+
+mod matrix;
+
+use super::layout::{paragraph, Align, Table};
+use super::units::{ascii, count, known, micros, millis, seconds, size};
+use super::who::{label, Names};
+use crate::report::model::{Hooks, Process, Server, State, System, Text};
+
+/// Objects of the code that are listed.
+const OBJECTS: usize = 6;
+
+/// The reply as text.
+pub fn text(server: &Server) -> String {
+    let names = Names::new(&server.processes);
+    let mut out = String::new();
+    header(&mut out, server);
+    processes(&mut out, &server.processes);
+    matrix::breakdowns(&mut out, &server.processes);
+    allocators(&mut out, &server.processes);
+    threads(&mut out, &server.processes);
+    out.push('\n');
+    for (text, who) in groups(&server.processes, |p| p.text.clone().into_iter().collect()) {
+        paragraph(&mut out, "", &code(&names.list(&who), &text));
+    }
+    for (hooks, who) in groups(&server.processes, |p| p.hooks.clone().into_iter().collect()) {
+        paragraph(&mut out, "", &hooked(&names.list(&who), &hooks));
+    }
+    totals(&mut out, server);
+    let notes = groups(&server.processes, |p| p.notes.clone());
+    if !notes.is_empty() {
+        section(&mut out, "Notes");
+    }
+    for (note, who) in notes {
+        paragraph(
+            &mut out,
+            "- ",
+            &format!("{}: {}", names.list(&who), ascii(&note)),
+        );
+    }
+    out
+}
+
+/// The title of a section.
+fn section(out: &mut String, title: &str) {
+    out.push('\n');
+    out.push_str(title);
+    out.push('\n');
+}
+
+fn header(out: &mut String, server: &Server) {
+    let worker = server
+        .answered_by
+        .id
+        .map(|id| format!("worker {id}, "))
+        .unwrap_or_default();
+    let line = format!(
+        "nginx {}, memstat {}, {}, answered by {worker}pid {} in {}",
+        ascii(&server.nginx),
+        ascii(&server.module),
+        ascii(&server.time),
+        server.answered_by.pid,
+        micros(server.elapsed_us),
+    );
+    paragraph(out, "", &line);
+}
+
+fn processes(out: &mut String, processes: &[Process]) {
+    let cells = |cell: fn(&Process) -> String| processes.iter().map(cell).collect::<Vec<_>>();
+    let mut table = Table::default();
+    table.name(&["process"], cells(label));
+    table.name(&["pid"], cells(|p| p.pid.to_string()));
+    table.column(
+        Align::Right,
+        &["gen"],
+        cells(|p| known(p.generation, count)),
+    );
+    table.column(
+        Align::Left,
+        &["state"],
+        cells(|p| state(p.state).to_owned()),
+    );
+    table.column(
+        Align::Right,
+        &["uptime"],
+        cells(|p| known(p.uptime_s, seconds)),
+    );
+    type Figure = fn(&System) -> Option<u64>;
+    let figures: [(&str, Figure); 6] = [
+        ("virtual", |s| s.virtual_),
+        ("resident", |s| s.resident),
+        ("anon", |s| s.resident_anon),
+        ("file", |s| s.resident_file),
+        ("shmem", |s| s.resident_shmem),
+        ("swap", |s| s.swap),
+    ];
+    for (head, figure) in figures {
+        let cells = processes
+            .iter()
+            .map(|p| known(figure(&p.system), size))
+            .collect();
+        table.column(Align::Right, &[head], cells);
+    }
+    section(out, "Processes (resident is anon, file and shmem together)");
+    table.print(out);
+    for process in processes
+        .iter()
+        .filter(|p| p.state == State::Unresponsive || p.age_ms >= 1000)
+    {
+        let age = millis(process.age_ms);
+        let line = format!(
+            "Figures of {} pid {} are {age} old",
+            label(process),
+            process.pid
+        );
+        paragraph(out, "", &line);
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::ShuttingDown => "shutting_down",
+        State::Unresponsive => "unresponsive",
+    }
+}
+
+/// A table of some processes, with their names in front.
+fn named(processes: &[&Process]) -> Table {
+    let mut table = Table::default();
+    table.name(&["process"], processes.iter().map(|p| label(p)).collect());
+    table.name(
+        &["pid"],
+        processes.iter().map(|p| p.pid.to_string()).collect(),
+    );
+    table
+}
+
+fn allocators(out: &mut String, processes: &[Process]) {
+    let (processes, allocators): (Vec<_>, Vec<_>) = processes
+        .iter()
+        .filter_map(|p| Some((p, p.allocator.as_ref()?)))
+        .unzip();
+    if processes.is_empty() {
+        return;
+    }
+    let mut table = named(&processes);
+    let names = allocators.iter().map(|a| {
+        let version = known(a.version.as_deref(), ascii);
+        format!("{} {version}", ascii(&a.name))
+    });
+    table.column(Align::Left, &["allocator"], names.collect());
+    let mut sizes = |head: &str, figures: Vec<Option<u64>>| {
+        let cells = figures
+            .into_iter()
+            .map(|figure| known(figure, size))
+            .collect();
+        table.column(Align::Right, &[head], cells);
+    };
+    sizes("reserved", allocators.iter().map(|a| a.reserved).collect());
+    sizes("in use", allocators.iter().map(|a| a.in_use).collect());
+    sizes("free", allocators.iter().map(|a| a.free).collect());
+    sizes("mmapped", allocators.iter().map(|a| a.mmapped).collect());
+    let arenas = allocators.iter().map(|a| known(a.arenas, count)).collect();
+    table.column(Align::Right, &["arenas"], arenas);
+    let ages = allocators
+        .iter()
+        .map(|a| known(a.measured_ms_ago, millis))
+        .collect();
+    table.column(Align::Right, &["measured", "ago"], ages);
+    section(out, "Allocator");
+    table.print(out);
+}
+
+fn threads(out: &mut String, processes: &[Process]) {
+    let processes: Vec<_> = processes
+        .iter()
+        .filter(|p| p.stacks.is_some() || p.own.is_some())
+        .collect();
+    if processes.is_empty() {
+        return;
+    }
+    let mut table = named(&processes);
+    let mut column = |head: &[&str], cell: fn(&Process) -> String| {
+        table.column(
+            Align::Right,
+            head,
+            processes.iter().map(|p| cell(p)).collect(),
+        );
+    };
+    column(&["threads", ""], |p| {
+        known(p.stacks.and_then(|s| s.threads), count)
+    });
+    column(&["stacks", "reserved"], |p| {
+        known(p.stacks.and_then(|s| s.reserved), size)
+    });
+    column(&["stacks", "resident"], |p| {
+        known(p.stacks.and_then(|s| s.resident), size)
+    });
+    column(&["module", "memory"], |p| {
+        known(p.own.map(|o| o.bytes), size)
+    });
+    column(&["module", "snapshot"], |p| {
+        known(p.own.map(|o| o.snapshot_us), micros)
+    });
+    column(&["longest", "slice"], |p| {
+        known(p.own.map(|o| o.longest_slice_us), micros)
+    });
+    section(
+        out,
+        "Threads, their stacks, and what the module itself costs",
+    );
+    table.print(out);
+}
+
+/// The code of some processes in a sentence, its largest objects first.
+fn code(who: &str, text: &Text) -> String {
+    let mut objects: Vec<_> = text.objects.iter().collect();
+    objects.sort_by_key(|object| std::cmp::Reverse(object.bytes));
+    let mut listed: Vec<_> = objects
+        .iter()
+        .take(OBJECTS)
+        .map(|object| format!("{} {}", ascii(&object.path), size(object.bytes)))
+        .collect();
+    let rest = objects.get(OBJECTS..).unwrap_or_default();
+    if !rest.is_empty() {
+        let bytes = rest
+            .iter()
+            .fold(0u64, |sum, object| sum.saturating_add(object.bytes));
+        listed.push(format!("{} more {}", rest.len(), size(bytes)));
+    }
+    format!("Code of {who}: {}: {}", size(text.bytes), listed.join(", "))
+}
+
+/// The hooks of some processes in a sentence.
+fn hooked(who: &str, hooks: &Hooks) -> String {
+    let all = [
+        ("pool", &hooks.pool),
+        ("slab", &hooks.slab),
+        ("lua", &hooks.lua),
+        ("thread", &hooks.thread),
+    ];
+    let texts: Vec<_> = all
+        .iter()
+        .map(|(name, is)| format!("{name} {}", ascii(is)))
+        .collect();
+    format!("Hooks in {who}: {}", texts.join("; "))
+}
+
+fn totals(out: &mut String, server: &Server) {
+    let totals = server.totals;
+    let line = format!(
+        "Total of {} processes: resident {} (shared pages once a process), {} with nginx shared \
+         memory once; swap {}; nginx shared memory resident {}",
+        totals.processes,
+        known(totals.resident, size),
+        known(totals.resident_unique, size),
+        known(totals.swap, size),
+        known(totals.shared_memory, size),
+    );
+    paragraph(out, "", &line);
+}
+
+/// What several processes say alike, with the places of those that do. In the order of the first.
+fn groups<T: PartialEq>(
+    processes: &[Process],
+    say: impl Fn(&Process) -> Vec<T>,
+) -> Vec<(T, Vec<usize>)> {
+    let mut groups: Vec<(T, Vec<usize>)> = Vec::new();
+    for (place, process) in processes.iter().enumerate() {
+        for thing in say(process) {
+            match groups.iter_mut().find(|(known, _)| *known == thing) {
+                Some((_, who)) if who.last() == Some(&place) => {}
+                Some((_, who)) => who.push(place),
+                None => groups.push((thing, vec![place])),
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! The names of processes.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use crate::report::model::{Kind, Process};
+
+/// The name of a kind.
+pub(crate) fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Master => "master",
+        Kind::Single => "single",
+        Kind::Worker => "worker",
+        Kind::PrivilegedAgent => "privileged agent",
+        Kind::CacheManager => "cache manager",
+        Kind::CacheLoader => "cache loader",
+        Kind::Other => "other",
+    }
+}
+
+/// The name of a process: its kind and the worker's number.
+pub(crate) fn label(process: &Process) -> String {
+    match (process.kind, process.id) {
+        (Kind::Worker, Some(id)) => format!("worker {id}"),
+        (Kind::Worker, None) => "worker ?".to_owned(),
+        (other, _) => kind(other).to_owned(),
+    }
+}
+
+/// Names for lists of processes, short: `master, workers 0-3`.
+pub(crate) struct Names<'a> {
+    processes: &'a [Process],
+    /// How many processes have a label.
+    bearers: HashMap<String, usize>,
+}
+
+impl<'a> Names<'a> {
+    pub(crate) fn new(processes: &'a [Process]) -> Self {
+        let mut bearers = HashMap::<String, usize>::new();
+        for process in processes {
+            let count = bearers.entry(label(process)).or_default();
+            *count = count.saturating_add(1);
+        }
+        Names { processes, bearers }
+    }
+
+    /// The processes at these places, which are in order. All of them are `all processes`.
+    pub(crate) fn list(&self, places: &[usize]) -> String {
+        if places.len() > 1 && places.len() == self.processes.len() {
+            return "all processes".to_owned();
+        }
+        let mut names = Vec::new();
+        let mut workers = Vec::new();
+        // The workers stand together where the first of them stands.
+        let mut at = 0;
+        for process in places.iter().filter_map(|place| self.processes.get(*place)) {
+            let label = label(process);
+            let alone = self.bearers.get(&label).copied().unwrap_or_default() <= 1;
+            match (process.kind, process.id) {
+                (Kind::Worker, Some(id)) if alone => {
+                    if workers.is_empty() {
+                        at = names.len();
+                    }
+                    workers.push(id);
+                }
+                _ if alone => names.push(label),
+                _ => names.push(format!("{label} pid {}", process.pid)),
+            }
+        }
+        match workers.len() {
+            0 => {}
+            1 => names.insert(at, format!("worker {}", ranges(&workers))),
+            _ => names.insert(at, format!("workers {}", ranges(&workers))),
+        }
+        names.join(", ")
+    }
+}
+
+/// Numbers in ascending order as ranges: `0-3, 7`.
+fn ranges(numbers: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*number) => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let texts: Vec<_> = runs
+        .iter()
+        .map(|(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::bare;
+
+    #[test]
+    fn lists() {
+        let worker = |id, pid| Process {
+            kind: Kind::Worker,
+            id,
+            pid,
+            ..bare()
+        };
+        let processes = [
+            Process {
+                kind: Kind::Master,
+                pid: 1,
+                ..bare()
+            },
+            worker(Some(0), 2),
+            worker(Some(1), 3),
+            worker(Some(2), 4),
+            worker(Some(2), 5),
+            worker(Some(7), 6),
+            worker(None, 7),
+        ];
+        let names = Names::new(&processes);
+        assert_eq!(names.list(&[]), "");
+        assert_eq!(names.list(&[0]), "master");
+        assert_eq!(names.list(&[1]), "worker 0");
+        assert_eq!(names.list(&[0, 1, 2, 5]), "master, workers 0-1, 7");
+        assert_eq!(names.list(&[1, 3, 6]), "worker 0, worker 2 pid 4, worker ?");
+        assert_eq!(names.list(&[0, 1, 2, 3, 4, 5, 6]), "all processes");
+        assert_eq!(Names::new(&processes[..1]).list(&[0]), "master");
+        assert_eq!(names.list(&[99]), "");
+        assert_eq!(ranges(&[u32::MAX, 0]), "4294967295, 0");
+    }
+}

@@ -1,0 +1,89 @@
+//! A process travels through shared memory as postcard bytes.
+#![forbid(unsafe_code)]
+
+use super::model::Process;
+use super::sample::{bare, full, Random};
+use crate::report::model::Kind;
+
+fn travels(process: &Process) -> Vec<u8> {
+    let bytes = postcard::to_stdvec(process).unwrap();
+    let (back, rest) = postcard::take_from_bytes::<Process>(&bytes).unwrap();
+    assert_eq!(back, *process);
+    assert!(rest.is_empty());
+    bytes
+}
+
+#[test]
+fn identical() {
+    travels(&bare());
+    travels(&full(Kind::Worker, Some(0), 11));
+    let mut random = Random::new(3);
+    for _ in 0..5_000 {
+        travels(&random.process());
+    }
+}
+
+/// A snapshot cut short is refused, at whatever byte.
+#[test]
+fn truncated() {
+    let bytes = travels(&full(Kind::Worker, Some(0), 11));
+    for end in 0..bytes.len() {
+        assert!(
+            postcard::from_bytes::<Process>(&bytes[..end]).is_err(),
+            "{end}"
+        );
+    }
+}
+
+/// Damaged bytes decode to something or to an error. What they decode to is no larger than the
+/// bytes allow, whatever lengths they claim: an element takes a byte at least.
+#[test]
+fn damaged() {
+    let mut random = Random::new(4);
+    let whole = travels(&full(Kind::Worker, Some(0), 11));
+    for round in 0..50_000 {
+        let bytes: Vec<u8> = if round % 2 == 0 {
+            (0..random.below(200))
+                .map(|_| random.bits() as u8)
+                .collect()
+        } else {
+            let mut bytes = whole.clone();
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = random.bits() as u8;
+            }
+            bytes
+        };
+        if let Ok(process) = postcard::from_bytes::<Process>(&bytes) {
+            assert!(elements(&process) <= bytes.len(), "{process:?}");
+        }
+    }
+}
+
+/// Lengths of 2^63 and the like in front of each sequence and string are refused at once.
+#[test]
+fn claimed_lengths() {
+    let whole = travels(&full(Kind::Worker, Some(0), 11));
+    let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    for at in 0..whole.len() {
+        let mut bytes = whole[..at].to_vec();
+        bytes.extend(huge);
+        bytes.extend(&whole[at..]);
+        if let Ok(process) = postcard::from_bytes::<Process>(&bytes) {
+            assert!(elements(&process) <= bytes.len(), "{process:?}");
+        }
+    }
+}
+
+/// Bytes and elements of everything that has a length.
+fn elements(process: &Process) -> usize {
+    let notes: usize = process.notes.iter().map(|note| 1 + note.len()).sum();
+    let entries = process.breakdown.as_ref().map_or(0, |b| b.0.len());
+    let objects = process.text.as_ref().map_or(0, |text| {
+        text.objects
+            .iter()
+            .map(|object| 1 + object.path.len())
+            .sum()
+    });
+    notes + entries + objects
+}

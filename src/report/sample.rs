@@ -1,0 +1,305 @@
+//! Processes and servers for tests.
+#![forbid(unsafe_code)]
+
+use super::model::*;
+use super::{assemble, Facts};
+
+/// A deterministic source of figures (SplitMix64).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    /// 64 random bits.
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A figure below `limit`, which is not 0.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.bits() % limit
+    }
+
+    /// Figures of all magnitudes, the extremes among them.
+    pub(crate) fn figure(&mut self) -> u64 {
+        match self.below(8) {
+            0 => 0,
+            1 => u64::MAX,
+            _ => self.bits() >> self.below(64),
+        }
+    }
+
+    fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(3) > 0).then(|| make(self))
+    }
+
+    fn maybe_figure(&mut self) -> Option<u64> {
+        self.maybe(Self::figure)
+    }
+
+    /// Text with everything that is hard to print in it.
+    pub(crate) fn text(&mut self) -> String {
+        let chars = [
+            'a', 'Z', '0', ' ', '"', '\\', '\n', '\0', '\u{1b}', '\u{7f}', 'ä', '\u{202e}', '😀',
+        ];
+        let long = if self.below(20) == 0 { 300 } else { 12 };
+        (0..self.below(long))
+            .map(|_| chars[self.below(chars.len() as u64) as usize])
+            .collect()
+    }
+
+    fn many<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..self.below(5)).map(|_| make(self)).collect()
+    }
+
+    /// Any process, however absurd.
+    pub(crate) fn process(&mut self) -> Process {
+        let kinds = [
+            Kind::Master,
+            Kind::Single,
+            Kind::Worker,
+            Kind::PrivilegedAgent,
+            Kind::CacheManager,
+            Kind::CacheLoader,
+            Kind::Other,
+        ];
+        let states = [State::Active, State::ShuttingDown, State::Unresponsive];
+        Process {
+            kind: kinds[self.below(7) as usize],
+            id: self.maybe(|r| r.bits() as u32),
+            pid: self.bits() as i32,
+            generation: self.maybe_figure(),
+            state: states[self.below(3) as usize],
+            age_ms: self.figure(),
+            uptime_s: self.maybe_figure(),
+            system: System {
+                virtual_: self.maybe_figure(),
+                resident: self.maybe_figure(),
+                resident_anon: self.maybe_figure(),
+                resident_file: self.maybe_figure(),
+                resident_shmem: self.maybe_figure(),
+                swap: self.maybe_figure(),
+                peak_resident: self.maybe_figure(),
+                page_tables: self.maybe_figure(),
+            },
+            breakdown: self.maybe(|r| {
+                let mut entries = Vec::new();
+                for category in Category::ALL {
+                    let remainder = matches!(category, Category::FileOther | Category::AnonOther);
+                    if remainder || r.below(2) == 0 {
+                        let region = Region {
+                            reserved: r.maybe_figure(),
+                            resident: r.maybe_figure(),
+                        };
+                        entries.push((category, region));
+                    }
+                }
+                Breakdown(entries)
+            }),
+            allocator: self.maybe(|r| Allocator {
+                name: [
+                    "glibc", "jemalloc", "tcmalloc", "mimalloc", "musl", "unknown",
+                ][r.below(6) as usize]
+                    .to_owned(),
+                version: r.maybe(Self::text),
+                reserved: r.maybe_figure(),
+                in_use: r.maybe_figure(),
+                free: r.maybe_figure(),
+                mmapped: r.maybe_figure(),
+                arenas: r.maybe_figure(),
+                measured_ms_ago: r.maybe_figure(),
+            }),
+            text: self.maybe(|r| Text {
+                bytes: r.figure(),
+                objects: r.many(|r| Object {
+                    path: r.text(),
+                    bytes: r.figure(),
+                }),
+            }),
+            stacks: self.maybe(|r| Stacks {
+                threads: r.maybe_figure(),
+                reserved: r.maybe_figure(),
+                resident: r.maybe_figure(),
+            }),
+            hooks: self.maybe(|r| {
+                let mut hook = || match r.below(2) {
+                    0 => "on".to_owned(),
+                    _ => format!("off: because {}", r.text()),
+                };
+                Hooks {
+                    pool: hook(),
+                    slab: hook(),
+                    lua: hook(),
+                    thread: hook(),
+                }
+            }),
+            own: self.maybe(|r| Own {
+                bytes: r.figure(),
+                snapshot_us: r.figure(),
+                longest_slice_us: r.figure(),
+            }),
+            notes: self.many(Self::text),
+        }
+    }
+}
+
+/// A process of which nothing is known.
+pub(crate) fn bare() -> Process {
+    Process {
+        kind: Kind::Other,
+        id: None,
+        pid: 1,
+        generation: None,
+        state: State::Active,
+        age_ms: 0,
+        uptime_s: None,
+        system: System::default(),
+        breakdown: None,
+        allocator: None,
+        text: None,
+        stacks: None,
+        hooks: None,
+        own: None,
+        notes: Vec::new(),
+    }
+}
+
+const K: u64 = 1024;
+
+/// A process as it looks on a small server, everything known.
+pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
+    let more = u64::try_from(pid % 7).unwrap_or(0) * 132 * K;
+    let region = |reserved: u64, resident: u64| Region {
+        reserved: Some(reserved * K),
+        resident: Some(resident * K),
+    };
+    let mut heap = region(2640, 1204);
+    heap.resident = heap.resident.map(|bytes| bytes + more);
+    Process {
+        kind,
+        id,
+        pid,
+        generation: Some(3),
+        state: State::Active,
+        age_ms: 0,
+        uptime_s: Some(3725),
+        system: System {
+            virtual_: Some(79_340 * K),
+            resident: Some(12_804 * K + more),
+            resident_anon: Some(8_212 * K + more),
+            resident_file: Some(4_480 * K),
+            resident_shmem: Some(112 * K),
+            swap: Some(0),
+            peak_resident: Some(13_000 * K + more),
+            page_tables: Some(120 * K),
+        },
+        breakdown: Some(Breakdown(vec![
+            (Category::GlibcHeap, heap),
+            (Category::NginxShm, region(32_768, 112)),
+            (Category::Text, region(9_216, 2_764)),
+            (Category::Data, region(1_480, 1_012)),
+            (Category::Stacks, region(8_324, 28)),
+            (Category::FileOther, region(12_912, 1_284)),
+            (Category::AnonOther, region(12_000, 6_400)),
+        ])),
+        allocator: Some(Allocator {
+            name: "glibc".to_owned(),
+            version: Some("2.36".to_owned()),
+            reserved: Some(2640 * K),
+            in_use: Some(1100 * K + more),
+            free: Some(96 * K),
+            mmapped: Some(528 * K),
+            arenas: Some(2),
+            measured_ms_ago: Some(12),
+        }),
+        text: Some(Text {
+            bytes: 9_216 * K,
+            objects: [
+                "libcrypto.so.3",
+                "libc.so.6",
+                "nginx",
+                "libluajit-5.1.so.2",
+                "libm.so.6",
+            ]
+            .iter()
+            .zip([4_096, 2_048, 1_536, 1_024, 512])
+            .map(|(path, kib)| Object {
+                path: (*path).to_owned(),
+                bytes: kib * K,
+            })
+            .collect(),
+        }),
+        stacks: Some(Stacks {
+            threads: Some(2),
+            reserved: Some(8_324 * K),
+            resident: Some(28 * K),
+        }),
+        hooks: Some(Hooks {
+            pool: "on".to_owned(),
+            slab: "on".to_owned(),
+            lua: "off: no Lua module is loaded".to_owned(),
+            thread: "on".to_owned(),
+        }),
+        own: Some(Own {
+            bytes: 12_288,
+            snapshot_us: 240,
+            longest_slice_us: 130,
+        }),
+        notes: vec!["the heap's figures are an estimate".to_owned()],
+    }
+}
+
+/// A server with these processes.
+pub(crate) fn server(processes: Vec<Process>) -> Server {
+    let facts = Facts {
+        nginx: "1.22.1".to_owned(),
+        time: (1_767_225_600, 7),
+        page_size: 4096,
+        answered_by: AnsweredBy {
+            pid: 11,
+            id: Some(0),
+        },
+        elapsed_us: 1830,
+    };
+    assemble(facts, processes, Some(112 * K))
+}
+
+/// A master, four workers, one of an older generation, one that does not answer, a cache manager.
+pub(crate) fn small() -> Server {
+    let mut processes: Vec<_> = (0..4)
+        .map(|i| full(Kind::Worker, Some(i), 11 + i as i32))
+        .collect();
+    processes.push(full(Kind::Master, None, 10));
+    if let Some(stuck) = processes.get_mut(2) {
+        stuck.state = State::Unresponsive;
+        stuck.age_ms = 12_345;
+        stuck
+            .notes
+            .push("it did not answer within 200 ms".to_owned());
+    }
+    processes.push(Process {
+        state: State::ShuttingDown,
+        generation: Some(2),
+        uptime_s: Some(88_000),
+        ..full(Kind::Worker, Some(1), 7)
+    });
+    processes.push(Process {
+        kind: Kind::CacheManager,
+        pid: 15,
+        generation: Some(3),
+        uptime_s: Some(42),
+        system: full(Kind::Worker, None, 15).system,
+        notes: vec![
+            "the process does not run the module's code: only the kernel's figures are known"
+                .to_owned(),
+        ],
+        ..bare()
+    });
+    server(processes)
+}

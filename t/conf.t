@@ -1,0 +1,131 @@
+# What the directives accept, and what nginx says of the rest.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+# Where the text goes: at the top level, inside http, inside server, inside a location; then the
+# directives, of which the last is the wrong one; then what nginx says before the file and the line
+# of that last one. Without it nginx accepts the directives.
+my $HOOKS = qr/expected "on", "off" or any of "pool", "slab", "lua", "thread"/;
+my @CASES = (
+    [ location => 'memstat;' ],
+    [ location => 'memstat on;', qr/invalid number of arguments in "memstat" directive/ ],
+    [ location => "memstat;\nmemstat;", qr/"memstat" directive is duplicate/ ],
+    [ server => 'memstat;', qr/"memstat" directive is not allowed here/ ],
+    [ http => 'memstat;',   qr/"memstat" directive is not allowed here/ ],
+    [ main => 'memstat;',   qr/"memstat" directive is not allowed here/ ],
+    [ server => 'location /a { memstat; } location /b { memstat; }' ],
+    [ server => 'location /a { memstat; location /a/b { memstat; } }' ],
+
+    [ http => 'memstat_zone size=1m;' ],
+    [ http => 'memstat_zone size=2048k;' ],
+    [ http => 'memstat_zone size=4194304;' ],
+    [ http => 'memstat_zone;', qr/invalid number of arguments in "memstat_zone" directive/ ],
+    [ http => 'memstat_zone size=1m size=2m;',
+        qr/invalid number of arguments in "memstat_zone" directive/ ],
+    [ http => 'memstat_zone 1m;', qr/invalid value "1m" in "memstat_zone", expected "size="/ ],
+    [ http => 'memstat_zone zone=1m;', qr/invalid value "zone=1m" in "memstat_zone", expected "size="/ ],
+    [ http => 'memstat_zone size=;', qr/invalid value "size=" in "memstat_zone", expected/ ],
+    [ http => 'memstat_zone size=big;', qr/invalid value "size=big" in "memstat_zone", expected/ ],
+    [ http => 'memstat_zone size=-1;', qr/invalid value "size=-1" in "memstat_zone", expected/ ],
+    [ http => 'memstat_zone size=1x;', qr/invalid value "size=1x" in "memstat_zone", expected/ ],
+    [ http => 'memstat_zone size=99999999999999999999m;', qr/invalid value .* in "memstat_zone"/ ],
+    [ http => 'memstat_zone size=0;', qr/"memstat_zone" is too small, .* at least size=\d+k/ ],
+    [ http => 'memstat_zone size=1k;', qr/"memstat_zone" is too small, .* at least size=\d+k/ ],
+    [ http => "memstat_zone size=1m;\nmemstat_zone size=1m;", qr/"memstat_zone" directive is duplicate/ ],
+    [ server => 'memstat_zone size=1m;',   qr/"memstat_zone" directive is not allowed here/ ],
+    [ location => 'memstat_zone size=1m;', qr/"memstat_zone" directive is not allowed here/ ],
+    [ main => 'memstat_zone size=1m;',     qr/"memstat_zone" directive is not allowed here/ ],
+
+    [ location => 'memstat_timeout 200ms;' ],
+    [ server => 'memstat_timeout 1s;' ],
+    [ http => 'memstat_timeout 50;' ],
+    [ location => 'memstat_timeout;', qr/invalid number of arguments in "memstat_timeout" directive/ ],
+    [ location => 'memstat_timeout 1s 2s;',
+        qr/invalid number of arguments in "memstat_timeout" directive/ ],
+    [ location => 'memstat_timeout soon;', qr/"memstat_timeout" directive invalid value/ ],
+    [ location => 'memstat_timeout -1;',   qr/"memstat_timeout" directive invalid value/ ],
+    [ location => "memstat_timeout 1s;\nmemstat_timeout 1s;",
+        qr/"memstat_timeout" directive is duplicate/ ],
+    [ main => 'memstat_timeout 1s;', qr/"memstat_timeout" directive is not allowed here/ ],
+
+    [ main => 'memstat_hooks on;' ],
+    [ http => 'memstat_hooks off;' ],
+    [ main => 'memstat_hooks thread;' ],
+    [ http => 'memstat_hooks pool slab lua thread;' ],
+    [ main => 'memstat_hooks;', qr/invalid number of arguments in "memstat_hooks" directive/ ],
+    [ http => 'memstat_hooks;', qr/invalid number of arguments in "memstat_hooks" directive/ ],
+    [ main => 'memstat_hooks everything;', qr/invalid value "everything", $HOOKS in "memstat_hooks"/ ],
+    [ http => 'memstat_hooks pool sla;', qr/invalid value "sla", $HOOKS in "memstat_hooks"/ ],
+    [ http => 'memstat_hooks on pool;', qr/"on" cannot be combined, $HOOKS/ ],
+    [ http => 'memstat_hooks pool off;', qr/"off" cannot be combined, $HOOKS/ ],
+    [ http => 'memstat_hooks pool pool;', qr/duplicate value "pool", $HOOKS/ ],
+    [ main => "memstat_hooks on;\nmemstat_hooks on;", qr/"memstat_hooks" directive is duplicate/ ],
+    [ http => "memstat_hooks on;\nmemstat_hooks off;", qr/"memstat_hooks" directive is duplicate/ ],
+    [ server => 'memstat_hooks on;',   qr/"memstat_hooks" directive is not allowed here/ ],
+    [ location => 'memstat_hooks on;', qr/"memstat_hooks" directive is not allowed here/ ],
+);
+
+sub server_with {
+    my ($place, $text) = @_;
+    my %in = map { $_ => $_ eq $place ? $text : '' } qw(main http server location);
+    return Test::Memstat::Server->new(
+        main_config => $in{main},
+        http_config => $in{http},
+        config      => "$in{server}\nlocation /0 { memstat; }\nlocation /1 {\n$in{location}\n}",
+    );
+}
+
+# The line of the configuration on which the last directive of a case stands.
+sub line_of {
+    my ($t, $text) = @_;
+    my ($last) = $text =~ /([^\n]*)\z/;
+    my @lines = split /\n/, read_file($t->conf_path);
+    my @found = grep { $lines[ $_ - 1 ] eq $last } 1 .. @lines;
+    return $found[-1];
+}
+
+plan tests => @CASES + 3;
+
+for my $case (@CASES) {
+    my ($place, $text, $expected) = @$case;
+    my $name = "$place: $text" =~ s/\n/ /gr;
+    my $t = server_with($place, $text);
+    my ($accepted, $said) = $t->check;
+    if (!$expected) {
+        ok $accepted, $name or diag $said;
+        next;
+    }
+    my ($file, $line) = ($t->conf_path, line_of($t, $text));
+    my $right = !$accepted && $said =~ /\[emerg\] .*$expected in \Q$file\E:$line$/m;
+    ok $right, $name or diag "expected: $expected in $file:$line\n$said";
+}
+
+# The hooks are one setting of the whole server, wherever it stands.
+{
+    my $t = Test::Memstat::Server->new(
+        main_config => 'memstat_hooks on;', http_config => 'memstat_hooks on;',
+        config => 'location / { memstat; }');
+    my ($accepted, $said) = $t->check;
+    ok !$accepted && $said =~ /"memstat_hooks" directive is duplicate/, 'hooks in both contexts'
+        or diag $said;
+}
+
+# The size that a refusal names is enough, and a kilobyte less is not.
+{
+    my $with = sub {
+        my ($size) = @_;
+        return Test::Memstat::Server->new(
+            main_config => 'worker_processes 100;', http_config => "memstat_zone size=${size}k;",
+            config => 'location / { memstat; }')->check;
+    };
+    my (undef, $said) = $with->(1);
+    my ($needed) = $said =~ /at least size=(\d+)k/;
+    my ($enough) = $with->($needed);
+    my ($less)   = $with->($needed - 1);
+    ok $enough, 'the size that is named is enough';
+    ok !$less,  'less is not';
+}

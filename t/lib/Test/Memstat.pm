@@ -1,0 +1,179 @@
+# Integration tests in the block style of Test::Nginx::Socket, each block with an nginx of its own.
+#
+#     === TEST 1: what it shows
+#     --- main_config       at the top level
+#     --- http_config       inside http
+#     --- config            inside server
+#     --- user_files        files below html/, ">>> name" before each
+#     --- env               variables of nginx's environment, NAME=value lines
+#     --- request           "GET /path" lines; each goes on a connection of its own
+#     --- more_headers      lines added to every request
+#     --- error_code        one, or one for each request
+#     --- response_body     exactly
+#     --- response_body_like    a regular expression, of every answer
+#     --- response_headers  "Name: value" lines; an empty value: no such header
+#     --- error_log         regular expressions, a line each, that the error log must match
+#     --- no_error_log      and those that it must not
+#     --- must_die          nginx must refuse the configuration; error_log is what it says
+#     --- perl              code run against the server: $t is a Test::Memstat::Server
+#
+# In configurations $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1 and _2 (free
+# ports for the test's own use) are replaced. Lua's modules are loaded where the configuration has
+# Lua. A line with alert, crit or emerg that no error_log expression matches fails the test: among
+# them is every worker that a signal ended.
+#
+# Environment: TEST_NGINX_BINARY, TEST_NGINX_MODULE, TEST_NGINX_LOAD_MODULES (paths of further
+# modules, instead of those found), TEST_NGINX_KEEP=1 (keep the server roots).
+package Test::Memstat;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use Test::Base ();
+use Test::More;
+
+use Test::Memstat::Proc
+    qw(children maps open_files page_size proc_status read_file threads uptime);
+use Test::Memstat::Server;
+
+our @EXPORT = (
+    @Test::More::EXPORT,
+    qw(run_tests near process_of process_with sum
+        children maps open_files page_size proc_status read_file threads uptime),
+);
+
+my $KNOWN = join '|', qw(main_config http_config config user_files env request more_headers
+    error_code response_body response_body_like response_headers error_log no_error_log must_die
+    perl);
+
+# Runs every block after __DATA__ as one test.
+sub run_tests {
+    my @blocks = @{ Test::Base->new->block_list };
+    die "no tests in $0\n" unless @blocks;
+    plan(tests => scalar @blocks);
+    for my $block (@blocks) {
+        $block->run_filters;
+        subtest $block->name => sub { run_block($block); done_testing() };
+    }
+    return;
+}
+
+sub run_block {
+    my ($block) = @_;
+    for my $section (@{ $block->{_section_order}[0] }) {
+        die "unknown section '$section' in '", $block->name, "'\n" unless $section =~ /^(?:$KNOWN)$/;
+    }
+    my %sections = map { $_ => scalar $block->$_ }
+        grep { defined $block->$_ } qw(main_config http_config config user_files env);
+    my $t = Test::Memstat::Server->new(%sections);
+
+    if (defined $block->must_die) {
+        my ($accepted, $said) = $t->check;
+        ok !$accepted, 'nginx refuses the configuration';
+        like $said, qr/$_/, "nginx says: $_" for lines($block->error_log);
+        return;
+    }
+    my $lived = eval {
+        $t->start;
+        run_requests($t, $block);
+        run_perl($t, $block);
+        1;
+    };
+    fail "the test died: $@" unless $lived;
+    is $_, undef, 'nginx ends as told' for $t->stop;
+    check_log($t, $block);
+    diag $t->error_log unless Test::More->builder->is_passing;
+    return;
+}
+
+sub lines { return grep { /\S/ } split /\n/, $_[0] // '' }
+
+sub run_requests {
+    my ($t, $block) = @_;
+    my @codes = split ' ', $block->error_code // '';
+    for (lines($block->request)) {
+        my ($method, $path) = /^(\S+)\s+(\S+)$/ or die "not a request: $_\n";
+        my $answer = $t->request($method, $path, headers => [ lines($block->more_headers) ]);
+        my $code   = (@codes > 1 ? shift @codes : $codes[0]) // 200;
+        is $answer->{status}, $code, "$_: status";
+        is $answer->{body}, $block->response_body, "$_: body" if defined $block->response_body;
+        my $like = $block->response_body_like;
+        like $answer->{body}, qr/$like/s, "$_: body" if defined $like;
+        for my $header (lines($block->response_headers)) {
+            my ($name, $value) = $header =~ /^([^:]+):\s*(.*?)\s*$/ or die "not a header: $header\n";
+            is $answer->{headers}{ lc $name }, length $value ? $value : undef, "$_: $name";
+        }
+        $t->decode($answer->{body})
+            if $method eq 'GET' && ($answer->{headers}{'content-type'} // '') eq 'application/json'
+            && $answer->{status} == 200;
+    }
+    return;
+}
+
+# The code of a block, compiled where it stands in the file, so that messages name its line.
+sub run_perl {
+    my ($t, $block) = @_;
+    my $code = $block->perl // return;
+    my ($before) = split /^\Q=== @{[$block->name]}\E\s*$/m, read_file($0);
+    my $line = ($before =~ tr/\n//) + 1;
+    my ($head) = split /^--- perl\b/m, substr read_file($0), length $before;
+    $line += ($head =~ tr/\n//) + 1;
+    my $sub = eval "package main; use strict; use warnings; sub { my (\$t) = \@_;\n"
+        . qq{#line $line "$0"\n$code\n\}}
+        or die $@;
+    $sub->($t);
+    return;
+}
+
+sub check_log {
+    my ($t, $block) = @_;
+    my @expected = map { qr/$_/ } lines($block->error_log);
+    my $log      = $t->output;
+    like $log, $_, 'the error log has what is expected' for @expected;
+    unlike $log, qr/$_/, 'the error log has nothing else' for lines($block->no_error_log);
+    my @bad = grep {
+        my $line = $_;
+        $line =~ /\[(?:alert|crit|emerg)\]|panicked|Sanitizer/ && !grep { $line =~ $_ } @expected
+    } split /\n/, $log;
+    is join("\n", @bad), '', 'nothing alarming in the error log';
+    return;
+}
+
+# --- for the code of a block ---
+
+# Passes when the two are no further apart than the tolerance.
+sub near {
+    my ($got, $expected, $tolerance, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return pass($name)
+        if defined $got && defined $expected && abs($got - $expected) <= $tolerance;
+    fail($name);
+    diag sprintf '    got %s, expected %s, give or take %s', $got // 'null', $expected // 'null',
+        $tolerance;
+    return;
+}
+
+# The process with this pid.
+sub process_of {
+    my ($reply, $pid) = @_;
+    my ($process) = grep { $_->{pid} == $pid } @{ $reply->{processes} };
+    return $process // die "process $pid is not in the answer\n";
+}
+
+# Processes with these values, such as (kind => 'worker', state => 'active').
+sub process_with {
+    my ($reply, %values) = @_;
+    return grep {
+        my $process = $_;
+        !grep { ($process->{$_} // '') ne $values{$_} } keys %values
+    } @{ $reply->{processes} };
+}
+
+sub sum {
+    my $sum = 0;
+    $sum += $_ for @_;
+    return $sum;
+}
+
+1;
