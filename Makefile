@@ -15,12 +15,12 @@ MODULE = $(OBJS)/ngx_http_memstat_module.so
 
 # For the nginx that NGINX_SOURCE_DIR / NGINX_BUILD_DIR name, else for the installed one.
 ifeq ($(NGINX_SOURCE_DIR)$(NGINX_BUILD_DIR),)
-INSTALLED = yes
-NGINX    ?= /usr/sbin/nginx
-TREE      = $(abspath $(BUILD)/nginx)
-WITH_TREE = NGINX_SOURCE_DIR='$(TREE)' NGINX_BUILD_DIR='$(TREE)/objs'
+INSTALLED     = yes
+NGINX_BINARY ?= /usr/sbin/nginx
+TREE          = $(abspath $(BUILD)/nginx)
+WITH_TREE     = NGINX_SOURCE_DIR='$(TREE)' NGINX_BUILD_DIR='$(TREE)/objs'
 else
-NGINX    ?= $(or $(wildcard $(or $(NGINX_BUILD_DIR),$(NGINX_SOURCE_DIR)/objs)/nginx),/usr/sbin/nginx)
+NGINX_BINARY ?= $(or $(wildcard $(or $(NGINX_BUILD_DIR),$(NGINX_SOURCE_DIR)/objs)/nginx),/usr/sbin/nginx)
 endif
 
 .PHONY: help run stop build test unit integration check clean tree
@@ -34,7 +34,7 @@ ifndef INSTALLED
 endif
 	@tools/install-packages bindings build run
 	@$(MAKE) --no-print-directory build
-	@NGINX='$(NGINX)' MODULE='$(MODULE)' PORT='$(PORT)' tools/demo start '$(BUILD)/demo'
+	@NGINX_BINARY='$(NGINX_BINARY)' MODULE='$(MODULE)' PORT='$(PORT)' tools/demo start '$(BUILD)/demo'
 
 stop: ## end the demo
 	@tools/demo stop '$(BUILD)/demo'
@@ -50,7 +50,7 @@ unit: ## run the unit tests: they need no nginx
 integration: ## build, run the integration tests (TESTS=t/some.t JOBS=1)
 	@tools/install-packages bindings $(if $(INSTALLED),build) test
 	@$(MAKE) --no-print-directory build
-	TEST_NGINX_BINARY='$(NGINX)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
+	TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		prove -It/lib -j$(JOBS) -r $(TESTS)
 
 check: tree ## format and lint checks, with and without nginx
@@ -65,4 +65,4 @@ clean: stop ## remove all that was built
 # The source tree for the installed nginx.
 tree:
 	@tools/install-packages bindings $(if $(INSTALLED),build)
-	$(if $(INSTALLED),@tools/configure-nginx '$(NGINX)' '$(TREE)')
+	$(if $(INSTALLED),@tools/configure-nginx '$(NGINX_BINARY)' '$(TREE)')

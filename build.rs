@@ -32,11 +32,7 @@ fn cfgs(name: &str, variable: &str) {
     let possible = var(format!("{variable}_CHECK")).unwrap_or("any()".into());
     println!("cargo::rustc-check-cfg=cfg({name}, values({possible}))");
 
-    for value in var(variable)
-        .unwrap_or_default()
-        .split(',')
-        .filter(|v| !v.is_empty())
-    {
+    for value in var(variable).unwrap_or_default().split(',').filter(|v| !v.is_empty()) {
         println!("cargo::rustc-cfg={name}=\"{value}\"");
     }
 }

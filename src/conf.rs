@@ -3,15 +3,14 @@
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
 use std::ffi::{c_char, c_void};
-use std::mem::offset_of;
 use std::ptr::addr_of;
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_set_msec_slot, ngx_conf_t, ngx_core_conf_t, ngx_core_module,
-    ngx_cycle_t, ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_msec_t, ngx_parse_size, ngx_str_t,
-    ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_DIRECT_CONF,
-    NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
-    NGX_HTTP_SRV_CONF, NGX_MAIN_CONF,
+    ngx_command_t, ngx_conf_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_http_module_t,
+    ngx_int_t, ngx_module_t, ngx_msec_t, ngx_parse_size, ngx_parse_time, ngx_str_t, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_DIRECT_CONF, NGX_HTTP_LOC_CONF,
+    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF,
+    NGX_MAIN_CONF,
 };
 use ngx::core::Status;
 use ngx::http::{
@@ -57,7 +56,6 @@ struct CoreConf {
 
 /// What holds for a location.
 #[derive(Debug, Clone, Copy)]
-#[repr(C)]
 pub struct LocationConf {
     timeout: ngx_msec_t,
     /// Whether `memstat` stands in this very location.
@@ -73,10 +71,7 @@ impl LocationConf {
 
 impl Default for LocationConf {
     fn default() -> Self {
-        LocationConf {
-            timeout: UNSET_MSEC,
-            here: false,
-        }
+        LocationConf { timeout: UNSET_MSEC, here: false }
     }
 }
 
@@ -158,9 +153,9 @@ pub static mut HTTP_COMMANDS: [ngx_command_t; 5] = [
         name: ngx_string!("memstat_timeout"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
             as ngx_uint_t,
-        set: Some(ngx_conf_set_msec_slot),
+        set: Some(set_timeout),
         conf: NGX_HTTP_LOC_CONF_OFFSET,
-        offset: offset_of!(LocationConf, timeout),
+        offset: 0,
         post: std::ptr::null_mut(),
     },
     ngx_command_t {
@@ -211,12 +206,8 @@ pub struct Settings {
 pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
     // SAFETY: N3.
     let cycle = unsafe { cycle.as_ref() }?;
-    let zone = Module::main_conf(cycle)
-        .filter(|main| main.locations > 0)?
-        .zone?;
-    let hooks = core_conf(cycle)
-        .and_then(|core| core.hooks)
-        .unwrap_or_default();
+    let zone = Module::main_conf(cycle).filter(|main| main.locations > 0)?.zone?;
+    let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
     Some(Settings { hooks, zone })
 }
 
@@ -229,12 +220,7 @@ fn core_conf(cycle: &ngx_cycle_t) -> Option<&'static mut CoreConf> {
     // SAFETY: N2; N4: `create_core_conf` put the value there.
     unsafe {
         let index = (*addr_of!(ngx_memstat_module)).index;
-        cycle
-            .conf_ctx
-            .add(index)
-            .cast::<*mut CoreConf>()
-            .read()
-            .as_mut()
+        cycle.conf_ctx.add(index).cast::<*mut CoreConf>().read().as_mut()
     }
 }
 
@@ -302,11 +288,40 @@ unsafe extern "C" fn set_zone(
     })
 }
 
+/// `memstat_timeout …;`
+unsafe extern "C" fn set_timeout(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
+        let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
+        let Some(conf) = conf else { return conf::ERROR };
+        if conf.timeout != UNSET_MSEC {
+            return conf::DUPLICATE;
+        }
+        let args = cf.args();
+        let word = args.first().copied().unwrap_or_default();
+        let Some(timeout) = parse_milliseconds(word) else {
+            let word = word.escape_ascii();
+            return cf.error(&format!(
+                "invalid value \"{word}\" in \"memstat_timeout\", expected a time such as \"200ms\""
+            ));
+        };
+        conf.timeout = timeout;
+        conf::OK
+    })
+}
+
+fn parse_milliseconds(text: &[u8]) -> Option<ngx_msec_t> {
+    let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
+    // SAFETY: the string is as long as it says; nginx only reads it.
+    ngx_msec_t::try_from(unsafe { ngx_parse_time(&mut text, 0) }).ok()
+}
+
 fn parse_size(text: &[u8]) -> Option<usize> {
-    let mut text = ngx_str_t {
-        len: text.len(),
-        data: text.as_ptr().cast_mut(),
-    };
+    let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
     // SAFETY: the string is as long as it says; nginx only reads it.
     usize::try_from(unsafe { ngx_parse_size(&mut text) }).ok()
 }
@@ -390,8 +405,6 @@ fn worker_processes(cycle: &ngx_cycle_t) -> usize {
     unsafe {
         let core = cycle.conf_ctx.add((*addr_of!(ngx_core_module)).index);
         let core = core.cast::<*const ngx_core_conf_t>().read();
-        core.as_ref().map_or(1, |core| {
-            usize::try_from(core.worker_processes).unwrap_or(1).max(1)
-        })
+        core.as_ref().map_or(1, |core| usize::try_from(core.worker_processes).unwrap_or(1).max(1))
     }
 }

@@ -128,14 +128,7 @@ impl Gather {
         while wakers.len() < board.slots().len() {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
         }
-        let gather = Gather {
-            board,
-            wakers,
-            heap,
-            hooks,
-            generation,
-            local,
-        };
+        let gather = Gather { board, wakers, heap, hooks, generation, local };
         // With `master_process off` a reload goes on in the same process.
         if let Some(slot) = gather.slot() {
             slot.take(process::pid());
@@ -185,13 +178,7 @@ impl Gather {
     pub fn arrive(&mut self, request: Request, query: Query, arrived: Instant, timeout_ms: u64) {
         let asked_ms = now_ms();
         let deadline_ms = asked_ms.saturating_add(timeout_ms);
-        let waiter = Waiter {
-            request,
-            query,
-            arrived,
-            asked_ms,
-            deadline_ms,
-        };
+        let waiter = Waiter { request, query, arrived, asked_ms, deadline_ms };
         let me = self.local.as_ref().and_then(|local| local.me);
         let wants = if query.refresh_heap { REFRESH_HEAP } else { 0 };
         for Peer { index, .. } in peers::live(&self.board) {
@@ -214,12 +201,8 @@ impl Gather {
     /// A request is gone, answered or not.
     pub fn forget(&mut self, address: usize) {
         if let Some(local) = &mut self.local {
-            local
-                .waiters
-                .retain(|waiter| waiter.request.address() != address);
-            local
-                .answers
-                .retain(|answer| answer.request.address() != address);
+            local.waiters.retain(|waiter| waiter.request.address() != address);
+            local.answers.retain(|answer| answer.request.address() != address);
         }
     }
 
@@ -235,9 +218,7 @@ impl Gather {
     pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
         let answers = &mut self.local.as_mut()?.answers;
         let index = match address {
-            Some(address) => answers
-                .iter()
-                .position(|a| a.request.address() == address)?,
+            Some(address) => answers.iter().position(|a| a.request.address() == address)?,
             None => 0,
         };
         answers.remove(index)
@@ -286,10 +267,8 @@ impl Gather {
     fn read_own(&mut self) {
         let fresh_identity = self.identity();
         let Some(local) = &mut self.local else { return };
-        let (mut job, identity) = local
-            .job
-            .take()
-            .unwrap_or_else(|| (Snapshot::begin(), fresh_identity));
+        let (mut job, identity) =
+            local.job.take().unwrap_or_else(|| (Snapshot::begin(), fresh_identity));
         if job.step(&identity, &mut self.heap, &Budget::new(SLICE)) == Progress::More {
             local.job = Some((job, identity));
             return;
@@ -329,12 +308,7 @@ impl Gather {
     /// Wakes those who wait for this process's snapshot, if it is there.
     fn wake_askers(&mut self, oldest: u64) {
         let Some(local) = &mut self.local else { return };
-        if local.job.is_none()
-            && local
-                .own
-                .as_ref()
-                .is_some_and(|(_, at_ms)| *at_ms >= oldest)
-        {
+        if local.job.is_none() && local.own.as_ref().is_some_and(|(_, at_ms)| *at_ms >= oldest) {
             let me = local.me;
             for index in std::mem::take(&mut local.askers) {
                 if Some(index) != me {
@@ -346,11 +320,7 @@ impl Gather {
 
     /// Answers the requests that have all they asked for, or have waited long enough.
     fn answer(&mut self) {
-        let Some(local) = self
-            .local
-            .as_ref()
-            .filter(|local| !local.waiters.is_empty())
-        else {
+        let Some(local) = self.local.as_ref().filter(|local| !local.waiters.is_empty()) else {
             return;
         };
         let peers = peers::live(&self.board);
@@ -363,17 +333,13 @@ impl Gather {
         let oldest = everybody.chain([own, counted]).min().unwrap_or(0);
         let now = now_ms();
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
-        let answers = local
-            .waiters
-            .iter()
-            .filter(|waiter| ready(waiter))
-            .map(|waiter| Answer {
-                request: waiter.request,
-                query: waiter.query,
-                arrived: waiter.arrived,
-                processes: self.collect(&peers, waiter, now),
-                shared_memory,
-            });
+        let answers = local.waiters.iter().filter(|waiter| ready(waiter)).map(|waiter| Answer {
+            request: waiter.request,
+            query: waiter.query,
+            arrived: waiter.arrived,
+            processes: self.collect(&peers, waiter, now),
+            shared_memory,
+        });
         let answers: Vec<_> = answers.collect();
         if let Some(local) = &mut self.local {
             local.waiters.retain(|waiter| !ready(waiter));
@@ -419,11 +385,7 @@ impl Gather {
             id: process::worker_id(),
             pid: process::pid(),
             generation: self.generation,
-            state: if process::is_shutting_down() {
-                State::ShuttingDown
-            } else {
-                State::Active
-            },
+            state: if process::is_shutting_down() { State::ShuttingDown } else { State::Active },
             started,
             hooks: self.hooks.clone(),
             own_bytes: crate::own::live_bytes(),
@@ -442,17 +404,12 @@ impl Gather {
     }
 
     fn published_ms(&self, peer: &Peer) -> u64 {
-        self.board
-            .get(peer.index)
-            .and_then(Slot::published_ms)
-            .unwrap_or(0)
+        self.board.get(peer.index).and_then(Slot::published_ms).unwrap_or(0)
     }
 }
 
 /// Milliseconds of the clock that all processes share.
 fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
-    (now.tv_sec as u64)
-        .saturating_mul(1000)
-        .saturating_add(now.tv_nsec as u64 / 1_000_000)
+    (now.tv_sec as u64).saturating_mul(1000).saturating_add(now.tv_nsec as u64 / 1_000_000)
 }

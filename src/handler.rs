@@ -56,12 +56,7 @@ fn serve(mut request: Request) -> ngx_int_t {
         gather.take_answer(Some(request.address()))
     });
     let code = match answer {
-        None => refuse(
-            request,
-            503,
-            &[NO_STORE],
-            "this process could not prepare for answering",
-        ),
+        None => refuse(request, 503, &[NO_STORE], "this process could not prepare for answering"),
         Some(Some(answer)) => match body(&answer) {
             Some((content_type, body)) => request.respond(&ok(content_type, &body)),
             None => FAILED,
@@ -116,28 +111,16 @@ fn finish_others() {
 }
 
 fn with_gather<R>(use_it: impl FnOnce(&mut crate::gather::Gather) -> R) -> Option<R> {
-    GATHER
-        .with(|gather| {
-            gather
-                .as_mut()
-                .filter(|gather| gather.has_joined())
-                .map(use_it)
-        })
-        .flatten()
+    GATHER.with(|gather| gather.as_mut().filter(|gather| gather.has_joined()).map(use_it)).flatten()
 }
 
 fn body(answer: &Answer) -> Option<(&'static str, Vec<u8>)> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let facts = Facts {
         nginx: process::version().to_owned(),
         time: (now.as_secs(), now.subsec_millis().into()),
         page_size: page_size() as u64,
-        answered_by: AnsweredBy {
-            pid: process::pid(),
-            id: process::worker_id(),
-        },
+        answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
         elapsed_us: u64::try_from(answer.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
     let server = assemble(facts, answer.processes.clone(), answer.shared_memory);
@@ -146,12 +129,7 @@ fn body(answer: &Answer) -> Option<(&'static str, Vec<u8>)> {
 }
 
 fn ok<'a>(content_type: &'static str, body: &'a [u8]) -> Response<'a> {
-    Response {
-        status: 200,
-        content_type,
-        headers: &[NO_STORE],
-        body,
-    }
+    Response { status: 200, content_type, headers: &[NO_STORE], body }
 }
 
 fn refuse(
@@ -162,10 +140,5 @@ fn refuse(
 ) -> ngx_int_t {
     let body = format!("{sentence}\n");
     let content_type = Format::Text.content_type();
-    request.respond(&Response {
-        status,
-        content_type,
-        headers,
-        body: body.as_bytes(),
-    })
+    request.respond(&Response { status, content_type, headers, body: body.as_bytes() })
 }

@@ -21,20 +21,14 @@ use crate::report::model::Hooks;
 /// only.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
-pub static mut ngx_modules: [*const ngx_module_t; 3] = [
-    addr_of!(ngx_memstat_module),
-    addr_of!(ngx_http_memstat_module),
-    std::ptr::null(),
-];
+pub static mut ngx_modules: [*const ngx_module_t; 3] =
+    [addr_of!(ngx_memstat_module), addr_of!(ngx_http_memstat_module), std::ptr::null()];
 
 /// Their names.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
-pub static mut ngx_module_names: [*const c_char; 3] = [
-    c"ngx_memstat_module".as_ptr(),
-    c"ngx_http_memstat_module".as_ptr(),
-    std::ptr::null(),
-];
+pub static mut ngx_module_names: [*const c_char; 3] =
+    [c"ngx_memstat_module".as_ptr(), c"ngx_http_memstat_module".as_ptr(), std::ptr::null()];
 
 /// Where they belong among the others: anywhere.
 #[no_mangle]

@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod elf;
 pub mod heap;
+pub mod layout;
 pub mod maps;
 pub mod memory;
 pub mod pagemap;

@@ -45,10 +45,7 @@ impl Query {
     pub fn parse(args: &[u8]) -> Result<Query, QueryError> {
         let mut format = None;
         let mut refresh = None;
-        for pair in args
-            .split(|byte| *byte == b'&')
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in args.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut sides = pair.splitn(2, |byte| *byte == b'=');
             let name = decode(sides.next().unwrap_or_default());
             let Some(value) = sides.next().map(decode) else {
@@ -69,10 +66,7 @@ impl Query {
                 _ => return Err(QueryError::Parameter(Quoted::new(&name))),
             }
         }
-        Ok(Query {
-            format,
-            refresh_heap: refresh.is_some(),
-        })
+        Ok(Query { format, refresh_heap: refresh.is_some() })
     }
 }
 
@@ -128,10 +122,7 @@ mod tests {
 
     #[test]
     fn accepted() {
-        let query = |format, refresh_heap| Query {
-            format,
-            refresh_heap,
-        };
+        let query = |format, refresh_heap| Query { format, refresh_heap };
         let table: [(&str, Query); 12] = [
             ("", query(None, false)),
             ("&", query(None, false)),
@@ -142,10 +133,7 @@ mod tests {
             ("&&format=text&&", query(Some(Format::Text), false)),
             ("refresh=heap", query(None, true)),
             ("refresh=heap&format=json", query(Some(Format::Json), true)),
-            (
-                "format=json&&refresh=heap&",
-                query(Some(Format::Json), true),
-            ),
+            ("format=json&&refresh=heap&", query(Some(Format::Json), true)),
             ("%66ormat=j%73on", query(Some(Format::Json), false)),
             ("refresh=%68%65%61%70", query(None, true)),
         ];
@@ -163,66 +151,24 @@ mod tests {
         let table: [(&[u8], String); 21] = [
             (b"format=xml", format!(r#"unknown format "xml": {formats}"#)),
             (b"format=", format!(r#"unknown format "": {formats}"#)),
-            (
-                b"format=JSON",
-                format!(r#"unknown format "JSON": {formats}"#),
-            ),
-            (
-                b"format=json%",
-                format!(r#"unknown format "json%": {formats}"#),
-            ),
-            (
-                b"format=json%00",
-                format!(r#"unknown format "json\x00": {formats}"#),
-            ),
-            (
-                b"format=json=text",
-                format!(r#"unknown format "json=text": {formats}"#),
-            ),
-            (
-                b"format=json+",
-                format!(r#"unknown format "json+": {formats}"#),
-            ),
-            (
-                b"format=%22%0a\xff",
-                format!(r#"unknown format "\"\n\xff": {formats}"#),
-            ),
-            (
-                b"format=json&format=xml",
-                format!(r#"unknown format "xml": {formats}"#),
-            ),
-            (
-                b"format=json&format=json",
-                format!(r#"repeated parameter "format": {one}"#),
-            ),
-            (
-                b"refresh=heap&&refresh=heap",
-                format!(r#"repeated parameter "refresh": {one}"#),
-            ),
-            (
-                b"refresh=all",
-                r#"unknown refresh "all": accepted is "heap""#.to_owned(),
-            ),
-            (
-                b"refresh=",
-                r#"unknown refresh "": accepted is "heap""#.to_owned(),
-            ),
-            (
-                b"pretty=1",
-                format!(r#"unknown parameter "pretty": {names}"#),
-            ),
+            (b"format=JSON", format!(r#"unknown format "JSON": {formats}"#)),
+            (b"format=json%", format!(r#"unknown format "json%": {formats}"#)),
+            (b"format=json%00", format!(r#"unknown format "json\x00": {formats}"#)),
+            (b"format=json=text", format!(r#"unknown format "json=text": {formats}"#)),
+            (b"format=json+", format!(r#"unknown format "json+": {formats}"#)),
+            (b"format=%22%0a\xff", format!(r#"unknown format "\"\n\xff": {formats}"#)),
+            (b"format=json&format=xml", format!(r#"unknown format "xml": {formats}"#)),
+            (b"format=json&format=json", format!(r#"repeated parameter "format": {one}"#)),
+            (b"refresh=heap&&refresh=heap", format!(r#"repeated parameter "refresh": {one}"#)),
+            (b"refresh=all", r#"unknown refresh "all": accepted is "heap""#.to_owned()),
+            (b"refresh=", r#"unknown refresh "": accepted is "heap""#.to_owned()),
+            (b"pretty=1", format!(r#"unknown parameter "pretty": {names}"#)),
             (b"=json", format!(r#"unknown parameter "": {names}"#)),
             (b"=", format!(r#"unknown parameter "": {names}"#)),
-            (
-                b"Format=json",
-                format!(r#"unknown parameter "Format": {names}"#),
-            ),
+            (b"Format=json", format!(r#"unknown parameter "Format": {names}"#)),
             (b"format", format!(r#"no value in "format": {values}"#)),
             (b"?", format!(r#"no value in "?": {values}"#)),
-            (
-                b"format%3Djson",
-                format!(r#"no value in "format=json": {values}"#),
-            ),
+            (b"format%3Djson", format!(r#"no value in "format=json": {values}"#)),
             (
                 b"format=json;refresh=heap",
                 format!(r#"unknown format "json;refresh=heap": {formats}"#),

@@ -32,9 +32,7 @@ impl Format {
 
     /// The format of a name.
     pub fn parse(name: &[u8]) -> Option<Format> {
-        Format::ALL
-            .into_iter()
-            .find(|format| format.name().as_bytes() == name)
+        Format::ALL.into_iter().find(|format| format.name().as_bytes() == name)
     }
 
     /// The value of the `Content-Type` header.
@@ -47,10 +45,7 @@ impl Format {
 
     /// All names in quotes, for a sentence.
     pub fn names() -> String {
-        let names: Vec<_> = Format::ALL
-            .iter()
-            .map(|f| format!("\"{}\"", f.name()))
-            .collect();
+        let names: Vec<_> = Format::ALL.iter().map(|f| format!("\"{}\"", f.name())).collect();
         match names.split_last() {
             Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
             _ => names.concat(),
@@ -85,12 +80,8 @@ mod tests {
     #[test]
     fn bodies() {
         let server = sample::small();
-        assert!(render(Format::Json, &server)
-            .unwrap()
-            .starts_with(b"{\"schema\":1,"));
-        assert!(render(Format::Text, &server)
-            .unwrap()
-            .starts_with(b"nginx 1.22.1"));
+        assert!(render(Format::Json, &server).unwrap().starts_with(b"{\"schema\":1,"));
+        assert!(render(Format::Text, &server).unwrap().starts_with(b"nginx 1.22.1"));
         assert_eq!(Format::Json.content_type(), "application/json");
         assert_eq!(Format::Text.content_type(), "text/plain; charset=utf-8");
     }

@@ -52,17 +52,13 @@ pub fn assemble(facts: Facts, mut processes: Vec<Process>, shared_memory: Option
 /// Sums over `processes`. A sum of which some part is not known is not known.
 fn totals(processes: &[Process], shared_memory: Option<u64>) -> Totals {
     let sum = |figure: fn(&Process) -> Option<u64>| {
-        processes
-            .iter()
-            .try_fold(0u64, |sum, process| sum.checked_add(figure(process)?))
+        processes.iter().try_fold(0u64, |sum, process| sum.checked_add(figure(process)?))
     };
     let unshared = sum(|p| p.system.resident?.checked_sub(p.system.resident_shmem?));
     Totals {
         processes: u64::try_from(processes.len()).unwrap_or(u64::MAX),
         resident: sum(|p| p.system.resident),
-        resident_unique: unshared
-            .zip(shared_memory)
-            .and_then(|(a, b)| a.checked_add(b)),
+        resident_unique: unshared.zip(shared_memory).and_then(|(a, b)| a.checked_add(b)),
         swap: sum(|p| p.system.swap),
         shared_memory,
     }
@@ -72,9 +68,8 @@ fn totals(processes: &[Process], shared_memory: Option<u64>) -> Totals {
 pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
     /// The last second of the year 9999.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
-    let since = Duration::from_secs(seconds)
-        .saturating_add(Duration::from_millis(milliseconds))
-        .min(LAST);
+    let since =
+        Duration::from_secs(seconds).saturating_add(Duration::from_millis(milliseconds)).min(LAST);
     let mut text = String::new();
     if let Some(time) = UNIX_EPOCH.checked_add(since) {
         // It fails beyond the year 9999 only.
@@ -93,10 +88,7 @@ mod tests {
             nginx: "1.22.1".to_owned(),
             time: (1_767_225_600, 7),
             page_size: 4096,
-            answered_by: AnsweredBy {
-                pid: 11,
-                id: Some(0),
-            },
+            answered_by: AnsweredBy { pid: 11, id: Some(0) },
             elapsed_us: 180,
         }
     }
@@ -108,14 +100,7 @@ mod tests {
             swap: Some(5),
             ..System::default()
         };
-        Process {
-            kind,
-            id,
-            generation,
-            pid,
-            system,
-            ..sample::bare()
-        }
+        Process { kind, id, generation, pid, system, ..sample::bare() }
     }
 
     #[test]
@@ -146,10 +131,8 @@ mod tests {
 
     #[test]
     fn sums() {
-        let two = vec![
-            process(Kind::Master, None, None, 1),
-            process(Kind::Worker, Some(0), None, 2),
-        ];
+        let two =
+            vec![process(Kind::Master, None, None, 1), process(Kind::Worker, Some(0), None, 2)];
         let expected = Totals {
             processes: 2,
             resident: Some(200),
@@ -160,11 +143,7 @@ mod tests {
         assert_eq!(assemble(facts(), two.clone(), Some(64)).totals, expected);
         assert_eq!(
             assemble(facts(), two.clone(), None).totals,
-            Totals {
-                resident_unique: None,
-                shared_memory: None,
-                ..expected
-            }
+            Totals { resident_unique: None, shared_memory: None, ..expected }
         );
         let with = |change: fn(&mut System)| {
             let mut processes = two.clone();
@@ -173,44 +152,20 @@ mod tests {
         };
         assert_eq!(
             with(|s| s.resident = None),
-            Totals {
-                resident: None,
-                resident_unique: None,
-                ..expected
-            }
+            Totals { resident: None, resident_unique: None, ..expected }
         );
-        assert_eq!(
-            with(|s| s.resident_shmem = None),
-            Totals {
-                resident_unique: None,
-                ..expected
-            }
-        );
+        assert_eq!(with(|s| s.resident_shmem = None), Totals { resident_unique: None, ..expected });
         assert_eq!(with(|s| s.resident_shmem = Some(101)).resident_unique, None);
-        assert_eq!(
-            with(|s| s.swap = None),
-            Totals {
-                swap: None,
-                ..expected
-            }
-        );
+        assert_eq!(with(|s| s.swap = None), Totals { swap: None, ..expected });
         assert_eq!(with(|s| s.swap = Some(u64::MAX)).swap, None);
         assert_eq!(with(|s| s.resident = Some(u64::MAX)).resident_unique, None);
-        assert_eq!(
-            assemble(facts(), Vec::new(), Some(1))
-                .totals
-                .resident_unique,
-            Some(1)
-        );
+        assert_eq!(assemble(facts(), Vec::new(), Some(1)).totals.resident_unique, Some(1));
     }
 
     #[test]
     fn facts_are_kept() {
         let server = assemble(facts(), Vec::new(), None);
-        assert_eq!(
-            (server.schema, server.module.as_str()),
-            (1, env!("CARGO_PKG_VERSION"))
-        );
+        assert_eq!((server.schema, server.module.as_str()), (1, env!("CARGO_PKG_VERSION")));
         assert_eq!(
             (server.nginx.as_str(), server.page_size, server.elapsed_us),
             ("1.22.1", 4096, 180)

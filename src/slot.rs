@@ -105,9 +105,7 @@ impl Slot {
 
     /// Gives the slot back.
     pub fn release(&self, pid: i32) {
-        let _ = self
-            .pid
-            .compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Asks the owner for a fresh snapshot on behalf of the process in slot `asker`. The owner
@@ -161,9 +159,7 @@ impl Slot {
     pub fn read(&self) -> Result<(Process, u64), ReadError> {
         let published_ms = self.published_ms().ok_or(ReadError::Empty)?;
         // A writer needs microseconds: a handful of tries outlasts any that is alive and running.
-        let bytes = (0..7)
-            .find_map(|_| self.copy().ok())
-            .map_or_else(|| self.copy(), Ok)?;
+        let bytes = (0..7).find_map(|_| self.copy().ok()).map_or_else(|| self.copy(), Ok)?;
         if bytes.is_empty() {
             return Err(ReadError::Empty);
         }
@@ -193,9 +189,7 @@ impl Slot {
             return Err(ReadError::Torn);
         }
         let length = self.length.load(Ordering::Relaxed);
-        let Some(length) = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= BODY_SIZE)
+        let Some(length) = usize::try_from(length).ok().filter(|length| *length <= BODY_SIZE)
         else {
             return Err(ReadError::Damaged);
         };
@@ -220,9 +214,7 @@ fn checksum(bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(seed, |sum, chunk| {
         let mut padded = [0; 8];
         padded[..chunk.len()].copy_from_slice(chunk);
-        (sum ^ u64::from_ne_bytes(padded))
-            .wrapping_mul(0x0000_0100_0000_01b3)
-            .rotate_left(23)
+        (sum ^ u64::from_ne_bytes(padded)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
     })
 }
 
@@ -245,10 +237,7 @@ impl Board {
     ///
     /// The memory holds invariant B1 for `capacity` slots.
     pub unsafe fn from_raw(memory: *mut u8, capacity: usize) -> Self {
-        Board {
-            slots: memory.cast_const().cast(),
-            capacity: capacity.min(MAX_SLOTS),
-        }
+        Board { slots: memory.cast_const().cast(), capacity: capacity.min(MAX_SLOTS) }
     }
 
     /// The slots.

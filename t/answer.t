@@ -3,6 +3,8 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
+use IO::Uncompress::Gunzip;
+
 run_tests();
 
 __DATA__
@@ -109,8 +111,10 @@ GET /memstat?%3Cb%3E=1
 GET /memstat?format=json&format=text
 --- error_code
 400
+--- response_headers
+Content-Type: text/plain
 --- response_body_like
-^[^\n<>]*\bformat\b[^\n<>]*\n?$
+^[^\n]*\baccepted\b[^\n]*\bformat\b[^\n]*\n?$
 
 === TEST 8: an empty query is none
 --- config
@@ -248,3 +252,8 @@ Accept-Encoding: gzip
 --- response_headers
 Content-Encoding: gzip
 X-Added: yes
+--- perl
+my $answer = $t->get('/memstat', headers => ['Accept-Encoding: gzip']);
+my $body = '';
+IO::Uncompress::Gunzip::gunzip(\$answer->{body}, \$body);
+is scalar @{ $t->decode($body)->{processes} }, 2, 'what was compressed is valid';

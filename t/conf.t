@@ -9,7 +9,8 @@ use Test::Memstat;
 # Where the text goes: at the top level, inside http, inside server, inside a location; then the
 # directives, of which the last is the wrong one; then what nginx says before the file and the line
 # of that last one. Without it nginx accepts the directives.
-my $HOOKS = qr/expected "on", "off" or any of "pool", "slab", "lua", "thread"/;
+my $HOOKS = qr/expected "on", "off" or any of "pool", "slab", "lua", "thread" in "memstat_hooks"/;
+my $SIZE  = qr/in "memstat_zone", expected "size=" and a size such as "size=1m"/;
 my @CASES = (
     [ location => 'memstat;' ],
     [ location => 'memstat on;', qr/invalid number of arguments in "memstat" directive/ ],
@@ -26,13 +27,13 @@ my @CASES = (
     [ http => 'memstat_zone;', qr/invalid number of arguments in "memstat_zone" directive/ ],
     [ http => 'memstat_zone size=1m size=2m;',
         qr/invalid number of arguments in "memstat_zone" directive/ ],
-    [ http => 'memstat_zone 1m;', qr/invalid value "1m" in "memstat_zone", expected "size="/ ],
-    [ http => 'memstat_zone zone=1m;', qr/invalid value "zone=1m" in "memstat_zone", expected "size="/ ],
-    [ http => 'memstat_zone size=;', qr/invalid value "size=" in "memstat_zone", expected/ ],
-    [ http => 'memstat_zone size=big;', qr/invalid value "size=big" in "memstat_zone", expected/ ],
-    [ http => 'memstat_zone size=-1;', qr/invalid value "size=-1" in "memstat_zone", expected/ ],
-    [ http => 'memstat_zone size=1x;', qr/invalid value "size=1x" in "memstat_zone", expected/ ],
-    [ http => 'memstat_zone size=99999999999999999999m;', qr/invalid value .* in "memstat_zone"/ ],
+    [ http => 'memstat_zone 1m;', qr/invalid value "1m" $SIZE/ ],
+    [ http => 'memstat_zone zone=1m;', qr/invalid value "zone=1m" $SIZE/ ],
+    [ http => 'memstat_zone size=;', qr/invalid value "size=" $SIZE/ ],
+    [ http => 'memstat_zone size=big;', qr/invalid value "size=big" $SIZE/ ],
+    [ http => 'memstat_zone size=-1;', qr/invalid value "size=-1" $SIZE/ ],
+    [ http => 'memstat_zone size=1x;', qr/invalid value "size=1x" $SIZE/ ],
+    [ http => 'memstat_zone size=99999999999999999999m;', qr/invalid value "size=9+m" $SIZE/ ],
     [ http => 'memstat_zone size=0;', qr/"memstat_zone" is too small, .* at least size=\d+k/ ],
     [ http => 'memstat_zone size=1k;', qr/"memstat_zone" is too small, .* at least size=\d+k/ ],
     [ http => "memstat_zone size=1m;\nmemstat_zone size=1m;", qr/"memstat_zone" directive is duplicate/ ],
@@ -58,8 +59,8 @@ my @CASES = (
     [ http => 'memstat_hooks pool slab lua thread;' ],
     [ main => 'memstat_hooks;', qr/invalid number of arguments in "memstat_hooks" directive/ ],
     [ http => 'memstat_hooks;', qr/invalid number of arguments in "memstat_hooks" directive/ ],
-    [ main => 'memstat_hooks everything;', qr/invalid value "everything", $HOOKS in "memstat_hooks"/ ],
-    [ http => 'memstat_hooks pool sla;', qr/invalid value "sla", $HOOKS in "memstat_hooks"/ ],
+    [ main => 'memstat_hooks everything;', qr/invalid value "everything", $HOOKS/ ],
+    [ http => 'memstat_hooks pool sla;', qr/invalid value "sla", $HOOKS/ ],
     [ http => 'memstat_hooks on pool;', qr/"on" cannot be combined, $HOOKS/ ],
     [ http => 'memstat_hooks pool off;', qr/"off" cannot be combined, $HOOKS/ ],
     [ http => 'memstat_hooks pool pool;', qr/duplicate value "pool", $HOOKS/ ],

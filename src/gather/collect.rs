@@ -41,11 +41,7 @@ const MEASURING: &str = "all figures: a new measurement is under way; these are 
 /// A process by its slot. `None` when it is gone.
 fn from_slot(slot: &Slot, pid: i32, waiter: &Waiter, now: u64) -> Option<Process> {
     let noticed = slot.noticed_ms() >= waiter.asked_ms;
-    let silent = if noticed {
-        State::Active
-    } else {
-        State::Unresponsive
-    };
+    let silent = if noticed { State::Active } else { State::Unresponsive };
     match slot.read() {
         Ok((mut process, published_ms)) if process.pid == pid => {
             process.age_ms = now.saturating_sub(published_ms);
@@ -74,11 +70,7 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         (_, state) if is_master => (Kind::Master, state),
         other => other,
     };
-    let reason = if is_master {
-        "the master runs no event loop to answer on"
-    } else {
-        reason
-    };
+    let reason = if is_master { "the master runs no event loop to answer on" } else { reason };
     let mut notes = vec![format!(
         "generation, uptime_s, breakdown, allocator, text, stacks, hooks, self: {reason}"
     )];

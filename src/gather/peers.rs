@@ -17,12 +17,7 @@ pub fn live(board: &Board) -> Vec<Peer> {
     let me = process::pid();
     let slots = board.slots().iter().enumerate();
     slots
-        .filter_map(|(index, slot)| {
-            Some(Peer {
-                pid: slot.pid()?,
-                index,
-            })
-        })
+        .filter_map(|(index, slot)| Some(Peer { pid: slot.pid()?, index }))
         .filter(|peer| peer.pid != me && process::exists(peer.pid))
         .collect()
 }

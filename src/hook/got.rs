@@ -58,10 +58,7 @@ impl Slot<'_> {
     fn is_unbound(&self) -> bool {
         self.import.lazy
             && !self.import.defined
-            && self
-                .object
-                .executable()
-                .any(|r| r.contains(&self.import.value))
+            && self.object.executable().any(|r| r.contains(&self.import.value))
     }
 }
 
@@ -84,9 +81,8 @@ pub unsafe fn patch<'a>(
     // SAFETY: the caller's contract.
     let slots = unsafe { slots(objects, symbol, &mut patched.refusals) };
     let stubs: Vec<usize> = slots.iter().filter_map(|slot| slot.import.stub).collect();
-    let (before, todo): (Vec<_>, Vec<_>) = slots
-        .into_iter()
-        .partition(|slot| slot.import.value == replacement as usize);
+    let (before, todo): (Vec<_>, Vec<_>) =
+        slots.into_iter().partition(|slot| slot.import.value == replacement as usize);
     if !todo.is_empty() {
         let protections = Protections::read()?;
         let definition = definition(symbol, &stubs);
@@ -109,13 +105,10 @@ pub unsafe fn patch<'a>(
         for slot in &todo {
             let name = || slot.object.name.clone();
             match target(slot) {
-                None => patched.refusals.push(Refusal::Unresolved {
-                    symbol: text(symbol),
-                }),
-                Some(target) if target != original => patched.refusals.push(Refusal::Foreign {
-                    symbol: text(symbol),
-                    object: name(),
-                }),
+                None => patched.refusals.push(Refusal::Unresolved { symbol: text(symbol) }),
+                Some(target) if target != original => {
+                    patched.refusals.push(Refusal::Foreign { symbol: text(symbol), object: name() })
+                }
                 Some(_) => {
                     let (at, from) = (slot.import.slot, slot.import.value);
                     // SAFETY: the caller's contract: the object is loaded (1), the replacement is
@@ -128,10 +121,7 @@ pub unsafe fn patch<'a>(
             }
         }
     }
-    for slot in before
-        .iter()
-        .filter(|slot| !patched.now.contains(&slot.object.name))
-    {
+    for slot in before.iter().filter(|slot| !patched.now.contains(&slot.object.name)) {
         add(&mut patched.before, slot.object.name.clone());
     }
     Ok(patched)

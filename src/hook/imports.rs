@@ -80,9 +80,7 @@ pub unsafe fn imports(object: &LoadedObject, symbol: &CStr) -> Result<Vec<Import
     };
     Image { object, types }
         .imports(dynamic, symbol.to_bytes_with_nul())
-        .ok_or_else(|| Refusal::Malformed {
-            object: object.name.clone(),
-        })
+        .ok_or_else(|| Refusal::Malformed { object: object.name.clone() })
 }
 
 /// The memory of an object that is loaded (1).
@@ -129,13 +127,7 @@ impl Image<'_> {
                 let stub =
                     (!defined && address != 0).then(|| self.object.bias.wrapping_add(address));
                 let lazy = kind == jump_slot && !dynamic.bind_now;
-                found.push(Import {
-                    slot,
-                    value,
-                    defined,
-                    lazy,
-                    stub,
-                });
+                found.push(Import { slot, value, defined, lazy, stub });
             }
         }
         Some(found)
@@ -174,9 +166,7 @@ impl Image<'_> {
     /// glibc turns the addresses of the dynamic section into absolute ones in place, musl does not.
     fn absolute(&self, value: usize) -> Option<usize> {
         let relocated = self.object.bias.wrapping_add(value);
-        [value, relocated]
-            .into_iter()
-            .find(|&address| self.object.contains(address))
+        [value, relocated].into_iter().find(|&address| self.object.contains(address))
     }
 
     /// Whether the symbol at an address has the name, which includes its NUL.
@@ -190,10 +180,7 @@ impl Image<'_> {
     }
 
     fn word(&self, address: usize) -> Option<u64> {
-        self.bytes(address, 8)?
-            .try_into()
-            .ok()
-            .map(u64::from_ne_bytes)
+        self.bytes(address, 8)?.try_into().ok().map(u64::from_ne_bytes)
     }
 
     fn bytes(&self, address: usize, len: usize) -> Option<&[u8]> {
@@ -239,13 +226,8 @@ mod tests {
     fn one_slot_of_a_made_up_object() {
         let mut made = Made::new();
         let bias = made.object().bias;
-        let mut expected = Import {
-            slot: bias + 400,
-            value: 0x1234,
-            defined: false,
-            lazy: true,
-            stub: None,
-        };
+        let mut expected =
+            Import { slot: bias + 400, value: 0x1234, defined: false, lazy: true, stub: None };
         assert_eq!(read(&made, c"function"), Ok(vec![expected]));
         assert_eq!(read(&made, c"functio"), Ok(vec![]));
         assert_eq!(read(&made, c"unction"), Ok(vec![]));
@@ -279,9 +261,7 @@ mod tests {
 
     #[test]
     fn malformed_objects() {
-        let refusal = Err(Refusal::Malformed {
-            object: "made".into(),
-        });
+        let refusal = Err(Refusal::Malformed { object: "made".into() });
         for (word, value) in [
             (1, 1 << 40),                 // strings
             (5, 512),                     // symbols
@@ -313,14 +293,9 @@ mod tests {
         // SAFETY: the executable and the C library are never unloaded.
         let found = unsafe { imports(&objects[0], c"pthread_create") }.unwrap();
         assert!(!found.is_empty());
-        let libc = objects
-            .iter()
-            .find(|object| object.name.starts_with("libc."))
-            .unwrap();
+        let libc = objects.iter().find(|object| object.name.starts_with("libc.")).unwrap();
         for import in found {
-            assert!(objects[0]
-                .writable()
-                .any(|range| range.contains(&import.slot)));
+            assert!(objects[0].writable().any(|range| range.contains(&import.slot)));
             assert!(!import.defined);
             assert!(libc.executable().any(|range| range.contains(&import.value)));
         }

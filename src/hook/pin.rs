@@ -19,10 +19,7 @@ use crate::probe::elf::objects;
 /// The executable stays anyway.
 pub fn pin(address: *const c_void) -> Result<(), Refusal> {
     let address = address as usize;
-    if objects()
-        .first()
-        .is_some_and(|executable| executable.contains(address))
-    {
+    if objects().first().is_some_and(|executable| executable.contains(address)) {
         return Ok(());
     }
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
@@ -53,9 +50,7 @@ mod tests {
     use crate::probe::elf::LoadedObject;
 
     fn is_loaded(name: &str) -> bool {
-        objects()
-            .iter()
-            .any(|object: &LoadedObject| object.name == name)
+        objects().iter().any(|object: &LoadedObject| object.name == name)
     }
 
     #[test]

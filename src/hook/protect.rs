@@ -35,9 +35,8 @@ pub enum Failure {
 impl Protections {
     /// Reads them from `/proc/self/maps`.
     pub fn read() -> Result<Self, Refusal> {
-        let maps = Process::myself()
-            .and_then(|process| process.maps())
-            .map_err(|_| Refusal::Maps)?;
+        let maps =
+            Process::myself().and_then(|process| process.maps()).map_err(|_| Refusal::Maps)?;
         let maps = maps.0.iter().map(|map| {
             let protection = [
                 (MMPermissions::READ, PROT_READ),
@@ -53,10 +52,7 @@ impl Protections {
     }
 
     fn of(&self, address: usize) -> Option<c_int> {
-        self.0
-            .iter()
-            .find(|(range, _)| range.contains(&address))
-            .map(|(_, bits)| *bits)
+        self.0.iter().find(|(range, _)| range.contains(&address)).map(|(_, bits)| *bits)
     }
 
     /// Writes `to` to a slot that holds `from`. A read-only page is writable meanwhile, and has its
@@ -99,9 +95,7 @@ unsafe fn protect(page: usize, protection: c_int) -> Result<(), Failure> {
     if unsafe { libc::mprotect(page as *mut _, page_size(), protection) } == 0 {
         return Ok(());
     }
-    Err(Failure::Protect(
-        std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
-    ))
+    Err(Failure::Protect(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -113,10 +107,7 @@ mod tests {
 
     impl Page {
         fn new(protection: c_int, first: usize) -> Self {
-            let (rw, private) = (
-                PROT_READ | PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            );
+            let (rw, private) = (PROT_READ | PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
             // SAFETY: a new mapping.
             let page = unsafe { libc::mmap(std::ptr::null_mut(), page_size(), rw, private, -1, 0) };
             assert_ne!(page, libc::MAP_FAILED);

@@ -24,20 +24,10 @@ const EXPECTED: &str = r#"expected "on", "off" or any of "pool", "slab", "lua", 
 
 impl HookSet {
     /// `memstat_hooks on`.
-    pub const ALL: HookSet = HookSet {
-        pool: true,
-        slab: true,
-        lua: true,
-        thread: true,
-    };
+    pub const ALL: HookSet = HookSet { pool: true, slab: true, lua: true, thread: true };
 
     /// `memstat_hooks off`.
-    pub const NONE: HookSet = HookSet {
-        pool: false,
-        slab: false,
-        lua: false,
-        thread: false,
-    };
+    pub const NONE: HookSet = HookSet { pool: false, slab: false, lua: false, thread: false };
 
     /// Reads the words behind the directive's name. The error is a sentence for the log.
     pub fn parse(words: &[&[u8]]) -> Result<HookSet, String> {
@@ -64,10 +54,7 @@ impl HookSet {
                 }
             };
             if std::mem::replace(hook, true) {
-                return Err(format!(
-                    r#"duplicate value "{}", {EXPECTED}"#,
-                    word.escape_ascii()
-                ));
+                return Err(format!(r#"duplicate value "{}", {EXPECTED}"#, word.escape_ascii()));
             }
         }
         Ok(set)
@@ -94,21 +81,8 @@ mod tests {
             ("pool", HookSet { pool: true, ..none }),
             ("slab", HookSet { slab: true, ..none }),
             ("lua", HookSet { lua: true, ..none }),
-            (
-                "thread",
-                HookSet {
-                    thread: true,
-                    ..none
-                },
-            ),
-            (
-                "thread pool",
-                HookSet {
-                    pool: true,
-                    thread: true,
-                    ..none
-                },
-            ),
+            ("thread", HookSet { thread: true, ..none }),
+            ("thread pool", HookSet { pool: true, thread: true, ..none }),
         ] {
             assert_eq!(parse(words), Ok(set), "{words}");
         }

@@ -53,16 +53,8 @@ impl Registry {
             return None;
         }
         // SAFETY: allocated above for this type.
-        unsafe {
-            fresh.write(Registry {
-                pid: std::process::id(),
-                live: Mutex::default(),
-            })
-        };
-        if CURRENT
-            .compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
+        unsafe { fresh.write(Registry { pid: std::process::id(), live: Mutex::default() }) };
+        if CURRENT.compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // Another thread of this process was first.
             // SAFETY: nobody else has seen it, and its empty vector owns nothing.
             unsafe { std::alloc::dealloc(fresh.cast(), layout) };
@@ -110,10 +102,7 @@ pub fn read() -> ThreadStacks {
     let seen = Registry::current().map_or_else(Vec::new, |registry| {
         registry.with(|live| live.iter().map(|(_, stack)| stack.clone()).collect())
     });
-    ThreadStacks {
-        seen,
-        unseen: UNSEEN.load(Ordering::Relaxed),
-    }
+    ThreadStacks { seen, unseen: UNSEEN.load(Ordering::Relaxed) }
 }
 
 /// Holds the lock of this process's registry, as another thread might during a fork.

@@ -20,11 +20,7 @@ pub fn isolated(name: &str, body: impl FnOnce()) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{}\n{text}\n{errors}",
-        output.status
-    );
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
     assert!(text.contains("1 passed"), "no such test: {name}\n{text}");
 }
 
@@ -49,11 +45,7 @@ impl Library {
             .unwrap();
         assert!(built.success());
         let c_path = CString::new(path.to_str().unwrap()).unwrap();
-        let mode = if options.contains(&"-Wl,-z,lazy") {
-            libc::RTLD_LAZY
-        } else {
-            libc::RTLD_NOW
-        };
+        let mode = if options.contains(&"-Wl,-z,lazy") { libc::RTLD_LAZY } else { libc::RTLD_NOW };
         // SAFETY: the libraries of the tests run nothing when they are loaded.
         let handle = unsafe { libc::dlopen(c_path.as_ptr(), mode) };
         assert!(!handle.is_null());
@@ -84,11 +76,7 @@ impl Drop for Library {
 }
 
 /// `R_*_JUMP_SLOT`.
-pub const JUMP_SLOT: u64 = if cfg!(target_arch = "aarch64") {
-    1026
-} else {
-    7
-};
+pub const JUMP_SLOT: u64 = if cfg!(target_arch = "aarch64") { 1026 } else { 7 };
 
 /// A made-up object of 64 words: the dynamic section at 0, a relocation at 32, symbols at 36
 /// (the second at 39), strings at 46, a slot at 50.
@@ -104,16 +92,8 @@ impl Made {
     pub fn new() -> Self {
         let mut words = Box::new([0; 64]);
         let [rela, symbols, strings, slot, function] = AT;
-        let dynamic = [
-            (5, strings),
-            (10, 13),
-            (6, symbols),
-            (11, 24),
-            (23, rela),
-            (2, 24),
-            (20, 7),
-            (0, 0),
-        ];
+        let dynamic =
+            [(5, strings), (10, 13), (6, symbols), (11, 24), (23, rela), (2, 24), (20, 7), (0, 0)];
         for (i, (tag, value)) in dynamic.into_iter().enumerate() {
             words[i * 2] = tag;
             words[i * 2 + 1] = value;
@@ -130,15 +110,7 @@ impl Made {
     /// It, as an object.
     pub fn object(&self) -> LoadedObject {
         let bias = self.words.as_ptr() as usize;
-        let segment = Segment {
-            range: bias..bias + 512,
-            flags: libc::PF_R,
-        };
-        LoadedObject {
-            name: "made".into(),
-            bias,
-            segments: vec![segment],
-            dynamic: Some(bias),
-        }
+        let segment = Segment { range: bias..bias + 512, flags: libc::PF_R };
+        LoadedObject { name: "made".into(), bias, segments: vec![segment], dynamic: Some(bias) }
     }
 }

@@ -114,10 +114,7 @@ fn hook_all() -> Result<(), Refusal> {
         let _ = KEY.set(key);
     }
     let objects = objects();
-    let wanted = objects
-        .iter()
-        .enumerate()
-        .filter(|(i, o)| *i == 0 || !is_exempt(o));
+    let wanted = objects.iter().enumerate().filter(|(i, o)| *i == 0 || !is_exempt(o));
     // SAFETY: the objects are from now, and this thread is the only one; the wrapper has the type
     // of `pthread_create`, and `REAL` is for nothing else.
     let patched = unsafe { got::patch(wanted.map(|(_, o)| o), SYMBOL, wrapper(), &REAL) };
@@ -148,9 +145,7 @@ unsafe extern "C" fn pthread_create(
     }
     // SAFETY: 2.
     let real = unsafe { std::mem::transmute::<*mut c_void, Create>(real) };
-    let record = routine.map_or(std::ptr::null_mut(), |routine| {
-        make(Record { routine, argument })
-    });
+    let record = routine.map_or(std::ptr::null_mut(), |routine| make(Record { routine, argument }));
     if record.is_null() {
         stacks::miss();
         // SAFETY: 1.

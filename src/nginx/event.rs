@@ -84,10 +84,7 @@ impl Timer {
         event.handler = Some(handler);
         // SAFETY: N2.
         event.log = unsafe { (*nginx_sys::ngx_cycle).log };
-        Timer {
-            event,
-            _connection: connection,
-        }
+        Timer { event, _connection: connection }
     }
 
     /// Sets the timer to fire in so many milliseconds, in place of an earlier setting.

@@ -12,10 +12,7 @@ use crate::report::model::Kind;
 
 /// The version of nginx, such as `1.22.1`.
 pub fn version() -> &'static str {
-    CStr::from_bytes_with_nul(NGINX_VERSION_BYTES)
-        .ok()
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("")
+    CStr::from_bytes_with_nul(NGINX_VERSION_BYTES).ok().and_then(|v| v.to_str().ok()).unwrap_or("")
 }
 
 const NGINX_VERSION_BYTES: &[u8] = nginx_sys::NGINX_VERSION.to_bytes_with_nul();
@@ -99,12 +96,7 @@ pub fn siblings() -> Vec<(i32, usize)> {
         (process.pid > 0 && process.pid != me && process.detached() == 0)
             .then_some((process.pid, place))
     };
-    table
-        .iter()
-        .enumerate()
-        .take(used)
-        .filter_map(live)
-        .collect()
+    table.iter().enumerate().take(used).filter_map(live).collect()
 }
 
 /// An address in each shared mapping of nginx that this process knows of: the zones of its cycle,

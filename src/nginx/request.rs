@@ -71,13 +71,7 @@ impl Request {
     /// `T` is what `module` makes in `create_loc_conf`.
     pub unsafe fn location_conf<T>(&mut self, module: &ngx_module_t) -> Option<&T> {
         // SAFETY: by contract; N4.
-        unsafe {
-            Some(
-                self.ngx()
-                    .http_location_conf_unchecked::<T>(module)?
-                    .as_ref(),
-            )
-        }
+        unsafe { Some(self.ngx().http_location_conf_unchecked::<T>(module)?.as_ref()) }
     }
 
     /// Reads and drops the request's body. Anything but success is for nginx to act on.
@@ -104,10 +98,8 @@ impl Request {
         let content_type = response.content_type.as_bytes();
         // SAFETY: N1, N3.
         let headers_out = unsafe { &mut self.0.as_mut().headers_out };
-        headers_out.content_type = ngx_str_t {
-            len: content_type.len(),
-            data: content_type.as_ptr().cast_mut(),
-        };
+        headers_out.content_type =
+            ngx_str_t { len: content_type.len(), data: content_type.as_ptr().cast_mut() };
         headers_out.content_type_len = content_type.len();
         let Some(buffer) = self.buffer(response.body) else {
             return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
@@ -117,10 +109,7 @@ impl Request {
         if sent == Status::NGX_ERROR || sent.0 > NGX_OK as ngx_int_t || ngx.header_only() {
             return sent.0;
         }
-        let mut chain = ngx_chain_t {
-            buf: buffer,
-            next: std::ptr::null_mut(),
-        };
+        let mut chain = ngx_chain_t { buf: buffer, next: std::ptr::null_mut() };
         self.ngx().output_filter(&mut chain).0
     }
 

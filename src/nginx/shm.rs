@@ -25,10 +25,7 @@ pub const fn zone_size(slots: usize) -> usize {
 
 /// How many slots a zone of this size holds.
 pub fn slots_of(size: usize) -> usize {
-    (1..=MAX_SLOTS)
-        .take_while(|slots| zone_size(*slots) <= size)
-        .last()
-        .unwrap_or(0)
+    (1..=MAX_SLOTS).take_while(|slots| zone_size(*slots) <= size).last().unwrap_or(0)
 }
 
 /// The zone as the cycle has it.
@@ -38,10 +35,7 @@ pub struct Zone(*mut ngx_shm_zone_t);
 impl Zone {
     /// Adds the zone to the configuration being read; `None` when that fails (nginx logs why).
     pub fn add(cf: &Conf, size: usize, module: &'static ngx_module_t) -> Option<Self> {
-        let mut name = ngx_str_t {
-            len: NAME.len(),
-            data: NAME.as_ptr().cast_mut(),
-        };
+        let mut name = ngx_str_t { len: NAME.len(), data: NAME.as_ptr().cast_mut() };
         let tag: *const ngx_module_t = module;
         // SAFETY: N3; nginx keeps the name's pointer, which is static.
         let zone =

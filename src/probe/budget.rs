@@ -15,9 +15,7 @@ pub struct Budget {
 impl Budget {
     /// A budget that starts now.
     pub fn new(time: Duration) -> Self {
-        Budget {
-            deadline: Instant::now().checked_add(time),
-        }
+        Budget { deadline: Instant::now().checked_add(time) }
     }
 
     /// No limit: for start-up and tests.
@@ -27,8 +25,7 @@ impl Budget {
 
     /// Whether the time is used up. Costs a clock read: ask once a piece, not once a page.
     pub fn spent(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 

@@ -60,10 +60,7 @@ impl LoadedObject {
     }
 
     fn with(&self, flag: u32) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.segments
-            .iter()
-            .filter(move |s| s.flags & flag != 0)
-            .map(|s| s.range.clone())
+        self.segments.iter().filter(move |s| s.flags & flag != 0).map(|s| s.range.clone())
     }
 }
 
@@ -107,21 +104,13 @@ unsafe extern "C" fn collect(
         base_name(unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes())
     };
     let bias = info.dlpi_addr as usize;
-    let mut object = LoadedObject {
-        name,
-        bias,
-        segments: Vec::new(),
-        dynamic: None,
-    };
+    let mut object = LoadedObject { name, bias, segments: Vec::new(), dynamic: None };
     for header in headers {
         let start = bias.wrapping_add(header.p_vaddr as usize);
         match header.p_type {
             libc::PT_LOAD => {
                 let range = pages(start, header.p_memsz as usize);
-                object.segments.push(Segment {
-                    range,
-                    flags: header.p_flags,
-                });
+                object.segments.push(Segment { range, flags: header.p_flags });
             }
             libc::PT_DYNAMIC => object.dynamic = Some(start),
             _ => {}
@@ -146,9 +135,7 @@ fn executable_name() -> String {
 }
 
 fn base_name(path: &[u8]) -> String {
-    let name = Path::new(OsStr::from_bytes(path))
-        .file_name()
-        .unwrap_or_default();
+    let name = Path::new(OsStr::from_bytes(path)).file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }
 
@@ -179,27 +166,17 @@ mod tests {
         let exe = std::env::current_exe().unwrap();
         assert_eq!(objects[0].name, exe.file_name().unwrap().to_str().unwrap());
         assert!(objects[0].contains(here));
-        assert!(objects[0]
-            .dynamic
-            .is_some_and(|dynamic| objects[0].contains(dynamic)));
-        assert!(objects
-            .iter()
-            .any(|object| object.name.starts_with("libc.")));
+        assert!(objects[0].dynamic.is_some_and(|dynamic| objects[0].contains(dynamic)));
+        assert!(objects.iter().any(|object| object.name.starts_with("libc.")));
         assert!(objects.iter().all(|object| !object.name.is_empty()));
-        assert!(objects
-            .iter()
-            .all(|object| !object.name.starts_with("linux-vdso")));
+        assert!(objects.iter().all(|object| !object.name.starts_with("linux-vdso")));
     }
 
     #[test]
     fn executable_ranges_are_those_of_the_kernel() {
         let mut ours: Vec<_> = objects()
             .iter()
-            .flat_map(|o| {
-                o.executable()
-                    .map(|r| (o.name.clone(), r))
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|o| o.executable().map(|r| (o.name.clone(), r)).collect::<Vec<_>>())
             .map(|(name, range)| (range.start, range.end, name))
             .collect();
         let mut kernel: Vec<_> = maps()
@@ -232,19 +209,14 @@ mod tests {
     #[test]
     fn writable_mappings_of_files_are_in_writable_segments() {
         let objects = objects();
-        for map in maps()
-            .iter()
-            .filter(|map| map.perms.contains(MMPermissions::WRITE))
-        {
+        for map in maps().iter().filter(|map| map.perms.contains(MMPermissions::WRITE)) {
             let Some(name) = file(map) else { continue };
             let Some(object) = objects.iter().find(|object| object.name == name) else {
                 continue;
             };
             let range = range(map);
             assert!(
-                object
-                    .writable()
-                    .any(|w| w.start <= range.start && range.end <= w.end),
+                object.writable().any(|w| w.start <= range.start && range.end <= w.end),
                 "{name}: {range:x?}"
             );
         }
@@ -262,13 +234,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for (path, name) in [
-            ("/usr/lib/a.so", "a.so"),
-            ("a.so", "a.so"),
-            ("", ""),
-            ("/", ""),
-            ("/x/y z", "y z"),
-        ] {
+        for (path, name) in
+            [("/usr/lib/a.so", "a.so"), ("a.so", "a.so"), ("", ""), ("/", ""), ("/x/y z", "y z")]
+        {
             assert_eq!(base_name(path.as_bytes()), name);
         }
     }

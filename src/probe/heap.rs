@@ -64,10 +64,7 @@ impl HeapProbe {
     /// Finds out which allocator is in place. To be called once at the start, while the heap is
     /// small and no thread but the main one exists; may take a few milliseconds.
     pub fn new() -> HeapProbe {
-        HeapProbe {
-            kind: detect(),
-            forced: false,
-        }
+        HeapProbe { kind: detect(), forced: false }
     }
 
     /// Starts a measurement. `claimed` is what belongs to something else, sorted.

@@ -23,11 +23,7 @@ impl MapsReader {
     /// Opens the file. The kernel goes on by address from read to read, so a mapping made or gone
     /// in the middle is there or not, but none is torn.
     pub fn open() -> io::Result<Self> {
-        Ok(MapsReader {
-            file: File::open("/proc/self/maps")?,
-            tail: Vec::new(),
-            maps: Vec::new(),
-        })
+        Ok(MapsReader { file: File::open("/proc/self/maps")?, tail: Vec::new(), maps: Vec::new() })
     }
 
     /// Reads on.
@@ -39,8 +35,7 @@ impl MapsReader {
                 self.parse_lines(true)?;
                 return Ok(Progress::Done);
             }
-            self.tail
-                .extend_from_slice(buffer.get(..n).unwrap_or_default());
+            self.tail.extend_from_slice(buffer.get(..n).unwrap_or_default());
             self.parse_lines(false)?;
             if budget.spent() {
                 return Ok(Progress::More);
@@ -62,8 +57,7 @@ impl MapsReader {
         let rest = self.tail.split_off(whole);
         let lines = String::from_utf8_lossy(&self.tail);
         let maps = MemoryMaps::from_buf_read(lines.as_bytes()).map_err(io::Error::other)?;
-        self.maps
-            .extend(maps.0.into_iter().filter(in_address_space));
+        self.maps.extend(maps.0.into_iter().filter(in_address_space));
         self.tail = rest;
         Ok(())
     }
@@ -103,21 +97,13 @@ mod tests {
         }
         let maps = reader.finish();
         assert!(steps > 1);
-        assert!(maps
-            .windows(2)
-            .all(|pair| pair[0].address.1 <= pair[1].address.0));
+        assert!(maps.windows(2).all(|pair| pair[0].address.1 <= pair[1].address.0));
         let here = reads_in_steps_what_a_single_read_gives as *const () as usize;
         let code = maps.iter().find(|map| range(map).contains(&here)).unwrap();
         assert!(code.perms.contains(MMPermissions::EXECUTE) && has_file(code) && !is_shared(code));
         let size: u64 = maps.iter().map(|map| map.address.1 - map.address.0).sum();
-        let status = procfs::process::Process::myself()
-            .unwrap()
-            .status()
-            .unwrap();
+        let status = procfs::process::Process::myself().unwrap().status().unwrap();
         let difference = size.abs_diff(status.vmsize.unwrap() * 1024);
-        assert!(
-            difference < 64 << 20,
-            "other test threads map and unmap, but not {difference}"
-        );
+        assert!(difference < 64 << 20, "other test threads map and unmap, but not {difference}");
     }
 }

@@ -43,10 +43,7 @@ fn unreadable() -> io::Error {
 
 impl Own {
     fn vector(local: &mut [u8], remote: &[libc::iovec]) -> io::Result<usize> {
-        let wanted = libc::iovec {
-            iov_base: local.as_mut_ptr().cast(),
-            iov_len: local.len(),
-        };
+        let wanted = libc::iovec { iov_base: local.as_mut_ptr().cast(), iov_len: local.len() };
         // SAFETY: one local vector over an exclusive slice (2), written within its length (1); the
         // remote vectors are read as numbers (3), from a slice of the length given.
         let read = unsafe {
@@ -65,10 +62,7 @@ impl Own {
 
 impl Memory for Own {
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
-        let remote = [libc::iovec {
-            iov_base: at as *mut libc::c_void,
-            iov_len: into.len(),
-        }];
+        let remote = [libc::iovec { iov_base: at as *mut libc::c_void, iov_len: into.len() }];
         if Own::vector(into, &remote)? == into.len() {
             Ok(())
         } else {
@@ -78,10 +72,7 @@ impl Memory for Own {
 
     fn read_each(&self, at: &[usize], into: &mut [Record]) -> io::Result<usize> {
         let count = at.len().min(into.len()).min(BATCH);
-        let mut remote = [libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: RECORD,
-        }; BATCH];
+        let mut remote = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: RECORD }; BATCH];
         for (vector, at) in remote.iter_mut().zip(at) {
             vector.iov_base = *at as *mut libc::c_void;
         }
@@ -140,9 +131,7 @@ impl Memory for Direct {
     fn read_each(&self, at: &[usize], into: &mut [Record]) -> io::Result<usize> {
         let mut both = at.iter().zip(into).take(BATCH);
         let asked = at.len().min(BATCH);
-        Ok(both
-            .position(|(at, record)| !self.copy(*at, record))
-            .unwrap_or(asked))
+        Ok(both.position(|(at, record)| !self.copy(*at, record)).unwrap_or(asked))
     }
 }
 
@@ -156,10 +145,7 @@ pub fn word(bytes: &[u8], at: usize) -> usize {
 
 /// The 32-bit word at a byte offset, 0 past the end.
 pub fn half(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .map_or(0, |word| u32::from_ne_bytes(*word))
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
 }
 
 #[cfg(test)]
@@ -177,10 +163,7 @@ mod tests {
 
         let good = text.as_ptr() as usize;
         let mut records = [[0u8; RECORD]; 4];
-        assert_eq!(
-            Own.read_each(&[good, good, 8, good], &mut records).unwrap(),
-            2
-        );
+        assert_eq!(Own.read_each(&[good, good, 8, good], &mut records).unwrap(), 2);
         assert_eq!(records[1], text);
         assert_eq!(Own.read_each(&[8, good], &mut records).unwrap(), 0);
         assert_eq!(Own.read_each(&[], &mut records).unwrap(), 0);

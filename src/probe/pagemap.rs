@@ -65,10 +65,7 @@ impl PageMap {
     /// Opens the pagemap of this process. Open it anew in each process and close it soon: the
     /// descriptor stays bound to the process that opened it.
     pub fn open() -> io::Result<Self> {
-        Ok(PageMap {
-            file: File::open("/proc/self/pagemap")?,
-            scans: Cell::new(true),
-        })
+        Ok(PageMap { file: File::open("/proc/self/pagemap")?, scans: Cell::new(true) })
     }
 
     /// Counts pages of a page-aligned range that are in RAM, a bounded piece of it. Returns where to
@@ -78,11 +75,7 @@ impl PageMap {
         const BYTES_A_SCAN: usize = 64 << 20;
         let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
         let mut add = |bytes: usize, file: bool| {
-            *if file {
-                &mut resident.file
-            } else {
-                &mut resident.anon
-            } += bytes as u64;
+            *if file { &mut resident.file } else { &mut resident.anon } += bytes as u64;
         };
         if self.scans.get() {
             match scan::present(self.file.as_fd(), &(range.start..end), |run, file| {
@@ -111,15 +104,10 @@ impl PageMap {
     ) -> io::Result<usize> {
         let page_size = page_size();
         let start = range.start / page_size * page_size;
-        let pages = range
-            .end
-            .saturating_sub(start)
-            .div_ceil(page_size)
-            .min(PAGES_A_PIECE);
+        let pages = range.end.saturating_sub(start).div_ceil(page_size).min(PAGES_A_PIECE);
         let mut words = [0u8; PAGES_A_PIECE * 8];
         let words = &mut words[..pages * 8];
-        self.file
-            .read_exact_at(words, (start / page_size * 8) as u64)?;
+        self.file.read_exact_at(words, (start / page_size * 8) as u64)?;
         for (i, word) in words.chunks_exact(8).enumerate() {
             let mut bytes = [0u8; 8];
             bytes.copy_from_slice(word);
@@ -157,9 +145,7 @@ mod tests {
         }
         assert_eq!(present.len(), pages);
         // With huge pages, untouched ones may be present too.
-        assert!((0..pages)
-            .filter(|page| touched(*page))
-            .all(|page| present[page]));
+        assert!((0..pages).filter(|page| touched(*page)).all(|page| present[page]));
     }
 
     #[test]
@@ -195,22 +181,10 @@ mod tests {
         let words = count(&map);
         let page = page_size() as u64;
         if words.anon != pages as u64 * page {
-            assert_eq!(
-                words,
-                Resident {
-                    anon: 2 * pages as u64 / 5 * page,
-                    file: 0
-                }
-            );
+            assert_eq!(words, Resident { anon: 2 * pages as u64 / 5 * page, file: 0 });
         }
         if scans && words != scanned {
-            assert_eq!(
-                scanned,
-                Resident {
-                    anon: pages as u64 / 5 * page,
-                    file: 0
-                }
-            );
+            assert_eq!(scanned, Resident { anon: pages as u64 / 5 * page, file: 0 });
         }
     }
 
@@ -221,15 +195,8 @@ mod tests {
         for scans in [true, false] {
             map.scans.set(scans);
             let mut resident = Resident::default();
-            map.count(&(code..code + page_size()), &mut resident)
-                .unwrap();
-            assert_eq!(
-                resident,
-                Resident {
-                    anon: 0,
-                    file: page_size() as u64
-                }
-            );
+            map.count(&(code..code + page_size()), &mut resident).unwrap();
+            assert_eq!(resident, Resident { anon: 0, file: page_size() as u64 });
         }
     }
 }

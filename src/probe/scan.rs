@@ -71,19 +71,11 @@ pub fn present(
         return_mask: PAGE_IS_FILE,
     };
     // SAFETY: S1; both live through the call, and the length is that of the array.
-    let count = unsafe {
-        libc::ioctl(
-            pagemap.as_raw_fd(),
-            PAGEMAP_SCAN as _,
-            &mut argument as *mut _,
-        )
-    };
+    let count =
+        unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut argument as *mut _) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     for run in runs.iter().take(count) {
-        each(
-            run.start as usize..run.end as usize,
-            run.categories & PAGE_IS_FILE != 0,
-        );
+        each(run.start as usize..run.end as usize, run.categories & PAGE_IS_FILE != 0);
     }
     Ok((argument.walk_end as usize).max(range.start))
 }

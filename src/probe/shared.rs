@@ -23,11 +23,7 @@ pub struct SharedResidency {
 impl SharedResidency {
     /// Begins to count in ranges that start at a page.
     pub fn begin(ranges: Vec<Range<usize>>) -> Self {
-        SharedResidency {
-            ranges,
-            at: (0, 0),
-            resident: 0,
-        }
+        SharedResidency { ranges, at: (0, 0), resident: 0 }
     }
 
     /// Goes on until the budget is spent or all is counted.
@@ -35,38 +31,22 @@ impl SharedResidency {
         let mut vector = [0u8; PAGES_A_PIECE];
         while let Some(range) = self.ranges.get(self.at.0) {
             let from = range.start.max(self.at.1);
-            let pages = range
-                .end
-                .saturating_sub(from)
-                .div_ceil(page_size())
-                .min(PAGES_A_PIECE);
+            let pages = range.end.saturating_sub(from).div_ceil(page_size()).min(PAGES_A_PIECE);
             let bytes = pages * page_size();
             // SAFETY: M1.
             let code = unsafe { libc::mincore(from as *mut _, bytes, vector.as_mut_ptr()) };
             if code != 0 {
                 return Err(io::Error::last_os_error());
             }
-            let loaded = vector
-                .iter()
-                .take(pages)
-                .filter(|byte| **byte & 1 != 0)
-                .count();
+            let loaded = vector.iter().take(pages).filter(|byte| **byte & 1 != 0).count();
             self.resident += (loaded * page_size()) as u64;
             let next = from + bytes;
-            self.at = if next >= range.end {
-                (self.at.0 + 1, 0)
-            } else {
-                (self.at.0, next)
-            };
+            self.at = if next >= range.end { (self.at.0 + 1, 0) } else { (self.at.0, next) };
             if budget.spent() {
                 break;
             }
         }
-        Ok(if self.at.0 < self.ranges.len() {
-            Progress::More
-        } else {
-            Progress::Done
-        })
+        Ok(if self.at.0 < self.ranges.len() { Progress::More } else { Progress::Done })
     }
 
     /// Bytes in RAM.
@@ -86,14 +66,7 @@ mod tests {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping, used within its bounds.
         let start = unsafe {
-            let start = libc::mmap(
-                std::ptr::null_mut(),
-                pages * page_size(),
-                access,
-                flags,
-                -1,
-                0,
-            );
+            let start = libc::mmap(std::ptr::null_mut(), pages * page_size(), access, flags, -1, 0);
             assert_ne!(start, libc::MAP_FAILED);
             for page in (0..pages).step_by(7) {
                 start.cast::<u8>().add(page * page_size()).write(1);
@@ -108,9 +81,6 @@ mod tests {
         let unmapped = 4096..8192;
         assert!(SharedResidency::begin(vec![unmapped]).step(&spent).is_err());
         // SAFETY: the mapping of above, not used any more.
-        assert_eq!(
-            unsafe { libc::munmap(start as *mut _, pages * page_size()) },
-            0
-        );
+        assert_eq!(unsafe { libc::munmap(start as *mut _, pages * page_size()) }, 0);
     }
 }

@@ -4,20 +4,19 @@
 //! totals are read, and what is left of them is `anon_other` and `file_other`.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use procfs::process::{MMapPath, MemoryMap};
+use procfs::process::MemoryMap;
 
 use super::budget::{Budget, Progress};
 use super::elf::LoadedObject;
 use super::heap::{HeapProbe, HeapReading};
+use super::layout::{Layout, Target};
 use super::maps::{self, MapsReader};
-use super::pagemap::{PageMap, Resident};
-use super::{elf, ranges, status};
-use crate::hook::thread;
+use super::pagemap::PageMap;
+use super::{ranges, status};
 use crate::report::close::{close, settle, Part};
 use crate::report::model::{
     Breakdown, Category, Hooks, Kind, Object, Own, Process, Region, Stacks, State, System, Text,
@@ -76,29 +75,6 @@ enum Stage {
     /// Counting target `.0` from address `.1` on.
     Count(usize, usize),
     Done,
-}
-
-/// Whose pages are counted.
-#[derive(Debug)]
-struct Target {
-    range: Range<usize>,
-    /// `None`: shared memory that is not nginx's.
-    category: Option<Category>,
-    /// Whether the kernel accounts its file pages as shared memory.
-    shmem: bool,
-    resident: Resident,
-}
-
-/// Which ranges are whose.
-#[derive(Debug, Default)]
-struct Layout {
-    objects: Vec<LoadedObject>,
-    text: Vec<Range<usize>>,
-    data: Vec<Range<usize>>,
-    stacks: Vec<Range<usize>>,
-    shared: Vec<Range<usize>>,
-    claimed: Vec<Range<usize>>,
-    threads_seen: u64,
 }
 
 impl Snapshot {
@@ -202,8 +178,7 @@ impl Snapshot {
         let (mut system, threads) = match status::own() {
             Ok(reading) => (reading.system, Some(reading.threads)),
             Err(error) => {
-                self.notes
-                    .push(format!("system: /proc/self/status: {error}"));
+                self.notes.push(format!("system: /proc/self/status: {error}"));
                 (System::default(), None)
             }
         };
@@ -237,10 +212,7 @@ impl Snapshot {
             }),
             notes: self.notes,
         };
-        Taken {
-            process,
-            shared: self.layout.shared,
-        }
+        Taken { process, shared: self.layout.shared }
     }
 
     /// Stacks are known when every thread but the main one was seen by the hook.
@@ -260,11 +232,7 @@ impl Snapshot {
                  anon_other"
             ));
         }
-        Stacks {
-            threads,
-            reserved: None,
-            resident: None,
-        }
+        Stacks { threads, reserved: None, resident: None }
     }
 
     fn close(&mut self, system: &System, stacks: &Stacks) -> Option<Breakdown> {
@@ -286,13 +254,7 @@ impl Snapshot {
                     let room = system.resident_anon.unwrap_or(0).saturating_sub(others);
                     let reserved = heap.reserved.unwrap_or(resident);
                     let anon = resident.min(room);
-                    parts.push(Part {
-                        category,
-                        reserved,
-                        anon,
-                        file: 0,
-                        shmem: 0,
-                    });
+                    parts.push(Part { category, reserved, anon, file: 0, shmem: 0 });
                 }
                 (Some(category), None) => unknown.push(category),
                 (None, _) => {}
@@ -303,12 +265,7 @@ impl Snapshot {
         }
         // What the kernel counts as shared memory and is not elsewhere is nginx's: no walk over
         // zones that may be gigabytes.
-        let elsewhere: u64 = self
-            .targets
-            .iter()
-            .filter(|t| t.shmem)
-            .map(|t| t.resident.file)
-            .sum();
+        let elsewhere: u64 = self.targets.iter().filter(|t| t.shmem).map(|t| t.resident.file).sum();
         parts.push(Part {
             category: Category::NginxShm,
             reserved: ranges::bytes(&self.layout.shared),
@@ -325,137 +282,21 @@ impl Snapshot {
         let (breakdown, notes) = close(system, &parts, file_other_reserved);
         self.notes.extend(notes);
         breakdown.map(|mut breakdown| {
-            breakdown.0.extend(
-                unknown
-                    .into_iter()
-                    .map(|category| (category, Region::default())),
-            );
+            breakdown.0.extend(unknown.into_iter().map(|category| (category, Region::default())));
             breakdown.0.sort_by_key(|(category, _)| *category);
             breakdown
         })
     }
 
     fn part(&self, category: Category, ranges: &[Range<usize>]) -> Part {
-        let mut part = Part {
-            category,
-            reserved: ranges::bytes(ranges),
-            anon: 0,
-            file: 0,
-            shmem: 0,
-        };
+        let mut part =
+            Part { category, reserved: ranges::bytes(ranges), anon: 0, file: 0, shmem: 0 };
         for target in self.targets.iter().filter(|t| t.category == Some(category)) {
             part.anon += target.resident.anon;
-            *if target.shmem {
-                &mut part.shmem
-            } else {
-                &mut part.file
-            } += target.resident.file;
+            *if target.shmem { &mut part.shmem } else { &mut part.file } += target.resident.file;
         }
         part
     }
-}
-
-impl Target {
-    fn bytes(&self) -> u64 {
-        self.resident.anon + self.resident.file
-    }
-}
-
-impl Layout {
-    fn find(maps: &[MemoryMap], shared: &[usize]) -> Self {
-        let objects = elf::objects();
-        let text = ranges::normalize(objects.iter().flat_map(|o| o.executable()).collect());
-        let data = ranges::normalize(objects.iter().flat_map(|o| o.writable()).collect());
-        let threads = thread::stacks().seen;
-        let main = thread::main_stack(maps);
-        let threads_seen = threads.len() as u64 + u64::from(main.is_some());
-        let stacks = ranges::normalize(threads.into_iter().chain(main).collect());
-        let is_nginx_shared = |map: &&MemoryMap| {
-            maps::is_shared(map) && shared.iter().any(|start| maps::range(map).contains(start))
-        };
-        let shared: Vec<_> = maps
-            .iter()
-            .filter(is_nginx_shared)
-            .map(maps::range)
-            .collect();
-        let claimed = [&text, &data, &stacks, &shared]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-        let claimed = ranges::normalize(claimed);
-        Layout {
-            objects,
-            text,
-            data,
-            stacks,
-            shared,
-            claimed,
-            threads_seen,
-        }
-    }
-
-    /// What to count: everything that is somebody's, but for nginx's shared memory.
-    fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<Target> {
-        let mut devices = ShmemDevices::new(maps, &self.shared);
-        let foreign: Vec<_> = maps
-            .iter()
-            .filter(|map| maps::has_file(map) && devices.contains(map))
-            .flat_map(|map| ranges::subtract(&maps::range(map), &self.claimed))
-            .collect();
-        let groups = [
-            (Some(Category::Text), &self.text),
-            (Some(Category::Data), &self.data),
-            (Some(Category::Stacks), &self.stacks),
-            (heap.category, &heap.ranges),
-            (None, &foreign),
-        ];
-        let mut targets = Vec::new();
-        for (category, ranges) in groups {
-            for range in ranges {
-                let below = maps.partition_point(|map| maps::range(map).end <= range.start);
-                let shmem = maps.get(below).is_some_and(|map| devices.contains(map));
-                let resident = Resident::default();
-                targets.push(Target {
-                    range: range.clone(),
-                    category,
-                    shmem,
-                    resident,
-                });
-            }
-        }
-        targets
-    }
-}
-
-/// The devices whose pages the kernel accounts as shared memory: its own one for anonymous shared
-/// memory, and every tmpfs.
-struct ShmemDevices(HashMap<(i32, i32), bool>);
-
-impl ShmemDevices {
-    fn new(maps: &[MemoryMap], shared: &[Range<usize>]) -> Self {
-        let nginx = maps.iter().filter(|map| shared.contains(&maps::range(map)));
-        ShmemDevices(nginx.map(|map| (map.dev, true)).collect())
-    }
-
-    fn contains(&mut self, map: &MemoryMap) -> bool {
-        if map.inode == 0 {
-            return false;
-        }
-        *self
-            .0
-            .entry(map.dev)
-            .or_insert_with(|| match &map.pathname {
-                MMapPath::Path(path) => is_tmpfs(path),
-                MMapPath::Vsys(_) => true,
-                _ => false,
-            })
-    }
-}
-
-fn is_tmpfs(path: &std::path::Path) -> bool {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
-    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type as i64 == TMPFS_MAGIC)
 }
 
 fn text(objects: &[LoadedObject]) -> Text {
@@ -467,10 +308,7 @@ fn text(objects: &[LoadedObject]) -> Text {
         })
         .collect();
     objects.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
-    Text {
-        bytes: objects.iter().map(|object| object.bytes).sum(),
-        objects,
-    }
+    Text { bytes: objects.iter().map(|object| object.bytes).sum(), objects }
 }
 
 fn at(path: &str, error: io::Error) -> io::Error {

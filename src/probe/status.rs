@@ -43,12 +43,7 @@ fn read(path: &str) -> ProcResult<Reading> {
         page_tables: bytes(status.vmpte),
     };
     let ended = status.state.starts_with(['Z', 'X']);
-    Ok(Reading {
-        system,
-        threads: status.threads,
-        parent: status.ppid,
-        ended,
-    })
+    Ok(Reading { system, threads: status.threads, parent: status.ppid, ended })
 }
 
 #[cfg(test)]
@@ -58,11 +53,7 @@ mod tests {
     #[test]
     fn resident_is_the_sum_of_its_classes() {
         let system = own().unwrap().system;
-        let parts = [
-            system.resident_anon,
-            system.resident_file,
-            system.resident_shmem,
-        ];
+        let parts = [system.resident_anon, system.resident_file, system.resident_shmem];
         let sum: u64 = parts.into_iter().map(Option::unwrap).sum();
         assert_eq!(system.resident, Some(sum));
         assert!(system.virtual_ > system.resident && system.peak_resident >= system.resident);

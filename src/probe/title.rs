@@ -16,11 +16,8 @@ pub fn read(pid: i32) -> (Kind, State) {
 /// Titles: `ngx_setproctitle` in nginx's `ngx_process_cycle.c`; the agent's is ngx_lua's.
 fn parse(title: &[u8]) -> (Kind, State) {
     let title = String::from_utf8_lossy(title);
-    let state = if title.contains("is shutting down") {
-        State::ShuttingDown
-    } else {
-        State::Active
-    };
+    let state =
+        if title.contains("is shutting down") { State::ShuttingDown } else { State::Active };
     let kinds = [
         ("nginx: master process", Kind::Master),
         ("nginx: worker process", Kind::Worker),
@@ -40,18 +37,9 @@ mod tests {
     fn knows_the_titles_of_nginx() {
         let worker = b"nginx: worker process is shutting down\0\0\0";
         assert_eq!(parse(worker), (Kind::Worker, State::ShuttingDown));
-        assert_eq!(
-            parse(b"nginx: worker process\0"),
-            (Kind::Worker, State::Active)
-        );
-        assert_eq!(
-            parse(b"nginx: cache manager process"),
-            (Kind::CacheManager, State::Active)
-        );
-        assert_eq!(
-            parse(b"nginx: master process nginx -p x"),
-            (Kind::Master, State::Active)
-        );
+        assert_eq!(parse(b"nginx: worker process\0"), (Kind::Worker, State::Active));
+        assert_eq!(parse(b"nginx: cache manager process"), (Kind::CacheManager, State::Active));
+        assert_eq!(parse(b"nginx: master process nginx -p x"), (Kind::Master, State::Active));
         assert_eq!(parse(b"sh\0-c\0"), (Kind::Other, State::Active));
         assert_eq!(read(-1), (Kind::Other, State::Active));
     }

@@ -56,11 +56,7 @@ impl Table {
             }
             let columns: Vec<&Column> = self.names.iter().chain(block.iter().copied()).collect();
             let lines = |part: fn(&Column) -> &Vec<String>| {
-                columns
-                    .iter()
-                    .map(|column| part(column).len())
-                    .max()
-                    .unwrap_or(0)
+                columns.iter().map(|column| part(column).len()).max().unwrap_or(0)
             };
             for line in 0..lines(|c| &c.head) {
                 print_line(out, gap, &columns, |c| c.head.get(line));
@@ -106,18 +102,8 @@ impl Column {
     fn new(align: Align, head: &[&str], cells: Vec<String>) -> Self {
         let head: Vec<String> = head.iter().map(|line| cut((*line).to_owned())).collect();
         let cells: Vec<String> = cells.into_iter().map(cut).collect();
-        let width = head
-            .iter()
-            .chain(&cells)
-            .map(String::len)
-            .max()
-            .unwrap_or(0);
-        Column {
-            align,
-            width,
-            head,
-            cells,
-        }
+        let width = head.iter().chain(&cells).map(String::len).max().unwrap_or(0);
+        Column { align, width, head, cells }
     }
 }
 
@@ -206,16 +192,8 @@ mod tests {
     fn aligned() {
         let mut table = Table::default();
         table.name(&["process"], vec!["a".to_owned(), "long name".to_owned()]);
-        table.column(
-            Align::Right,
-            &["size", "B"],
-            vec!["1".to_owned(), "1234567".to_owned()],
-        );
-        table.column(
-            Align::Left,
-            &["state"],
-            vec!["ok".to_owned(), String::new()],
-        );
+        table.column(Align::Right, &["size", "B"], vec!["1".to_owned(), "1234567".to_owned()]);
+        table.column(Align::Left, &["state"], vec!["ok".to_owned(), String::new()]);
         let mut out = String::new();
         table.print(&mut out);
         assert_eq!(
@@ -239,10 +217,7 @@ mod tests {
                 let mut out = String::new();
                 table.print(&mut out);
                 assert!(out.lines().all(|line| line.len() <= WIDTH), "{out}");
-                assert_eq!(
-                    out.lines().filter(|line| line.is_empty()).count(),
-                    table.blocks() - 1
-                );
+                assert_eq!(out.lines().filter(|line| line.is_empty()).count(), table.blocks() - 1);
                 let heads: usize = out.lines().map(|line| line.matches('h').count()).sum();
                 assert_eq!(heads, columns);
             }
@@ -270,21 +245,12 @@ mod tests {
         assert_eq!(print("- ", "one  two\nthree"), "- one two three\n");
         assert_eq!(print("- ", ""), "-\n");
         let words = "word ".repeat(30);
-        let expected = format!(
-            "- {}\n  {}\n",
-            ["word"; 19].join(" "),
-            ["word"; 11].join(" ")
-        );
+        let expected = format!("- {}\n  {}\n", ["word"; 19].join(" "), ["word"; 11].join(" "));
         assert_eq!(print("- ", &words), expected);
         let long = "x".repeat(250);
         assert_eq!(
             print("- ", &format!("a {long}")),
-            format!(
-                "- a\n  {}\n  {}\n  {}\n",
-                &long[..98],
-                &long[..98],
-                &long[..54]
-            )
+            format!("- a\n  {}\n  {}\n  {}\n", &long[..98], &long[..98], &long[..54])
         );
         assert_eq!(print(&"l".repeat(100), "ab").lines().count(), 3);
     }

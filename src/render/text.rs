@@ -35,11 +35,7 @@ pub fn text(server: &Server) -> String {
         section(&mut out, "Notes");
     }
     for (note, who) in notes {
-        paragraph(
-            &mut out,
-            "- ",
-            &format!("{}: {}", names.list(&who), ascii(&note)),
-        );
+        paragraph(&mut out, "- ", &format!("{}: {}", names.list(&who), ascii(&note)));
     }
     out
 }
@@ -52,11 +48,7 @@ fn section(out: &mut String, title: &str) {
 }
 
 fn header(out: &mut String, server: &Server) {
-    let worker = server
-        .answered_by
-        .id
-        .map(|id| format!("worker {id}, "))
-        .unwrap_or_default();
+    let worker = server.answered_by.id.map(|id| format!("worker {id}, ")).unwrap_or_default();
     let line = format!(
         "nginx {}, memstat {}, {}, answered by {worker}pid {} in {}",
         ascii(&server.nginx),
@@ -73,21 +65,9 @@ fn processes(out: &mut String, processes: &[Process]) {
     let mut table = Table::default();
     table.name(&["process"], cells(label));
     table.name(&["pid"], cells(|p| p.pid.to_string()));
-    table.column(
-        Align::Right,
-        &["gen"],
-        cells(|p| known(p.generation, count)),
-    );
-    table.column(
-        Align::Left,
-        &["state"],
-        cells(|p| state(p.state).to_owned()),
-    );
-    table.column(
-        Align::Right,
-        &["uptime"],
-        cells(|p| known(p.uptime_s, seconds)),
-    );
+    table.column(Align::Right, &["gen"], cells(|p| known(p.generation, count)));
+    table.column(Align::Left, &["state"], cells(|p| state(p.state).to_owned()));
+    table.column(Align::Right, &["uptime"], cells(|p| known(p.uptime_s, seconds)));
     type Figure = fn(&System) -> Option<u64>;
     let figures: [(&str, Figure); 6] = [
         ("virtual", |s| s.virtual_),
@@ -98,24 +78,14 @@ fn processes(out: &mut String, processes: &[Process]) {
         ("swap", |s| s.swap),
     ];
     for (head, figure) in figures {
-        let cells = processes
-            .iter()
-            .map(|p| known(figure(&p.system), size))
-            .collect();
+        let cells = processes.iter().map(|p| known(figure(&p.system), size)).collect();
         table.column(Align::Right, &[head], cells);
     }
     section(out, "Processes (resident is anon, file and shmem together)");
     table.print(out);
-    for process in processes
-        .iter()
-        .filter(|p| p.state == State::Unresponsive || p.age_ms >= 1000)
-    {
+    for process in processes.iter().filter(|p| p.state == State::Unresponsive || p.age_ms >= 1000) {
         let age = millis(process.age_ms);
-        let line = format!(
-            "Figures of {} pid {} are {age} old",
-            label(process),
-            process.pid
-        );
+        let line = format!("Figures of {} pid {} are {age} old", label(process), process.pid);
         paragraph(out, "", &line);
     }
 }
@@ -132,18 +102,13 @@ fn state(state: State) -> &'static str {
 fn named(processes: &[&Process]) -> Table {
     let mut table = Table::default();
     table.name(&["process"], processes.iter().map(|p| label(p)).collect());
-    table.name(
-        &["pid"],
-        processes.iter().map(|p| p.pid.to_string()).collect(),
-    );
+    table.name(&["pid"], processes.iter().map(|p| p.pid.to_string()).collect());
     table
 }
 
 fn allocators(out: &mut String, processes: &[Process]) {
-    let (processes, allocators): (Vec<_>, Vec<_>) = processes
-        .iter()
-        .filter_map(|p| Some((p, p.allocator.as_ref()?)))
-        .unzip();
+    let (processes, allocators): (Vec<_>, Vec<_>) =
+        processes.iter().filter_map(|p| Some((p, p.allocator.as_ref()?))).unzip();
     if processes.is_empty() {
         return;
     }
@@ -154,10 +119,7 @@ fn allocators(out: &mut String, processes: &[Process]) {
     });
     table.column(Align::Left, &["allocator"], names.collect());
     let mut sizes = |head: &str, figures: Vec<Option<u64>>| {
-        let cells = figures
-            .into_iter()
-            .map(|figure| known(figure, size))
-            .collect();
+        let cells = figures.into_iter().map(|figure| known(figure, size)).collect();
         table.column(Align::Right, &[head], cells);
     };
     sizes("reserved", allocators.iter().map(|a| a.reserved).collect());
@@ -166,53 +128,29 @@ fn allocators(out: &mut String, processes: &[Process]) {
     sizes("mmapped", allocators.iter().map(|a| a.mmapped).collect());
     let arenas = allocators.iter().map(|a| known(a.arenas, count)).collect();
     table.column(Align::Right, &["arenas"], arenas);
-    let ages = allocators
-        .iter()
-        .map(|a| known(a.measured_ms_ago, millis))
-        .collect();
+    let ages = allocators.iter().map(|a| known(a.measured_ms_ago, millis)).collect();
     table.column(Align::Right, &["measured", "ago"], ages);
     section(out, "Allocator");
     table.print(out);
 }
 
 fn threads(out: &mut String, processes: &[Process]) {
-    let processes: Vec<_> = processes
-        .iter()
-        .filter(|p| p.stacks.is_some() || p.own.is_some())
-        .collect();
+    let processes: Vec<_> =
+        processes.iter().filter(|p| p.stacks.is_some() || p.own.is_some()).collect();
     if processes.is_empty() {
         return;
     }
     let mut table = named(&processes);
     let mut column = |head: &[&str], cell: fn(&Process) -> String| {
-        table.column(
-            Align::Right,
-            head,
-            processes.iter().map(|p| cell(p)).collect(),
-        );
+        table.column(Align::Right, head, processes.iter().map(|p| cell(p)).collect());
     };
-    column(&["threads", ""], |p| {
-        known(p.stacks.and_then(|s| s.threads), count)
-    });
-    column(&["stacks", "reserved"], |p| {
-        known(p.stacks.and_then(|s| s.reserved), size)
-    });
-    column(&["stacks", "resident"], |p| {
-        known(p.stacks.and_then(|s| s.resident), size)
-    });
-    column(&["module", "memory"], |p| {
-        known(p.own.map(|o| o.bytes), size)
-    });
-    column(&["module", "snapshot"], |p| {
-        known(p.own.map(|o| o.snapshot_us), micros)
-    });
-    column(&["longest", "slice"], |p| {
-        known(p.own.map(|o| o.longest_slice_us), micros)
-    });
-    section(
-        out,
-        "Threads, their stacks, and what the module itself costs",
-    );
+    column(&["threads", ""], |p| known(p.stacks.and_then(|s| s.threads), count));
+    column(&["stacks", "reserved"], |p| known(p.stacks.and_then(|s| s.reserved), size));
+    column(&["stacks", "resident"], |p| known(p.stacks.and_then(|s| s.resident), size));
+    column(&["module", "memory"], |p| known(p.own.map(|o| o.bytes), size));
+    column(&["module", "snapshot"], |p| known(p.own.map(|o| o.snapshot_us), micros));
+    column(&["longest", "slice"], |p| known(p.own.map(|o| o.longest_slice_us), micros));
+    section(out, "Threads, their stacks, and what the module itself costs");
     table.print(out);
 }
 
@@ -227,9 +165,7 @@ fn code(who: &str, text: &Text) -> String {
         .collect();
     let rest = objects.get(OBJECTS..).unwrap_or_default();
     if !rest.is_empty() {
-        let bytes = rest
-            .iter()
-            .fold(0u64, |sum, object| sum.saturating_add(object.bytes));
+        let bytes = rest.iter().fold(0u64, |sum, object| sum.saturating_add(object.bytes));
         listed.push(format!("{} more {}", rest.len(), size(bytes)));
     }
     format!("Code of {who}: {}: {}", size(text.bytes), listed.join(", "))
@@ -243,10 +179,7 @@ fn hooked(who: &str, hooks: &Hooks) -> String {
         ("lua", &hooks.lua),
         ("thread", &hooks.thread),
     ];
-    let texts: Vec<_> = all
-        .iter()
-        .map(|(name, is)| format!("{name} {}", ascii(is)))
-        .collect();
+    let texts: Vec<_> = all.iter().map(|(name, is)| format!("{name} {}", ascii(is))).collect();
     format!("Hooks in {who}: {}", texts.join("; "))
 }
 

@@ -148,32 +148,17 @@ mod tests {
 
     #[test]
     fn times() {
-        let table = [
-            (0, "0 us"),
-            (999, "999 us"),
-            (1830, "1.83 ms"),
-            (999_499, "999 ms"),
-        ];
+        let table = [(0, "0 us"), (999, "999 us"), (1830, "1.83 ms"), (999_499, "999 ms")];
         for (us, expected) in table {
             assert_eq!(micros(us), expected);
         }
         assert_eq!(micros(1_234_567), "1.23 s");
-        let table = [
-            (0, "0 ms"),
-            (999, "999 ms"),
-            (12_345, "12.3 s"),
-            (59_949, "59.9 s"),
-        ];
+        let table = [(0, "0 ms"), (999, "999 ms"), (12_345, "12.3 s"), (59_949, "59.9 s")];
         for (ms, expected) in table {
             assert_eq!(millis(ms), expected);
         }
         assert_eq!(millis(60_000), "1m 00s");
-        let table = [
-            (59, "59s"),
-            (61, "1m 01s"),
-            (3_725, "1h 02m"),
-            (88_000, "1d 00h"),
-        ];
+        let table = [(59, "59s"), (61, "1m 01s"), (3_725, "1h 02m"), (88_000, "1d 00h")];
         for (s, expected) in table {
             assert_eq!(seconds(s), expected);
         }

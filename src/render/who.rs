@@ -102,18 +102,9 @@ mod tests {
 
     #[test]
     fn lists() {
-        let worker = |id, pid| Process {
-            kind: Kind::Worker,
-            id,
-            pid,
-            ..bare()
-        };
+        let worker = |id, pid| Process { kind: Kind::Worker, id, pid, ..bare() };
         let processes = [
-            Process {
-                kind: Kind::Master,
-                pid: 1,
-                ..bare()
-            },
+            Process { kind: Kind::Master, pid: 1, ..bare() },
             worker(Some(0), 2),
             worker(Some(1), 3),
             worker(Some(2), 4),

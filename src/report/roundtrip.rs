@@ -28,10 +28,7 @@ fn identical() {
 fn truncated() {
     let bytes = travels(&full(Kind::Worker, Some(0), 11));
     for end in 0..bytes.len() {
-        assert!(
-            postcard::from_bytes::<Process>(&bytes[..end]).is_err(),
-            "{end}"
-        );
+        assert!(postcard::from_bytes::<Process>(&bytes[..end]).is_err(), "{end}");
     }
 }
 
@@ -43,9 +40,7 @@ fn damaged() {
     let whole = travels(&full(Kind::Worker, Some(0), 11));
     for round in 0..50_000 {
         let bytes: Vec<u8> = if round % 2 == 0 {
-            (0..random.below(200))
-                .map(|_| random.bits() as u8)
-                .collect()
+            (0..random.below(200)).map(|_| random.bits() as u8).collect()
         } else {
             let mut bytes = whole.clone();
             for _ in 0..=random.below(4) {
@@ -79,11 +74,9 @@ fn claimed_lengths() {
 fn elements(process: &Process) -> usize {
     let notes: usize = process.notes.iter().map(|note| 1 + note.len()).sum();
     let entries = process.breakdown.as_ref().map_or(0, |b| b.0.len());
-    let objects = process.text.as_ref().map_or(0, |text| {
-        text.objects
-            .iter()
-            .map(|object| 1 + object.path.len())
-            .sum()
-    });
+    let objects = process
+        .text
+        .as_ref()
+        .map_or(0, |text| text.objects.iter().map(|object| 1 + object.path.len()).sum());
     notes + entries + objects
 }

@@ -45,13 +45,10 @@ impl Random {
 
     /// Text with everything that is hard to print in it.
     pub(crate) fn text(&mut self) -> String {
-        let chars = [
-            'a', 'Z', '0', ' ', '"', '\\', '\n', '\0', '\u{1b}', '\u{7f}', 'ä', '\u{202e}', '😀',
-        ];
+        let chars =
+            ['a', 'Z', '0', ' ', '"', '\\', '\n', '\0', '\u{1b}', '\u{7f}', 'ä', '\u{202e}', '😀'];
         let long = if self.below(20) == 0 { 300 } else { 12 };
-        (0..self.below(long))
-            .map(|_| chars[self.below(chars.len() as u64) as usize])
-            .collect()
+        (0..self.below(long)).map(|_| chars[self.below(chars.len() as u64) as usize]).collect()
     }
 
     fn many<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
@@ -93,19 +90,16 @@ impl Random {
                 for category in Category::ALL {
                     let remainder = matches!(category, Category::FileOther | Category::AnonOther);
                     if remainder || r.below(2) == 0 {
-                        let region = Region {
-                            reserved: r.maybe_figure(),
-                            resident: r.maybe_figure(),
-                        };
+                        let region =
+                            Region { reserved: r.maybe_figure(), resident: r.maybe_figure() };
                         entries.push((category, region));
                     }
                 }
                 Breakdown(entries)
             }),
             allocator: self.maybe(|r| Allocator {
-                name: [
-                    "glibc", "jemalloc", "tcmalloc", "mimalloc", "musl", "unknown",
-                ][r.below(6) as usize]
+                name: ["glibc", "jemalloc", "tcmalloc", "mimalloc", "musl", "unknown"]
+                    [r.below(6) as usize]
                     .to_owned(),
                 version: r.maybe(Self::text),
                 reserved: r.maybe_figure(),
@@ -117,10 +111,7 @@ impl Random {
             }),
             text: self.maybe(|r| Text {
                 bytes: r.figure(),
-                objects: r.many(|r| Object {
-                    path: r.text(),
-                    bytes: r.figure(),
-                }),
+                objects: r.many(|r| Object { path: r.text(), bytes: r.figure() }),
             }),
             stacks: self.maybe(|r| Stacks {
                 threads: r.maybe_figure(),
@@ -132,12 +123,7 @@ impl Random {
                     0 => "on".to_owned(),
                     _ => format!("off: because {}", r.text()),
                 };
-                Hooks {
-                    pool: hook(),
-                    slab: hook(),
-                    lua: hook(),
-                    thread: hook(),
-                }
+                Hooks { pool: hook(), slab: hook(), lua: hook(), thread: hook() }
             }),
             own: self.maybe(|r| Own {
                 bytes: r.figure(),
@@ -220,20 +206,11 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
         }),
         text: Some(Text {
             bytes: 9_216 * K,
-            objects: [
-                "libcrypto.so.3",
-                "libc.so.6",
-                "nginx",
-                "libluajit-5.1.so.2",
-                "libm.so.6",
-            ]
-            .iter()
-            .zip([4_096, 2_048, 1_536, 1_024, 512])
-            .map(|(path, kib)| Object {
-                path: (*path).to_owned(),
-                bytes: kib * K,
-            })
-            .collect(),
+            objects: ["libcrypto.so.3", "libc.so.6", "nginx", "libluajit-5.1.so.2", "libm.so.6"]
+                .iter()
+                .zip([4_096, 2_048, 1_536, 1_024, 512])
+                .map(|(path, kib)| Object { path: (*path).to_owned(), bytes: kib * K })
+                .collect(),
         }),
         stacks: Some(Stacks {
             threads: Some(2),
@@ -246,11 +223,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             lua: "off: no Lua module is loaded".to_owned(),
             thread: "on".to_owned(),
         }),
-        own: Some(Own {
-            bytes: 12_288,
-            snapshot_us: 240,
-            longest_slice_us: 130,
-        }),
+        own: Some(Own { bytes: 12_288, snapshot_us: 240, longest_slice_us: 130 }),
         notes: vec!["the heap's figures are an estimate".to_owned()],
     }
 }
@@ -261,10 +234,7 @@ pub(crate) fn server(processes: Vec<Process>) -> Server {
         nginx: "1.22.1".to_owned(),
         time: (1_767_225_600, 7),
         page_size: 4096,
-        answered_by: AnsweredBy {
-            pid: 11,
-            id: Some(0),
-        },
+        answered_by: AnsweredBy { pid: 11, id: Some(0) },
         elapsed_us: 1830,
     };
     assemble(facts, processes, Some(112 * K))
@@ -272,16 +242,13 @@ pub(crate) fn server(processes: Vec<Process>) -> Server {
 
 /// A master, four workers, one of an older generation, one that does not answer, a cache manager.
 pub(crate) fn small() -> Server {
-    let mut processes: Vec<_> = (0..4)
-        .map(|i| full(Kind::Worker, Some(i), 11 + i as i32))
-        .collect();
+    let mut processes: Vec<_> =
+        (0..4).map(|i| full(Kind::Worker, Some(i), 11 + i as i32)).collect();
     processes.push(full(Kind::Master, None, 10));
     if let Some(stuck) = processes.get_mut(2) {
         stuck.state = State::Unresponsive;
         stuck.age_ms = 12_345;
-        stuck
-            .notes
-            .push("it did not answer within 200 ms".to_owned());
+        stuck.notes.push("it did not answer within 200 ms".to_owned());
     }
     processes.push(Process {
         state: State::ShuttingDown,

@@ -22,10 +22,7 @@ impl Memory {
 }
 
 fn process(pid: i32) -> Process {
-    Process {
-        pid,
-        ..sample::bare()
-    }
+    Process { pid, ..sample::bare() }
 }
 
 #[test]
@@ -41,11 +38,7 @@ fn carries_a_snapshot() {
     slot.release(8);
     assert_eq!(slot.pid(), Some(7));
     slot.take(9);
-    assert_eq!(
-        slot.read(),
-        Err(ReadError::Empty),
-        "what the last owner left is gone"
-    );
+    assert_eq!(slot.read(), Err(ReadError::Empty), "what the last owner left is gone");
     slot.release(9);
     assert_eq!(slot.pid(), None);
     assert!(board.get(2).is_none());
@@ -94,8 +87,7 @@ fn foreign_bytes_are_damage() {
         let board = memory.board();
         let slot = board.get(0).unwrap();
         slot.version.store(2, Ordering::Relaxed);
-        slot.length
-            .store(random.below(BODY_SIZE as u64 * 2), Ordering::Relaxed);
+        slot.length.store(random.below(BODY_SIZE as u64 * 2), Ordering::Relaxed);
         slot.published_ms.store(1, Ordering::Relaxed);
         assert_eq!(slot.read(), Err(ReadError::Damaged));
     }

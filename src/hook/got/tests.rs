@@ -62,10 +62,7 @@ fn real() -> *mut c_void {
 /// Everything `/proc/self/maps` says, but for the heap's size.
 fn protections() -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines()
-        .filter(|line| line.contains('/'))
-        .map(str::to_owned)
-        .collect()
+    maps.lines().filter(|line| line.contains('/')).map(str::to_owned).collect()
 }
 
 #[test]
@@ -77,36 +74,18 @@ fn in_and_out_of_the_executable() {
         let name = vec![objects[0].name.clone()];
 
         let patched = put(&objects, first, &FIRST);
-        assert_eq!(
-            patched,
-            Patched {
-                now: name.clone(),
-                ..Patched::default()
-            }
-        );
+        assert_eq!(patched, Patched { now: name.clone(), ..Patched::default() });
         assert!(patched.any() && patched.complete().is_ok());
         assert_eq!(ask(), -1);
         assert_eq!(FIRST.load(Ordering::Relaxed), real());
         assert_eq!(protections(), maps);
 
         let again = put(&objects, first, &FIRST);
-        assert_eq!(
-            again,
-            Patched {
-                before: name.clone(),
-                ..Patched::default()
-            }
-        );
+        assert_eq!(again, Patched { before: name.clone(), ..Patched::default() });
         assert_eq!((ask(), FIRST.load(Ordering::Relaxed)), (-1, real()));
 
         let restored = take(&objects, first, &FIRST);
-        assert_eq!(
-            restored,
-            Patched {
-                now: name,
-                ..Patched::default()
-            }
-        );
+        assert_eq!(restored, Patched { now: name, ..Patched::default() });
         assert_eq!(ask(), parent);
         assert_eq!(protections(), maps);
         assert_eq!(take(&objects, first, &FIRST), Patched::default());
@@ -116,51 +95,40 @@ fn in_and_out_of_the_executable() {
 
 #[test]
 fn libraries_bound_at_once_lazily_and_later() {
-    isolated(
-        "hook::got::tests::libraries_bound_at_once_lazily_and_later",
-        || {
-            let parent = ask();
-            let now = ["-Wl,-z,relro", "-Wl,-z,now"];
-            let full = Library::build("full.so", SOURCE, &now);
-            let lazy = Library::build("lazy.so", SOURCE, &["-Wl,-z,lazy", "-Wl,-z,norelro"]);
-            let got = Library::build("got.so", SOURCE, &["-fno-plt", "-Wl,-z,relro"]);
-            let libraries = [&full, &lazy, &got];
-            let names = ["full.so", "lazy.so", "got.so"];
-            let maps = protections();
-            let all = objects();
+    isolated("hook::got::tests::libraries_bound_at_once_lazily_and_later", || {
+        let parent = ask();
+        let now = ["-Wl,-z,relro", "-Wl,-z,now"];
+        let full = Library::build("full.so", SOURCE, &now);
+        let lazy = Library::build("lazy.so", SOURCE, &["-Wl,-z,lazy", "-Wl,-z,norelro"]);
+        let got = Library::build("got.so", SOURCE, &["-fno-plt", "-Wl,-z,relro"]);
+        let libraries = [&full, &lazy, &got];
+        let names = ["full.so", "lazy.so", "got.so"];
+        let maps = protections();
+        let all = objects();
 
-            let patched = put(&all, first, &FIRST);
-            assert_eq!(patched.refusals, []);
-            assert!(
-                names
-                    .iter()
-                    .all(|name| patched.now.iter().any(|n| n == name)),
-                "{patched:?}"
-            );
-            assert_eq!(protections(), maps);
-            // Also where the first call would have been the one to look the function up.
-            assert_eq!(FIRST.load(Ordering::Relaxed), real());
-            for library in libraries {
-                assert_eq!((ask_in(library), ask_in(library)), (-1, -1));
-            }
+        let patched = put(&all, first, &FIRST);
+        assert_eq!(patched.refusals, []);
+        assert!(names.iter().all(|name| patched.now.iter().any(|n| n == name)), "{patched:?}");
+        assert_eq!(protections(), maps);
+        // Also where the first call would have been the one to look the function up.
+        assert_eq!(FIRST.load(Ordering::Relaxed), real());
+        for library in libraries {
+            assert_eq!((ask_in(library), ask_in(library)), (-1, -1));
+        }
 
-            let late = Library::build("late.so", SOURCE, &now);
-            assert_eq!(ask_in(&late), parent);
-            let again = put(&objects(), first, &FIRST);
-            assert_eq!(
-                (again.now, again.refusals),
-                (vec!["late.so".to_owned()], vec![])
-            );
-            assert_eq!(again.before.len(), patched.now.len());
-            assert_eq!(ask_in(&late), -1);
+        let late = Library::build("late.so", SOURCE, &now);
+        assert_eq!(ask_in(&late), parent);
+        let again = put(&objects(), first, &FIRST);
+        assert_eq!((again.now, again.refusals), (vec!["late.so".to_owned()], vec![]));
+        assert_eq!(again.before.len(), patched.now.len());
+        assert_eq!(ask_in(&late), -1);
 
-            take(&objects(), first, &FIRST);
-            for library in libraries {
-                assert_eq!((ask_in(library), ask_in(library)), (parent, parent));
-            }
-            assert_eq!((ask(), ask_in(&late)), (parent, parent));
-        },
-    );
+        take(&objects(), first, &FIRST);
+        for library in libraries {
+            assert_eq!((ask_in(library), ask_in(library)), (parent, parent));
+        }
+        assert_eq!((ask(), ask_in(&late)), (parent, parent));
+    });
 }
 
 #[test]
@@ -168,31 +136,22 @@ fn hooks_of_others_are_left_alone() {
     isolated("hook::got::tests::hooks_of_others_are_left_alone", || {
         let library = Library::build("other.so", SOURCE, &["-Wl,-z,now"]);
         let exe = own();
-        let both: Vec<_> = objects()
-            .into_iter()
-            .filter(|o| o == &exe[0] || o.name == "other.so")
-            .collect();
+        let both: Vec<_> =
+            objects().into_iter().filter(|o| o == &exe[0] || o.name == "other.so").collect();
 
         // Somebody was there first, in one of them.
         put(&exe, second, &SECOND);
         let patched = put(&both, first, &FIRST);
         assert_eq!(patched.now, ["other.so"]);
         let object = exe[0].name.clone();
-        let refusal = Refusal::Foreign {
-            symbol: "getppid".into(),
-            object,
-        };
+        let refusal = Refusal::Foreign { symbol: "getppid".into(), object };
         assert_eq!(patched.complete(), Err(refusal));
         assert_eq!((ask(), ask_in(&library)), (-2, -1));
         assert_eq!(FIRST.load(Ordering::Relaxed), real());
 
         // Somebody comes later, on top.
         SECOND.store(first as *mut c_void, Ordering::Relaxed);
-        let over: Vec<_> = both
-            .iter()
-            .filter(|o| o.name == "other.so")
-            .cloned()
-            .collect();
+        let over: Vec<_> = both.iter().filter(|o| o.name == "other.so").cloned().collect();
         assert_eq!(put(&over, second, &SECOND).now, ["other.so"]);
         assert_eq!(take(&both, first, &FIRST), Patched::default());
         assert_eq!((ask(), ask_in(&library)), (-2, -2));
@@ -239,12 +198,7 @@ fn what_cannot_be_resolved() {
     // SAFETY: nothing calls through the made-up slot.
     let patched = unsafe { patch(&objects, c"function", first as *const c_void, &original) };
     let patched = patched.unwrap();
-    assert_eq!(
-        patched.refusals,
-        [Refusal::Unresolved {
-            symbol: "function".into()
-        }]
-    );
+    assert_eq!(patched.refusals, [Refusal::Unresolved { symbol: "function".into() }]);
     assert!(!patched.any() && original.load(Ordering::Relaxed).is_null());
     assert_eq!(slot(&made), stub);
 }

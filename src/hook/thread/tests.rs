@@ -48,10 +48,7 @@ fn join(thread: pthread_t) -> usize {
 fn wait_until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "it takes too long"
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "it takes too long");
         std::thread::yield_now();
     }
 }
@@ -113,16 +110,12 @@ fn one_thread(routine: Routine, value: usize) {
 
 #[test]
 fn a_thread_that_returns() {
-    isolated("hook::thread::tests::a_thread_that_returns", || {
-        one_thread(returns, 41)
-    });
+    isolated("hook::thread::tests::a_thread_that_returns", || one_thread(returns, 41));
 }
 
 #[test]
 fn a_thread_that_exits() {
-    isolated("hook::thread::tests::a_thread_that_exits", || {
-        one_thread(exits, 42)
-    });
+    isolated("hook::thread::tests::a_thread_that_exits", || one_thread(exits, 42));
 }
 
 #[test]
@@ -158,10 +151,8 @@ fn forty_threads() {
                         let address = (&raw const local) as usize;
                         ready.wait();
                         let stacks = stacks().seen;
-                        let own: Vec<_> = stacks
-                            .into_iter()
-                            .filter(|stack| stack.contains(&address))
-                            .collect();
+                        let own: Vec<_> =
+                            stacks.into_iter().filter(|stack| stack.contains(&address)).collect();
                         ready.wait();
                         assert_eq!(own.len(), 1);
                         own[0].clone()
@@ -179,9 +170,7 @@ fn forty_threads() {
                 for map in guards.iter().filter(inside) {
                     assert_eq!(map.perms.as_str(), "rw-p");
                 }
-                let below = guards
-                    .iter()
-                    .find(|map| map.address.1 as usize == stack.start);
+                let below = guards.iter().find(|map| map.address.1 as usize == stack.start);
                 assert_eq!(below.map(|map| map.perms.as_str()), Some("---p".into()));
             }
             ready.wait();
@@ -220,10 +209,7 @@ fn a_creation_that_fails() {
         // SAFETY: initialises them, then sets a size that there is no memory for.
         unsafe {
             assert_eq!(libc::pthread_attr_init(attributes.as_mut_ptr()), 0);
-            assert_eq!(
-                libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), 1 << 46),
-                0
-            );
+            assert_eq!(libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), 1 << 46), 0);
         }
         let fail = || {
             // SAFETY: the address of errno is good for the thread.
@@ -283,48 +269,41 @@ fn a_forked_child_sees_its_own() {
 
 #[test]
 fn libraries_loaded_later_and_uninstalled() {
-    isolated(
-        "hook::thread::tests::libraries_loaded_later_and_uninstalled",
-        || {
-            assert_eq!(state().to_string(), "off: not installed");
-            assert_eq!(uninstall(), Ok(()));
-            assert_eq!(install(), Ok(()));
-            let source = "#include <pthread.h>
+    isolated("hook::thread::tests::libraries_loaded_later_and_uninstalled", || {
+        assert_eq!(state().to_string(), "off: not installed");
+        assert_eq!(uninstall(), Ok(()));
+        assert_eq!(install(), Ok(()));
+        let source = "#include <pthread.h>
             int start(pthread_t *t, void *(*f)(void *)) { return pthread_create(t, 0, f, 0); }";
-            let library = Library::build("late.so", source, &["-Wl,-z,relro,-z,now"]);
-            // SAFETY: that is the type of `start`.
-            let start: unsafe extern "C" fn(*mut pthread_t, Routine) -> c_int =
-                unsafe { std::mem::transmute(library.symbol(c"start")) };
-            let seen_of_one = || {
-                STARTED.store(0, Ordering::SeqCst);
-                GO_ON.store(false, Ordering::SeqCst);
-                let mut thread = 0;
-                // SAFETY: a good place, and a good routine.
-                assert_eq!(unsafe { start(&mut thread, returns) }, 0);
-                wait_until(|| STARTED.load(Ordering::SeqCst) == 1);
-                let seen = seen();
-                GO_ON.store(true, Ordering::SeqCst);
-                assert_eq!(join(thread), 1);
-                seen
-            };
-            assert_eq!(seen_of_one(), 0);
-            assert_eq!(install(), Ok(()));
-            assert_eq!(seen_of_one(), 1);
-            assert_eq!(uninstall(), Ok(()));
-            assert_eq!(state(), State::NotInstalled);
-            assert_eq!(seen_of_one(), 0);
-            assert_eq!(install(), Ok(()));
-            assert_eq!((seen_of_one(), state()), (1, State::On));
-        },
-    );
+        let library = Library::build("late.so", source, &["-Wl,-z,relro,-z,now"]);
+        // SAFETY: that is the type of `start`.
+        let start: unsafe extern "C" fn(*mut pthread_t, Routine) -> c_int =
+            unsafe { std::mem::transmute(library.symbol(c"start")) };
+        let seen_of_one = || {
+            STARTED.store(0, Ordering::SeqCst);
+            GO_ON.store(false, Ordering::SeqCst);
+            let mut thread = 0;
+            // SAFETY: a good place, and a good routine.
+            assert_eq!(unsafe { start(&mut thread, returns) }, 0);
+            wait_until(|| STARTED.load(Ordering::SeqCst) == 1);
+            let seen = seen();
+            GO_ON.store(true, Ordering::SeqCst);
+            assert_eq!(join(thread), 1);
+            seen
+        };
+        assert_eq!(seen_of_one(), 0);
+        assert_eq!(install(), Ok(()));
+        assert_eq!(seen_of_one(), 1);
+        assert_eq!(uninstall(), Ok(()));
+        assert_eq!(state(), State::NotInstalled);
+        assert_eq!(seen_of_one(), 0);
+        assert_eq!(install(), Ok(()));
+        assert_eq!((seen_of_one(), state()), (1, State::On));
+    });
 }
 
 fn maps() -> Vec<MemoryMap> {
-    procfs::process::Process::myself()
-        .unwrap()
-        .maps()
-        .unwrap()
-        .0
+    procfs::process::Process::myself().unwrap().maps().unwrap().0
 }
 
 #[test]

@@ -127,10 +127,7 @@ impl Glibc {
             // Joined where they touch: a block may lie across mappings that the kernel keeps apart
             // for reasons of its own, as it does after a fork.
             writable: normalize(
-                anonymous()
-                    .filter(|map| map.perms.contains(both))
-                    .map(maps::range)
-                    .collect(),
+                anonymous().filter(|map| map.perms.contains(both)).map(maps::range).collect(),
             ),
             claimed: normalize(claimed.to_vec()),
             ..Now::default()
@@ -148,11 +145,7 @@ impl Glibc {
             }
         }
         if self.stage == Stage::Mapped {
-            let counters = self
-                .state
-                .as_ref()
-                .ok()
-                .and_then(|(state, _)| state.counters);
+            let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
             let expected = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
             if self.finder.step(&Own, pages, &expected, budget) == Progress::More {
                 return Progress::More;
@@ -170,10 +163,7 @@ impl Glibc {
             Err(_) => {}
             Ok((state, reader)) => {
                 let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
-                let mut limit = Limit {
-                    visits: WALK_CHUNKS,
-                    budget: Budget::new(WALK_TIME),
-                };
+                let mut limit = Limit { visits: WALK_CHUNKS, budget: Budget::new(WALK_TIME) };
                 now.mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
                 let alone = self.functions.single_threaded() && readable(&now.heap, &heap);
                 let walked = if alone {
@@ -186,20 +176,14 @@ impl Glibc {
                         let used = held.system.checked_sub(free);
                         let in_use = now.mmapped.and_then(|m| used?.checked_add(m.bytes));
                         let (at, pid) = (Instant::now(), std::process::id());
-                        self.last = Some(Figures {
-                            free,
-                            in_use,
-                            at,
-                            pid,
-                        });
+                        self.last = Some(Figures { free, in_use, at, pid });
                     }
                     Err(stop) => now.notes.push(why(stop)),
                 }
                 match reader.held(&Own, state, &mut regions) {
                     Ok(held) => {
                         now.held = Some(held);
-                        now.notes
-                            .extend(held.scattered.then(|| SCATTERED.to_owned()));
+                        now.notes.extend(held.scattered.then(|| SCATTERED.to_owned()));
                     }
                     Err(_) => {
                         regions.clear();
@@ -217,12 +201,7 @@ impl Glibc {
         taken.extend(regions);
         taken.extend(now.heap.iter().cloned());
         let taken = normalize(taken);
-        self.finder.begin(
-            now.writable
-                .iter()
-                .flat_map(|r| subtract(r, &taken))
-                .collect(),
-        );
+        self.finder.begin(now.writable.iter().flat_map(|r| subtract(r, &taken)).collect());
     }
 
     /// The result of the measurement.
@@ -245,10 +224,7 @@ impl Glibc {
         let last = self.last.filter(|last| last.pid == std::process::id());
         let age = last.map(|last| last.at.elapsed().as_millis() as u64);
         let size = |size: usize| size as u64;
-        let reserved = now
-            .held
-            .zip(now.mmapped)
-            .and_then(|(h, m)| h.system.checked_add(m.bytes));
+        let reserved = now.held.zip(now.mmapped).and_then(|(h, m)| h.system.checked_add(m.bytes));
         HeapReading {
             allocator: Allocator {
                 name: "glibc".to_owned(),
@@ -270,11 +246,7 @@ impl Glibc {
 
     /// Asks malloc itself, however long that takes: for an explicit query only.
     pub fn refresh_full(&mut self) {
-        let counters = self
-            .state
-            .as_ref()
-            .ok()
-            .and_then(|(state, _)| state.counters);
+        let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
         let mmapped = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
         let before = mmapped();
         let told = self.functions.told().filter(|_| self.functions.wide());
@@ -285,10 +257,7 @@ impl Glibc {
             at: Instant::now(),
             pid: std::process::id(),
         });
-        let says = Mmapped {
-            count: told.hblks,
-            bytes: told.hblkhd,
-        };
+        let says = Mmapped { count: told.hblks, bytes: told.hblkhd };
         if let (true, Ok((state, _))) = (before == mmapped(), &mut self.state) {
             // The counts were found by what was in them; here is a second opinion.
             state.counters = state.counters.filter(|_| before == Some(says));
@@ -364,11 +333,6 @@ fn readable(mappings: &[Range<usize>], heap: &Range<usize>) -> bool {
 /// What of `region` lies in the `mappings`, which are normalized.
 fn clip(mappings: &[Range<usize>], region: &Range<usize>) -> Vec<Range<usize>> {
     let first = mappings.partition_point(|map| map.end <= region.start);
-    let inside = mappings
-        .iter()
-        .skip(first)
-        .take_while(|map| map.start < region.end);
-    inside
-        .map(|map| map.start.max(region.start)..map.end.min(region.end))
-        .collect()
+    let inside = mappings.iter().skip(first).take_while(|map| map.start < region.end);
+    inside.map(|map| map.start.max(region.start)..map.end.min(region.end)).collect()
 }

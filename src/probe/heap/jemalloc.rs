@@ -53,11 +53,7 @@ impl Jemalloc {
                 None => object.function(c"je_mallctl")?,
             }
         };
-        let mut jemalloc = Jemalloc {
-            mallctl,
-            version: None,
-            pace: Pace::default(),
-        };
+        let mut jemalloc = Jemalloc { mallctl, version: None, pace: Pace::default() };
         let version: Option<*const c_char> = jemalloc.read(c"version", std::ptr::null());
         // SAFETY: what `version` gives is a constant of the library.
         let version = version.and_then(|version| unsafe { symbols::text(version) });
@@ -70,13 +66,8 @@ impl Jemalloc {
     fn read<T: Copy>(&self, name: &CStr, mut value: T) -> Option<T> {
         let mut size = size_of::<T>();
         let place: *mut T = &mut value;
-        let failed = (self.mallctl)(
-            name.as_ptr(),
-            place.cast(),
-            &mut size,
-            std::ptr::null_mut(),
-            0,
-        );
+        let failed =
+            (self.mallctl)(name.as_ptr(), place.cast(), &mut size, std::ptr::null_mut(), 0);
         (failed == 0 && size == size_of::<T>()).then_some(value)
     }
 
@@ -114,9 +105,7 @@ impl Jemalloc {
             let name = std::ffi::CString::new(format!("stats.arenas.{ALL}.{kind}")).ok()?;
             self.size(&name)
         };
-        pages("pdirty")?
-            .checked_add(pages("pmuzzy")?)?
-            .checked_mul(page)
+        pages("pdirty")?.checked_add(pages("pmuzzy")?)?.checked_mul(page)
     }
 
     /// Arenas that have been used, of those that may be.
@@ -150,10 +139,7 @@ impl Jemalloc {
         let figures = last.map(|(figures, _)| figures);
         let of = |field: fn(&Figures) -> usize| figures.as_ref().map(|f| field(f) as u64);
         let free = figures.and_then(|f| {
-            f.active
-                .checked_sub(f.allocated)?
-                .checked_add(f.unused?)
-                .map(|free| free as u64)
+            f.active.checked_sub(f.allocated)?.checked_add(f.unused?).map(|free| free as u64)
         });
         let retained = figures.and_then(|f| f.retained).unwrap_or(0) as u64;
         HeapReading {

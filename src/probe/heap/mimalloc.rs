@@ -104,12 +104,7 @@ fn name_of(version: c_int) -> Option<String> {
         10_000..=99_999 => 100,
         _ => return None,
     };
-    Some(format!(
-        "{}.{}.{}",
-        version / (by * by),
-        version / by % by,
-        version % by
-    ))
+    Some(format!("{}.{}.{}", version / (by * by), version / by % by, version % by))
 }
 
 #[cfg(test)]

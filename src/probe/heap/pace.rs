@@ -17,10 +17,7 @@ pub struct Pace<T> {
 
 impl<T> Default for Pace<T> {
     fn default() -> Self {
-        Pace {
-            last: None,
-            dear: 0,
-        }
+        Pace { last: None, dear: 0 }
     }
 }
 
@@ -45,11 +42,7 @@ impl<T: Clone> Pace<T> {
     }
 
     fn took(&mut self, time: Duration) {
-        self.dear = if time > MOST {
-            self.dear.saturating_add(1)
-        } else {
-            0
-        };
+        self.dear = if time > MOST { self.dear.saturating_add(1) } else { 0 };
     }
 }
 

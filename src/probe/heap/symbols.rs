@@ -21,9 +21,7 @@ impl Object {
     /// The object whose `malloc` is in force.
     pub fn of_malloc() -> Option<Object> {
         let address = symbol(c"malloc")?;
-        Some(Object {
-            base: base_of(address)?,
-        })
+        Some(Object { base: base_of(address)? })
     }
 
     /// The address of a symbol, if it is this object that defines it.
@@ -73,9 +71,5 @@ pub unsafe fn text(text: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: not null, and by the caller's promise terminated.
-    Some(
-        unsafe { CStr::from_ptr(text) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }

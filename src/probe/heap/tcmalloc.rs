@@ -40,11 +40,7 @@ impl Tcmalloc {
     pub fn of(object: Object) -> Option<Tcmalloc> {
         // SAFETY: the header's type (1).
         let property: Property = unsafe { object.function(c"MallocExtension_GetNumericProperty") }?;
-        Some(Tcmalloc {
-            property,
-            version: version(object),
-            pace: Pace::default(),
-        })
+        Some(Tcmalloc { property, version: version(object), pace: Pace::default() })
     }
 
     fn size(&self, name: &CStr) -> Option<usize> {
@@ -79,9 +75,7 @@ impl Tcmalloc {
         }
         let figures = last.map(|(figures, _)| figures);
         let held = figures.and_then(|f| f.heap.checked_sub(f.unmapped));
-        let free = figures
-            .zip(held)
-            .and_then(|(f, held)| held.checked_sub(f.allocated));
+        let free = figures.zip(held).and_then(|(f, held)| held.checked_sub(f.allocated));
         let size = |size: usize| size as u64;
         HeapReading {
             allocator: Allocator {

@@ -26,11 +26,7 @@ fn run(case: &str, preload: Option<&str>) {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(
-        output.status.success() && text.contains("case passed"),
-        "{case}: {}",
-        output.status
-    );
+    assert!(output.status.success() && text.contains("case passed"), "{case}: {}", output.status);
 }
 
 #[used]
@@ -56,11 +52,7 @@ extern "C" fn before_main() {
 fn measure(probe: &mut HeapProbe, budget: impl Fn() -> Budget) -> (HeapReading, u32, Duration) {
     let process = Process::myself().unwrap();
     let all: Vec<_> = process.maps().unwrap().into_iter().collect();
-    let claimed: Vec<_> = all
-        .iter()
-        .filter(|m| maps::has_file(m))
-        .map(maps::range)
-        .collect();
+    let claimed: Vec<_> = all.iter().filter(|m| maps::has_file(m)).map(maps::range).collect();
     let pages = PageMap::open().unwrap();
     probe.begin(&all, &claimed);
     let (mut steps, mut longest) = (0, Duration::ZERO);
@@ -78,9 +70,7 @@ fn measure(probe: &mut HeapProbe, budget: impl Fn() -> Budget) -> (HeapReading, 
 fn library(name: &str) -> Option<String> {
     let output = Command::new("/sbin/ldconfig").arg("-p").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text
-        .lines()
-        .find(|line| line.trim_start().starts_with(name))?;
+    let line = text.lines().find(|line| line.trim_start().starts_with(name))?;
     Some(line.rsplit("=> ").next()?.to_owned())
 }
 
@@ -92,10 +82,7 @@ fn holds_what_it_was_given(name: &str, category: Category) {
     println!("{reading:?}");
     let allocator = &reading.allocator;
     assert_eq!(allocator.name, name);
-    assert!(allocator
-        .version
-        .as_ref()
-        .is_some_and(|version| version.contains('.')));
+    assert!(allocator.version.as_ref().is_some_and(|version| version.contains('.')));
     assert_eq!(reading.category, Some(category));
     let about = |size: Option<u64>| size.map_or(true, |size| (64 << 20..128 << 20).contains(&size));
     assert!(allocator.reserved.is_some() && about(allocator.reserved));

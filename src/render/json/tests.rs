@@ -1,3 +1,5 @@
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeSet;
 
 use boon::{Compiler, SchemaIndex, Schemas};
@@ -16,9 +18,7 @@ impl Schema {
     fn new() -> Self {
         let mut schemas = Schemas::new();
         let mut compiler = Compiler::new();
-        compiler
-            .add_resource("memstat.json", serde_json::from_str(SCHEMA).unwrap())
-            .unwrap();
+        compiler.add_resource("memstat.json", serde_json::from_str(SCHEMA).unwrap()).unwrap();
         let index = compiler.compile("memstat.json", &mut schemas).unwrap();
         Schema(schemas, index)
     }
@@ -78,9 +78,7 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(key, value)| below(key, value)),
         Value::Array(list) => {
-            list.iter()
-                .enumerate()
-                .for_each(|(i, value)| below(&i.to_string(), value));
+            list.iter().enumerate().for_each(|(i, value)| below(&i.to_string(), value));
         }
         _ => {}
     }
@@ -104,10 +102,7 @@ fn any_element(pointer: &str) -> String {
 #[test]
 fn one_compact_line() {
     let bytes = render(&sample::small()).unwrap();
-    assert_eq!(
-        bytes.iter().position(|b| *b == b'\n'),
-        Some(bytes.len() - 1)
-    );
+    assert_eq!(bytes.iter().position(|b| *b == b'\n'), Some(bytes.len() - 1));
     assert!(bytes.starts_with(b"{\"schema\":1,\"module\":"));
 }
 
@@ -164,9 +159,8 @@ fn null_where_the_model_has_it() {
     let mut nulls = BTreeSet::new();
     for server in any_servers(300) {
         let reply = value(&server);
-        let found = all_pointers(&reply)
-            .into_iter()
-            .filter(|p| reply.pointer(p).unwrap().is_null());
+        let found =
+            all_pointers(&reply).into_iter().filter(|p| reply.pointer(p).unwrap().is_null());
         nulls.extend(found.map(|pointer| any_element(&pointer)));
     }
     let reply = schema.assert(&everything());
@@ -196,19 +190,10 @@ fn strict_values() {
             assert!(!schema.accepts(&changed), "{wrong} in {pointer}");
         }
     }
-    let names = [
-        "kind",
-        "state",
-        "allocator/name",
-        "hooks/pool",
-        "hooks/slab",
-        "hooks/lua",
-    ];
+    let names = ["kind", "state", "allocator/name", "hooks/pool", "hooks/slab", "hooks/lua"];
     for name in names {
         let mut changed = reply.clone();
-        *changed
-            .pointer_mut(&format!("/processes/0/{name}"))
-            .unwrap() = json!("odd");
+        *changed.pointer_mut(&format!("/processes/0/{name}")).unwrap() = json!("odd");
         assert!(!schema.accepts(&changed), "{name}");
     }
 }

@@ -12,31 +12,20 @@ use crate::report::model::{Breakdown, Category, Process, Region};
 /// Blocks of processes beside each other; with more of them, each process gets a line.
 const BLOCKS: usize = 2;
 
-/// Two tables: the resident bytes of each category with their share, and the reserved bytes. The
-/// categories stand in the order of their resident bytes in all processes, the largest first.
+/// Two tables: the resident bytes of each category, with their share of the process while there is
+/// room for it, and the reserved bytes. The categories stand in the order of their resident bytes
+/// in all processes, the largest first.
 pub(super) fn breakdowns(out: &mut String, processes: &[Process]) {
-    let columns: Vec<(&Process, &Breakdown)> = processes
-        .iter()
-        .filter_map(|p| Some((p, p.breakdown.as_ref()?)))
-        .collect();
+    let columns: Vec<(&Process, &Breakdown)> =
+        processes.iter().filter_map(|p| Some((p, p.breakdown.as_ref()?))).collect();
     if columns.is_empty() {
         return;
     }
     let categories = by_size(&columns);
-    let resident = Matrix {
-        columns: &columns,
-        categories: &categories,
-        figure: |r| r.resident,
-    };
-    section(
-        out,
-        "Resident memory by category, and its share of the process",
-    );
+    let resident = Matrix { columns: &columns, categories: &categories, figure: |r| r.resident };
+    section(out, "Resident memory by category, and its share of the process");
     resident.print(out, true);
-    let reserved = Matrix {
-        figure: |r| r.reserved,
-        ..resident
-    };
+    let reserved = Matrix { figure: |r| r.reserved, ..resident };
     section(out, "Virtual memory by category");
     reserved.print(out, false);
 }
@@ -45,9 +34,7 @@ pub(super) fn breakdowns(out: &mut String, processes: &[Process]) {
 fn by_size(columns: &[(&Process, &Breakdown)]) -> Vec<Category> {
     let mut sizes = Vec::new();
     for category in Category::ALL {
-        let regions = columns
-            .iter()
-            .filter_map(|(_, breakdown)| breakdown.get(category));
+        let regions = columns.iter().filter_map(|(_, breakdown)| breakdown.get(category));
         let (there, bytes) = regions.fold((false, 0u64), |(_, sum), region| {
             (true, sum.saturating_add(region.resident.unwrap_or(0)))
         });
@@ -90,10 +77,7 @@ impl Matrix<'_> {
                 .map(|category| {
                     let cell = self.cell(breakdown, *category);
                     let bytes = breakdown.get(*category).and_then(self.figure);
-                    let share = bytes
-                        .zip(total)
-                        .map(|(b, t)| share(b, t))
-                        .unwrap_or_default();
+                    let share = bytes.zip(total).map(|(b, t)| share(b, t)).unwrap_or_default();
                     if shares {
                         format!("{cell} {share:>4}")
                     } else {
@@ -102,11 +86,7 @@ impl Matrix<'_> {
                 })
                 .collect();
             let total = known(total, size);
-            cells.push(if shares {
-                format!("{total}     ")
-            } else {
-                total
-            });
+            cells.push(if shares { format!("{total}     ") } else { total });
             let pid = format!("pid {}", process.pid);
             table.column(Align::Right, &[&label(process), &pid], cells);
         }
@@ -116,29 +96,12 @@ impl Matrix<'_> {
     /// Processes as rows, categories as columns.
     fn below(self) -> Table {
         let mut table = Table::default();
-        table.name(
-            &["process"],
-            self.columns.iter().map(|(p, _)| label(p)).collect(),
-        );
-        table.name(
-            &["pid"],
-            self.columns
-                .iter()
-                .map(|(p, _)| p.pid.to_string())
-                .collect(),
-        );
-        let totals = self
-            .columns
-            .iter()
-            .map(|(_, b)| known(self.total(b), size))
-            .collect();
+        table.name(&["process"], self.columns.iter().map(|(p, _)| label(p)).collect());
+        table.name(&["pid"], self.columns.iter().map(|(p, _)| p.pid.to_string()).collect());
+        let totals = self.columns.iter().map(|(_, b)| known(self.total(b), size)).collect();
         table.column(Align::Right, &["total"], totals);
         for category in self.categories {
-            let cells = self
-                .columns
-                .iter()
-                .map(|(_, b)| self.cell(b, *category))
-                .collect();
+            let cells = self.columns.iter().map(|(_, b)| self.cell(b, *category)).collect();
             table.column(Align::Right, &[category.name()], cells);
         }
         table
@@ -152,8 +115,9 @@ impl Matrix<'_> {
     }
 
     fn total(self, breakdown: &Breakdown) -> Option<u64> {
-        breakdown.0.iter().try_fold(0u64, |sum, (_, region)| {
-            sum.checked_add((self.figure)(*region)?)
-        })
+        breakdown
+            .0
+            .iter()
+            .try_fold(0u64, |sum, (_, region)| sum.checked_add((self.figure)(*region)?))
     }
 }

@@ -1,3 +1,5 @@
+#![forbid(unsafe_code)]
+
 use super::text;
 use crate::render::layout::WIDTH;
 use crate::report::model::{Kind, Process, State};
@@ -10,18 +12,12 @@ fn check(shown: &str) {
         assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line:?}");
         assert_eq!(line, line.trim_end());
     }
-    assert!(
-        shown.ends_with('\n') && !shown.contains("\n\n\n"),
-        "{shown}"
-    );
+    assert!(shown.ends_with('\n') && !shown.contains("\n\n\n"), "{shown}");
 }
 
 /// The lines of a section.
 fn section<'a>(shown: &'a str, title: &str) -> Vec<&'a str> {
-    let lines = shown
-        .lines()
-        .skip_while(|line| !line.starts_with(title))
-        .skip(1);
+    let lines = shown.lines().skip_while(|line| !line.starts_with(title)).skip(1);
     lines.take_while(|line| !line.is_empty()).collect()
 }
 
@@ -51,10 +47,7 @@ fn small_server() {
             "shmem", "swap"
         ]
     );
-    let first: Vec<_> = summary[1..]
-        .iter()
-        .map(|line| words(line)[..3].join(" "))
-        .collect();
+    let first: Vec<_> = summary[1..].iter().map(|line| words(line)[..3].join(" ")).collect();
     let expected = [
         "master 10 3",
         "worker 0 11",
@@ -73,16 +66,8 @@ fn largest_category_first() {
     let shown = text(&sample::small());
     let resident = section(&shown, "Resident memory");
     let names: Vec<_> = resident[2..].iter().map(|line| words(line)[0]).collect();
-    let expected = [
-        "anon_other",
-        "text",
-        "glibc_heap",
-        "file_other",
-        "data",
-        "nginx_shm",
-        "stacks",
-        "total",
-    ];
+    let expected =
+        ["anon_other", "text", "glibc_heap", "file_other", "data", "nginx_shm", "stacks", "total"];
     assert_eq!(names, expected);
     assert!(resident[2].contains("6.25 MiB  48%"), "{}", resident[2]);
     assert!(shown.contains("Virtual memory by category"));
@@ -95,18 +80,9 @@ fn same_notes_once() {
     let notes: Vec<_> = all.split("\n- ").collect();
     assert_eq!(notes.len(), 3, "{all}");
     assert!(notes[0].starts_with("- "), "{all}");
-    assert!(
-        notes[0].contains("the heap's figures are an estimate"),
-        "{all}"
-    );
-    assert!(
-        notes[1].starts_with("worker 2: it did not answer within 200 ms"),
-        "{all}"
-    );
-    assert!(
-        notes[2].starts_with("cache manager: the process does not run"),
-        "{all}"
-    );
+    assert!(notes[0].contains("the heap's figures are an estimate"), "{all}");
+    assert!(notes[1].starts_with("worker 2: it did not answer within 200 ms"), "{all}");
+    assert!(notes[2].starts_with("cache manager: the process does not run"), "{all}");
 }
 
 #[test]
@@ -114,34 +90,21 @@ fn unknown_is_never_zero() {
     let shown = text(&sample::server(vec![sample::bare()]));
     check(&shown);
     let summary = section(&shown, "Processes");
-    assert_eq!(
-        words(summary[1]),
-        ["other", "1", "?", "active", "?", "?", "?", "?", "?", "?", "?"]
-    );
-    assert!(
-        !shown.contains("Allocator") && !shown.contains("Notes"),
-        "{shown}"
-    );
-    assert!(
-        shown.contains("Total of 1 processes: resident ? "),
-        "{shown}"
-    );
+    assert_eq!(words(summary[1]), ["other", "1", "?", "active", "?", "?", "?", "?", "?", "?", "?"]);
+    assert!(!shown.contains("Allocator") && !shown.contains("Notes"), "{shown}");
+    assert!(shown.contains("Total of 1 processes: resident ? "), "{shown}");
 }
 
 #[test]
 fn many_workers() {
     for count in [1, 2, 6, 12, 13, 64, 300] {
-        let mut processes: Vec<_> = (0..count)
-            .map(|i| sample::full(Kind::Worker, Some(i), 1_000_000 + i as i32))
-            .collect();
+        let mut processes: Vec<_> =
+            (0..count).map(|i| sample::full(Kind::Worker, Some(i), 1_000_000 + i as i32)).collect();
         processes.push(sample::full(Kind::Master, None, 999_999));
         let shown = text(&sample::server(processes));
         check(&shown);
         for pid in [999_999, 1_000_000, 1_000_000 + count - 1] {
-            let times = shown
-                .lines()
-                .filter(|line| line.contains(&pid.to_string()))
-                .count();
+            let times = shown.lines().filter(|line| line.contains(&pid.to_string())).count();
             assert!(times >= 5, "{pid} {times}\n{shown}");
         }
         assert!(shown.contains("- all processes: the heap's"), "{shown}");

@@ -39,7 +39,7 @@ use Test::Memstat::Server;
 
 our @EXPORT = (
     @Test::More::EXPORT,
-    qw(run_tests near process_of process_with sum
+    qw(run_tests near process_of process_with settled sum
         children maps open_files page_size proc_status read_file threads uptime),
 );
 
@@ -104,9 +104,10 @@ sub run_requests {
             my ($name, $value) = $header =~ /^([^:]+):\s*(.*?)\s*$/ or die "not a header: $header\n";
             is $answer->{headers}{ lc $name }, length $value ? $value : undef, "$_: $name";
         }
+        my $headers = $answer->{headers};
         $t->decode($answer->{body})
-            if $method eq 'GET' && ($answer->{headers}{'content-type'} // '') eq 'application/json'
-            && $answer->{status} == 200;
+            if $method eq 'GET' && $answer->{status} == 200 && !$headers->{'content-encoding'}
+            && ($headers->{'content-type'} // '') eq 'application/json';
     }
     return;
 }
@@ -159,6 +160,17 @@ sub process_of {
     my ($reply, $pid) = @_;
     my ($process) = grep { $_->{pid} == $pid } @{ $reply->{processes} };
     return $process // die "process $pid is not in the answer\n";
+}
+
+# A reply from a process that has answered before: its first answer loads code and memory, which the
+# figures in that very answer cannot have.
+sub settled {
+    my ($t) = @_;
+    my %answered;
+    while (1) {
+        my $reply = $t->fresh;
+        return $reply if $answered{ $reply->{answered_by}{pid} }++ == 2;
+    }
 }
 
 # Processes with these values, such as (kind => 'worker', state => 'active').

@@ -72,10 +72,7 @@ impl Reader {
         for _ in 0..MOST_ARENAS {
             read(memory, at, self.arena.image(at))?;
             held.arenas += 1;
-            held.system = held
-                .system
-                .checked_add(self.arena.system_mem())
-                .ok_or(Stop::Broken)?;
+            held.system = held.system.checked_add(self.arena.system_mem()).ok_or(Stop::Broken)?;
             if at == state.main {
                 held.scattered = !self.arena.contiguous();
             } else {
@@ -106,10 +103,7 @@ impl Reader {
             let bytes = self.free_of(memory, at, state, heap, limit)?;
             free = free.checked_add(bytes).ok_or(Stop::Broken)?;
             held.arenas += 1;
-            held.system = held
-                .system
-                .checked_add(self.arena.system_mem())
-                .ok_or(Stop::Broken)?;
+            held.system = held.system.checked_add(self.arena.system_mem()).ok_or(Stop::Broken)?;
             at = self.arena.next();
             if at == state.main {
                 return Ok((free, held));
@@ -144,10 +138,7 @@ impl Reader {
                     }
                 }
             };
-            match self
-                .walker
-                .free(memory, &self.arena, state.layout, regions, limit)
-            {
+            match self.walker.free(memory, &self.arena, state.layout, regions, limit) {
                 Err(stop @ (Stop::TooMany | Stop::Unreadable)) => return Err(stop),
                 Err(stop) => last = stop,
                 Ok(bytes) => {

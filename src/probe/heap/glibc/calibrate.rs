@@ -45,11 +45,7 @@ pub fn calibrate(object: Object, version: &str, functions: &Functions) -> Calibr
     if told.is_none() {
         told = functions.told();
     }
-    Calibration {
-        state,
-        heap_start: heap_start.unwrap_or(0),
-        told,
-    }
+    Calibration { state, heap_start: heap_start.unwrap_or(0), told }
 }
 
 const NOT_64_BIT: &str =
@@ -70,10 +66,7 @@ const NOT_READABLE: &str =
 
 fn heap_start() -> Option<usize> {
     let maps = Process::myself().and_then(|process| process.maps()).ok()?;
-    maps.iter()
-        .filter(|map| map.pathname == MMapPath::Heap)
-        .map(|map| maps::range(map).start)
-        .min()
+    maps.iter().filter(|map| map.pathname == MMapPath::Heap).map(|map| maps::range(map).start).min()
 }
 
 fn find(
@@ -95,22 +88,14 @@ fn find(
     for _ in 0..TRIES {
         let heap = heap_start..ffi::heap_end();
         data.retain_mut(|(base, bytes)| Own.read(*base, bytes).is_ok());
-        let mut mains = data
-            .iter()
-            .filter_map(|(base, bytes)| find_main_arena(bytes, *base, layout, &heap));
+        let mut mains =
+            data.iter().filter_map(|(base, bytes)| find_main_arena(bytes, *base, layout, &heap));
         let (Some(main), None) = (mains.next(), mains.next()) else {
             continue;
         };
-        let mut state = State {
-            layout,
-            main,
-            counters: None,
-        };
+        let mut state = State { layout, main, counters: None };
         let reference = functions.told().ok_or(NO_REFERENCE)?;
-        let mut limit = Limit {
-            visits: 1 << 20,
-            budget: Budget::new(Duration::from_millis(20)),
-        };
+        let mut limit = Limit { visits: 1 << 20, budget: Budget::new(Duration::from_millis(20)) };
         match reader.free(&Own, &state, &[heap.clone()], &mut limit) {
             Ok((free, held)) if (free, held.system) == (reference.fordblks, reference.arena) => {}
             Err(Stop::Unreadable) => return Err(NOT_READABLE),
@@ -120,10 +105,7 @@ fn find(
             }
         }
         *told = Some(reference);
-        let says = Mmapped {
-            count: reference.hblks,
-            bytes: reference.hblkhd,
-        };
+        let says = Mmapped { count: reference.hblks, bytes: reference.hblkhd };
         let mut counters = data
             .iter()
             .filter_map(|(base, bytes)| find_counters(bytes, *base, says, &heap, page_size()));
@@ -139,9 +121,6 @@ fn find(
 /// Room for a copy of a segment.
 fn room(segment: &Range<usize>) -> Option<(usize, Vec<u8>)> {
     let start = segment.start.checked_next_multiple_of(16)?;
-    let size = segment
-        .end
-        .checked_sub(start)
-        .filter(|size| *size <= MOST_DATA)?;
+    let size = segment.end.checked_sub(start).filter(|size| *size <= MOST_DATA)?;
     Some((start, vec![0; size]))
 }

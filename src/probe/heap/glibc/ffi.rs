@@ -96,8 +96,7 @@ impl Functions {
 
     /// Whether the C library knows that no other thread exists.
     pub fn single_threaded(&self) -> bool {
-        self.single_threaded
-            .is_some_and(|flag| flag.load(Ordering::Relaxed) != 0)
+        self.single_threaded.is_some_and(|flag| flag.load(Ordering::Relaxed) != 0)
     }
 }
 

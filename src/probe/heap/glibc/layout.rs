@@ -30,6 +30,9 @@ const EMPTY_BINS: usize = 16;
 /// `flags` of `struct malloc_state`: the arena is not one piece of address space.
 const NONCONTIGUOUS: u32 = 2;
 
+/// No address is lower.
+const LOWEST: usize = 1 << 16;
+
 /// The alignment of every chunk.
 pub const ALIGNMENT: usize = 16;
 /// The smallest chunk.
@@ -53,18 +56,9 @@ impl Layout {
         let (major, minor) = version.split_once('.')?;
         let digits = minor.split(|c: char| !c.is_ascii_digit()).next()?;
         match (major, digits.parse::<u32>().ok()?) {
-            ("2", 23..=26) => Some(Layout {
-                head: 88,
-                safe_linking: false,
-            }),
-            ("2", 27..=31) => Some(Layout {
-                head: 96,
-                safe_linking: false,
-            }),
-            ("2", 32..) => Some(Layout {
-                head: 96,
-                safe_linking: true,
-            }),
+            ("2", 23..=26) => Some(Layout { head: 88, safe_linking: false }),
+            ("2", 27..=31) => Some(Layout { head: 96, safe_linking: false }),
+            ("2", 32..) => Some(Layout { head: 96, safe_linking: true }),
             _ => None,
         }
     }
@@ -86,11 +80,7 @@ pub struct Arena {
 impl Arena {
     /// An image to fill.
     pub fn new(layout: Layout) -> Arena {
-        Arena {
-            at: 0,
-            layout,
-            bytes: [0; IMAGE],
-        }
+        Arena { at: 0, layout, bytes: [0; IMAGE] }
     }
 
     /// The bytes to fill with those at address `at`.
@@ -127,9 +117,7 @@ impl Arena {
     /// The first chunk of each fast bin that has one.
     pub fn fast_bins(&self) -> impl Iterator<Item = usize> + '_ {
         let from = self.layout.head - FASTBINS_BYTES;
-        (0..FASTBINS)
-            .map(move |i| word(&self.bytes, from + i * 8))
-            .filter(|chunk| *chunk != 0)
+        (0..FASTBINS).map(move |i| word(&self.bytes, from + i * 8)).filter(|chunk| *chunk != 0)
     }
 
     /// The other bins that are not empty: header, first chunk, last chunk.
@@ -194,11 +182,13 @@ pub fn find_main_arena(
             (first == header) == (last == header)
                 && (first == header || !(own.contains(&first) || own.contains(&last)))
         });
-        let system = word(data, at + SYSTEM_MEM_AT);
+        let (system, next) = (word(data, at + SYSTEM_MEM_AT), word(data, at + NEXT_AT));
         all && empty >= EMPTY_BINS
             && system != 0
+            && system <= heap.end.saturating_sub(heap.start)
             && word(data, at + MAX_SYSTEM_MEM_AT) >= system
-            && word(data, at + NEXT_AT) != 0
+            && next >= LOWEST
+            && next % 8 == 0
     });
     let at = found.next()?;
     found.next().is_none().then_some(base + at - layout.head)
@@ -229,10 +219,7 @@ pub struct Counters {
 impl Counters {
     /// The counts in a copy of what is at the address.
     pub fn decode(self, bytes: &[u8]) -> Mmapped {
-        Mmapped {
-            count: half(bytes, 0) as usize,
-            bytes: word(bytes, self.bytes_at),
-        }
+        Mmapped { count: half(bytes, 0) as usize, bytes: word(bytes, self.bytes_at) }
     }
 }
 
@@ -249,17 +236,10 @@ pub fn find_counters(
     let last = data.len().checked_sub(COUNTERS)?;
     let mut found = (0..=last).step_by(4).filter_map(|at| {
         let bytes_at = if (base + at) % 8 == 0 { 16 } else { 20 };
-        let counters = Counters {
-            at: base + at,
-            bytes_at,
-        };
+        let counters = Counters { at: base + at, bytes_at };
         let bytes = data.get(at..)?;
-        let (count, limit, peak, fixed) = (
-            half(bytes, 0),
-            half(bytes, 4),
-            half(bytes, 8),
-            half(bytes, 12),
-        );
+        let (count, limit, peak, fixed) =
+            (half(bytes, 0), half(bytes, 4), half(bytes, 8), half(bytes, 12));
         let peak_bytes = word(bytes, bytes_at + 8);
         let sbrk_base = word(bytes, bytes_at + 16);
         let good = counters.decode(bytes) == told

@@ -82,15 +82,8 @@ impl Finder {
 
     /// What is found by now.
     pub fn found(&self) -> Mmapped {
-        let bytes = self
-            .known
-            .iter()
-            .map(|block| block.end.saturating_sub(block.start))
-            .sum();
-        Mmapped {
-            count: self.known.len(),
-            bytes,
-        }
+        let bytes = self.known.iter().map(|block| block.end.saturating_sub(block.start)).sum();
+        Mmapped { count: self.known.len(), bytes }
     }
 
     /// The blocks found, by address.
@@ -227,17 +220,11 @@ impl Finder {
         };
         let at = self.past_known(at);
         if at >= range.end {
-            let next = self
-                .segments
-                .get(segment + 1)
-                .map_or(0, |range| range.start);
+            let next = self.segments.get(segment + 1).map_or(0, |range| range.start);
             return Ok(Stage::Pages(segment + 1, next));
         }
         let known = self.known.partition_point(|block| block.start <= at);
-        let end = self
-            .known
-            .get(known)
-            .map_or(range.end, |block| block.start.min(range.end));
+        let end = self.known.get(known).map_or(range.end, |block| block.start.min(range.end));
         let mut present = std::mem::take(&mut self.present);
         present.clear();
         let next = pages.piece(&(at..end), &mut |page, word| {
@@ -299,10 +286,7 @@ impl Finder {
         let place = self.known.partition_point(|block| block.start < at);
         let fits = at >= segment.start
             && self.known.get(place).map_or(true, |next| next.start >= end)
-            && place
-                .checked_sub(1)
-                .and_then(|i| self.known.get(i))
-                .map_or(true, |b| b.end <= at);
+            && place.checked_sub(1).and_then(|i| self.known.get(i)).map_or(true, |b| b.end <= at);
         if fits {
             self.known.insert(place, at..end);
         }
@@ -316,11 +300,7 @@ impl Finder {
         let Some(excess) = excess.filter(|_| found.count == wanted.count + 1) else {
             return false;
         };
-        let mut such = self
-            .known
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| b.end - b.start == excess);
+        let mut such = self.known.iter().enumerate().filter(|(_, b)| b.end - b.start == excess);
         let (Some((i, _)), None) = (such.next(), such.next()) else {
             return false;
         };
@@ -352,15 +332,10 @@ fn state_of(pages: &dyn Pages, at: usize) -> io::Result<State> {
 fn header(memory: &impl Memory, at: usize) -> io::Result<Option<usize>> {
     let mut record = [[0u8; RECORD]];
     let read = memory.read_each(&[at], &mut record)?;
-    Ok(record
-        .first()
-        .filter(|_| read == 1)
-        .and_then(|record| mapped_size(record, page_size())))
+    Ok(record.first().filter(|_| read == 1).and_then(|record| mapped_size(record, page_size())))
 }
 
 fn inside(segments: &[Range<usize>], block: &Range<usize>) -> bool {
     let i = segments.partition_point(|segment| segment.end < block.end);
-    segments
-        .get(i)
-        .is_some_and(|segment| segment.start <= block.start)
+    segments.get(i).is_some_and(|segment| segment.start <= block.start)
 }

@@ -76,24 +76,17 @@ impl Walker {
         regions: &[Range<usize>],
         limit: &mut Limit,
     ) -> Result<usize, Stop> {
-        let mut sum = Sum {
-            regions,
-            bytes: 0,
-            most: arena.system_mem(),
-        };
+        let mut sum = Sum { regions, bytes: 0, most: arena.system_mem() };
         self.start(arena);
         let top = arena.top();
         let mut record = [[0u8; RECORD]];
         sum.check(top)?;
-        memory
-            .read(
-                top,
-                record.as_flattened_mut().get_mut(..16).unwrap_or_default(),
-            )
-            .map_err(|error| match error.raw_os_error() {
+        memory.read(top, record.as_flattened_mut().get_mut(..16).unwrap_or_default()).map_err(
+            |error| match error.raw_os_error() {
                 Some(libc::EFAULT) => Stop::Broken,
                 _ => Stop::Unreadable,
-            })?;
+            },
+        )?;
         sum.add(chunk_size(record.as_flattened()))?;
 
         while !self.lists.is_empty() {
@@ -116,15 +109,13 @@ impl Walker {
     /// Puts a cursor on every list that is not empty.
     fn start(&mut self, arena: &Arena) {
         self.lists.clear();
-        self.lists
-            .extend(arena.fast_bins().map(|at| Cursor::Fast { at }));
-        self.lists
-            .extend(arena.bins().map(|(header, first, last)| Cursor::Bin {
-                first,
-                before: header,
-                last,
-                after: header,
-            }));
+        self.lists.extend(arena.fast_bins().map(|at| Cursor::Fast { at }));
+        self.lists.extend(arena.bins().map(|(header, first, last)| Cursor::Bin {
+            first,
+            before: header,
+            last,
+            after: header,
+        }));
     }
 
     /// Reads the chunks that the cursors are on, in the cursors' order.
@@ -137,18 +128,11 @@ impl Walker {
                 Cursor::Bin { first, last, .. } => self.addresses.extend([first, last]),
             }
         }
-        limit.visits = limit
-            .visits
-            .checked_sub(self.addresses.len())
-            .ok_or(Stop::TooMany)?;
+        limit.visits = limit.visits.checked_sub(self.addresses.len()).ok_or(Stop::TooMany)?;
         if self.addresses.iter().any(|at| at % ALIGNMENT != 0) {
             return Err(Stop::Broken);
         }
-        for (at, into) in self
-            .addresses
-            .chunks(BATCH)
-            .zip(self.records.chunks_mut(BATCH))
-        {
+        for (at, into) in self.addresses.chunks(BATCH).zip(self.records.chunks_mut(BATCH)) {
             if limit.budget.spent() {
                 return Err(Stop::TooMany);
             }
@@ -173,19 +157,10 @@ fn advance<'a>(
             sum.check(*at)?;
             sum.add(chunk_size(chunk))?;
             let link = word(chunk, 16);
-            *at = if layout.safe_linking {
-                link ^ (at.wrapping_add(16) >> 12)
-            } else {
-                link
-            };
+            *at = if layout.safe_linking { link ^ (at.wrapping_add(16) >> 12) } else { link };
             Ok(*at != 0)
         }
-        Cursor::Bin {
-            first,
-            before,
-            last,
-            after,
-        } => {
+        Cursor::Bin { first, before, last, after } => {
             let chunk = next()?;
             sum.check(*first)?;
             sum.add(chunk_size(chunk))?;
@@ -194,11 +169,7 @@ fn advance<'a>(
                 return Err(Stop::Broken);
             }
             if first == last {
-                return if forward == *after {
-                    Ok(false)
-                } else {
-                    Err(Stop::Broken)
-                };
+                return if forward == *after { Ok(false) } else { Err(Stop::Broken) };
             }
             let chunk = next()?;
             sum.check(*last)?;

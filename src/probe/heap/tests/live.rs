@@ -30,29 +30,18 @@ fn agrees(probe: &mut HeapProbe) -> HeapReading {
     near(allocator.reserved, told.arena + told.hblkhd);
     near(allocator.mmapped, told.hblkhd);
     assert!(reading.notes.is_empty());
-    assert!(reading
-        .ranges
-        .windows(2)
-        .all(|pair| pair[0].end < pair[1].start));
+    assert!(reading.ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
     reading
 }
 
 fn inside(reading: &HeapReading, address: usize, size: usize) -> bool {
-    reading
-        .ranges
-        .iter()
-        .any(|range| range.contains(&address) && address + size <= range.end)
+    reading.ranges.iter().any(|range| range.contains(&address) && address + size <= range.end)
 }
 
 fn fragment(count: usize, size: usize) -> Vec<Box<[u8]>> {
-    let all: Vec<Box<[u8]>> = (0..count * 2)
-        .map(|i| vec![1; size + i % 7 * 16].into_boxed_slice())
-        .collect();
-    all.into_iter()
-        .enumerate()
-        .filter(|(i, _)| i % 2 == 0)
-        .map(|(_, block)| block)
-        .collect()
+    let all: Vec<Box<[u8]>> =
+        (0..count * 2).map(|i| vec![1; size + i % 7 * 16].into_boxed_slice()).collect();
+    all.into_iter().enumerate().filter(|(i, _)| i % 2 == 0).map(|(_, block)| block).collect()
 }
 
 pub fn case(name: &str) {
@@ -76,15 +65,9 @@ pub fn case(name: &str) {
             std::thread::sleep(Duration::from_millis(20));
             let (reading, _, longest) = measure(&mut probe, slices);
             println!("{reading:?} {longest:?}");
-            assert_eq!(
-                reading.allocator.free.map(|_| ()),
-                before.allocator.free.map(|_| ())
-            );
+            assert_eq!(reading.allocator.free.map(|_| ()), before.allocator.free.map(|_| ()));
             assert!(reading.allocator.measured_ms_ago.unwrap() >= 20);
-            assert!(reading
-                .notes
-                .iter()
-                .any(|note| note.contains("more free chunks")));
+            assert!(reading.notes.iter().any(|note| note.contains("more free chunks")));
             assert!(reading.allocator.reserved.unwrap() > 200_000_000);
             probe.refresh_full();
             let (reading, _, _) = measure(&mut probe, slices);
@@ -96,6 +79,11 @@ pub fn case(name: &str) {
         "forked" => forked(&mut probe),
         "refused" => refused(&mut probe),
         "bench" => bench(&mut probe),
+        "twice" => {
+            agrees(&mut HeapProbe::new());
+            agrees(&mut HeapProbe::new());
+            agrees(&mut probe);
+        }
         name => panic!("no case {name}"),
     }
 }
@@ -121,9 +109,7 @@ fn threads(probe: &mut HeapProbe) {
     assert!(reading.allocator.arenas.unwrap() >= 4);
     assert!(blocks.iter().all(|block| inside(&reading, *block, 1100)));
     gate.wait();
-    threads
-        .into_iter()
-        .for_each(|thread| thread.join().unwrap());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     // The large arena has kept one heap and the small ones have few free chunks.
     agrees(probe);
 }
@@ -134,12 +120,7 @@ fn mapped(probe: &mut HeapProbe) {
     let layout = std::alloc::Layout::from_size_align(400 << 10, 4096).unwrap();
     // SAFETY: the layout is not empty; freed below with the same layout.
     let aligned = unsafe { std::alloc::alloc(layout) };
-    let mut other = procfs::process::Process::myself()
-        .unwrap()
-        .maps()
-        .unwrap()
-        .0
-        .len();
+    let mut other = procfs::process::Process::myself().unwrap().maps().unwrap().0.len();
     black_box(&mut other);
     // SAFETY: a new anonymous mapping, which the kernel places next to the blocks.
     let foreign = unsafe {
@@ -166,9 +147,7 @@ fn mapped(probe: &mut HeapProbe) {
     assert_eq!(steps, 1, "what was found is remembered");
     kept.truncate(7);
     let reading = agrees(probe);
-    assert!(kept
-        .iter()
-        .all(|block| inside(&reading, block.as_ptr() as usize, block.len())));
+    assert!(kept.iter().all(|block| inside(&reading, block.as_ptr() as usize, block.len())));
     // SAFETY: allocated above with this layout.
     unsafe { std::alloc::dealloc(aligned, layout) };
     agrees(probe);
@@ -196,28 +175,15 @@ fn forked(probe: &mut HeapProbe) {
 
 /// A system call filter that refuses `process_vm_readv`, as containers may have.
 fn refused(probe: &mut HeapProbe) {
-    let statement = |code, k| libc::sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    };
+    let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     let refuse = 0x0005_0000 | libc::EPERM as u32;
     let mut filter = [
         statement(0x20, 0),
-        libc::sock_filter {
-            code: 0x15,
-            jt: 0,
-            jf: 1,
-            k: libc::SYS_process_vm_readv as u32,
-        },
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_process_vm_readv as u32 },
         statement(0x06, refuse),
         statement(0x06, 0x7fff_0000),
     ];
-    let program = libc::sock_fprog {
-        len: 4,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
     // SAFETY: a filter program of four statements, for this process only.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
@@ -226,11 +192,7 @@ fn refused(probe: &mut HeapProbe) {
     let known = |reading: &HeapReading| {
         println!("{reading:?}");
         assert!(!reading.notes.is_empty());
-        assert_eq!(
-            reading.ranges.len(),
-            1,
-            "the brk heap is known all the same"
-        );
+        assert_eq!(reading.ranges.len(), 1, "the brk heap is known all the same");
         reading.allocator.reserved.is_some()
     };
     assert!(!known(&measure(probe, slices).0));
@@ -259,10 +221,7 @@ fn bench(probe: &mut HeapProbe) {
     foreign.iter_mut().for_each(|word| *word = 7);
     for _ in 0..2 {
         let (reading, steps, longest) = measure(&mut other, slices);
-        println!(
-            "search: {:?}, {steps} steps, longest {longest:?}",
-            reading.notes
-        );
+        println!("search: {:?}, {steps} steps, longest {longest:?}", reading.notes);
     }
     black_box((block, foreign));
 }
@@ -281,6 +240,11 @@ fn costs() {
 #[test]
 fn young() {
     run("young", None);
+}
+
+#[test]
+fn found_again_by_a_second_probe() {
+    run("twice", None);
 }
 
 #[test]

@@ -210,13 +210,19 @@ sub _runs {
     return $self->workers == ($expected // 1);
 }
 
+# The processes below a process.
+sub descendants {
+    my ($pid) = @_;
+    return map { ($_, descendants($_)) } Test::Memstat::Proc::children($pid);
+}
+
 # Ends nginx and returns what went wrong on the way, a sentence each.
 sub stop {
     my ($self) = @_;
     my $master = delete $self->{master} or return;
     my @wrong;
     kill 'CONT', $_ for keys %{ $self->{stopped} };
-    my @children = Test::Memstat::Proc::children($master);
+    my @others = descendants($master);
     my $status;
     for my $step ([ QUIT => 3 ], [ TERM => 5 ], [ KILL => 5 ]) {
         my ($signal, $patience) = @$step;
@@ -226,9 +232,10 @@ sub stop {
         push @wrong, "nginx did not end after TERM" if $signal eq 'TERM';
     }
     push @wrong, 'nginx ended with status ' . ($status // 'unknown') if !@wrong && $status;
-    if (@wrong) {
-        kill 'KILL', $_ for grep { (read_file("/proc/$_/comm") // '') eq "nginx\n" } @children;
-    }
+    # A master that replaced the binary lives on by itself, and so do the workers of a killed one.
+    my $names = sub { return (read_file("/proc/$_[0]/cmdline") // '') =~ /^nginx: / };
+    kill 'TERM', $_ for grep { $names->($_) } @others;
+    kill 'KILL', $_ for grep { @wrong && $names->($_) } @others;
     return @wrong;
 }
 
@@ -272,12 +279,13 @@ sub reload {
     my $before = length $self->error_log;
     $self->signal('HUP');
     $self->wait_for('the reload', 15, sub {
-        my $log = substr $self->error_log, $before;
+        my $all = $self->error_log;
+        my $log = substr $all, $before;
         die "the reload failed:\n$log" if $log =~ /\[emerg\]/;
         return unless $log =~ /reconfiguring/ && $self->_runs;
         my %gone = map { $_ => 1 } @old;
         delete @gone{ $self->children };
-        return !grep { !$gone{$_} && $log !~ / $_#\d+: (?:gracefully shutting down|exiting)/ } @old;
+        return !grep { !$gone{$_} && $all !~ / $_#\d+: (?:gracefully shutting down|exiting)/ } @old;
     });
     return $self;
 }

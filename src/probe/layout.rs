@@ -1,0 +1,160 @@
+//! Which address ranges of this process are whose.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use once_cell::sync::Lazy;
+use procfs::process::{MMapPath, MemoryMap, Process};
+
+use super::elf::LoadedObject;
+use super::heap::HeapReading;
+use super::pagemap::Resident;
+use super::{elf, maps, ranges};
+use crate::hook::thread;
+use crate::report::model::Category;
+
+/// Which ranges are whose.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// The executable and its libraries.
+    pub objects: Vec<LoadedObject>,
+    /// Their executable segments.
+    pub text: Vec<Range<usize>>,
+    /// Their writable segments.
+    pub data: Vec<Range<usize>>,
+    /// The stacks that are known.
+    pub stacks: Vec<Range<usize>>,
+    /// nginx's shared mappings.
+    pub shared: Vec<Range<usize>>,
+    /// All of these, normalized.
+    pub claimed: Vec<Range<usize>>,
+    /// Threads whose stacks are known.
+    pub threads_seen: u64,
+}
+
+/// Whose pages are counted.
+#[derive(Debug)]
+pub struct Target {
+    /// Page-aligned addresses.
+    pub range: Range<usize>,
+    /// `None`: shared memory that is not nginx's.
+    pub category: Option<Category>,
+    /// Whether the kernel accounts its file pages as shared memory.
+    pub shmem: bool,
+    /// What was counted so far.
+    pub resident: Resident,
+}
+
+impl Target {
+    /// Bytes in RAM, of every kind.
+    pub fn bytes(&self) -> u64 {
+        self.resident.anon + self.resident.file
+    }
+}
+
+impl Layout {
+    /// Finds them: `shared` are addresses in nginx's shared mappings.
+    pub fn find(maps: &[MemoryMap], shared: &[usize]) -> Self {
+        let objects = elf::objects();
+        let text = ranges::normalize(objects.iter().flat_map(|o| o.executable()).collect());
+        let data = ranges::normalize(objects.iter().flat_map(|o| o.writable()).collect());
+        let threads = thread::stacks().seen;
+        let main = thread::main_stack(maps);
+        let threads_seen = threads.len() as u64 + u64::from(main.is_some());
+        let stacks = ranges::normalize(threads.into_iter().chain(main).collect());
+        let is_nginx_shared = |map: &&MemoryMap| {
+            maps::is_shared(map) && shared.iter().any(|start| maps::range(map).contains(start))
+        };
+        let shared: Vec<_> = maps.iter().filter(is_nginx_shared).map(maps::range).collect();
+        let claimed = [&text, &data, &stacks, &shared].into_iter().flatten().cloned().collect();
+        let claimed = ranges::normalize(claimed);
+        Layout { objects, text, data, stacks, shared, claimed, threads_seen }
+    }
+
+    /// What to count: everything that is somebody's, but for nginx's shared memory.
+    pub fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<Target> {
+        let devices = ShmemDevices::new(maps, &self.shared);
+        let foreign: Vec<_> = maps
+            .iter()
+            .filter(|map| maps::has_file(map) && devices.contains(map))
+            .flat_map(|map| ranges::subtract(&maps::range(map), &self.claimed))
+            .collect();
+        let groups = [
+            (Some(Category::Text), &self.text),
+            (Some(Category::Data), &self.data),
+            (Some(Category::Stacks), &self.stacks),
+            (heap.category, &heap.ranges),
+            (None, &foreign),
+        ];
+        let mut targets = Vec::new();
+        for (category, ranges) in groups {
+            for range in ranges {
+                let below = maps.partition_point(|map| maps::range(map).end <= range.start);
+                let shmem = maps.get(below).is_some_and(|map| devices.contains(map));
+                let resident = Resident::default();
+                targets.push(Target { range: range.clone(), category, shmem, resident });
+            }
+        }
+        targets
+    }
+}
+
+/// The devices whose pages the kernel accounts as shared memory: its own one for anonymous shared
+/// memory, and every tmpfs.
+struct ShmemDevices {
+    /// The one that nginx's zones are on.
+    anonymous: Option<(i32, i32)>,
+}
+
+impl ShmemDevices {
+    fn new(maps: &[MemoryMap], shared: &[Range<usize>]) -> Self {
+        let zone = maps.iter().find(|map| shared.contains(&maps::range(map)));
+        ShmemDevices { anonymous: zone.map(|map| map.dev) }
+    }
+
+    fn contains(&self, map: &MemoryMap) -> bool {
+        map.inode != 0
+            && (self.anonymous == Some(map.dev)
+                || matches!(map.pathname, MMapPath::Vsys(_))
+                // Disks have a major number; file systems of no disk have none.
+                || (map.dev.0 == 0 && is_tmpfs(map.dev)))
+    }
+}
+
+/// Whether a device is a tmpfs, by the mounts this process sees. They are read once for each new
+/// device; asking the file system itself could wait for a server that is gone.
+fn is_tmpfs(device: (i32, i32)) -> bool {
+    static KNOWN: Lazy<Mutex<HashMap<(i32, i32), bool>>> = Lazy::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(tmpfs) = known.get(&device) {
+        return *tmpfs;
+    }
+    let mounts = Process::myself().and_then(|process| process.mountinfo());
+    for mount in mounts.into_iter().flatten() {
+        if let Some((major, minor)) = mount.majmin.split_once(':') {
+            if let (Ok(major), Ok(minor)) = (major.parse(), minor.parse()) {
+                known.insert((major, minor), mount.fs_type == "tmpfs");
+            }
+        }
+    }
+    *known.entry(device).or_insert(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_a_tmpfs_by_its_device() {
+        use std::os::unix::fs::MetadataExt;
+        let device = |path: &str| {
+            let device = std::fs::metadata(path).unwrap().dev();
+            (libc::major(device) as i32, libc::minor(device) as i32)
+        };
+        assert!(is_tmpfs(device("/dev/shm")));
+        assert!(!is_tmpfs(device("/proc")));
+        assert!(!is_tmpfs((0, i32::MAX)));
+    }
+}

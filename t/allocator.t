@@ -1,0 +1,304 @@
+# The system's allocator: its name, its figures, and what a test takes from it.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+my $MB = 1048576;
+
+# Lua that takes blocks from the allocator in place, and reads glibc's own statistics.
+our $LUA = <<'END';
+init_by_lua_block {
+    local ffi = require "ffi"
+    ffi.cdef [[
+        void *malloc(size_t);
+        void free(void *);
+        void *memset(void *, int, size_t);
+        typedef struct {
+            size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+        } mallinfo2_t;
+        mallinfo2_t mallinfo2(void);
+        typedef struct _IO_FILE FILE;
+        FILE *open_memstream(char **, size_t *);
+        int malloc_info(int, FILE *);
+        int fclose(FILE *);
+        const char *tc_version(int *, int *, const char **);
+        int mi_version(void);
+        int mallctl(const char *, void *, size_t *, void *, size_t);
+    ]]
+    blocks = { count = 0 }
+
+    function take(count, size)
+        blocks = { count = count, at = ffi.new("void *[?]", count) }
+        for i = 0, count - 1 do
+            blocks.at[i] = ffi.C.memset(ffi.C.malloc(size), 1, size)
+        end
+    end
+
+    function drop(from, step)
+        for i = from, blocks.count - 1, step do
+            ffi.C.free(blocks.at[i])
+        end
+    end
+
+    function jemalloc_version()
+        local text, size = ffi.new("const char *[1]"), ffi.new("size_t[1]", 8)
+        assert(ffi.C.mallctl("version", text, size, nil, 0) == 0)
+        return ffi.string(text[0])
+    end
+
+    function mallinfo()
+        local info = ffi.C.mallinfo2()
+        local text, size = ffi.new("char *[1]"), ffi.new("size_t[1]")
+        local file = ffi.C.open_memstream(text, size)
+        ffi.C.malloc_info(0, file)
+        ffi.C.fclose(file)
+        local _, arenas = ffi.string(text[0], size[0]):gsub("<heap nr=", "")
+        ffi.C.free(text[0])
+        return string.format("reserved %d in_use %d free %d mmapped %d arenas %d",
+            tonumber(info.arena + info.hblkhd), tonumber(info.uordblks + info.hblkhd),
+            tonumber(info.fordblks), tonumber(info.hblkhd), arenas)
+    end
+}
+END
+
+sub allocator { my ($t, $path) = @_; return process_of($t->fresh($path), ($t->workers)[0])->{allocator} }
+
+# Calls a Lua function in the worker.
+sub lua {
+    my ($t, $call) = @_;
+    my $answer = $t->get("/lua?$call");
+    $answer->{status} == 200 or die "$call: $answer->{status}\n" . $t->error_log;
+    return $answer->{body};
+}
+
+# glibc's figures as an independent reading in the same process has them.
+sub check_mallinfo {
+    my ($t, $when, $path) = @_;
+    my %before = split ' ', lua($t, 'mallinfo()');
+    my $said   = allocator($t, $path);
+    my %after  = split ' ', lua($t, 'mallinfo()');
+    for my $figure (sort keys %before) {
+        my ($low, $high) = sort { $a <=> $b } $before{$figure}, $after{$figure};
+        my $slack = $figure eq 'arenas' ? 0 : 65536 + 0.02 * $high;
+        ok defined $said->{$figure} && $said->{$figure} >= $low - $slack
+            && $said->{$figure} <= $high + $slack, "$when: $figure"
+            or diag "got $said->{$figure}, mallinfo2: $before{$figure}, then $after{$figure}";
+    }
+    return $said;
+}
+
+# 50 MB taken from a preloaded allocator.
+sub check_preloaded {
+    my ($t, $name, $figures) = @_;
+    my ($worker) = $t->workers;
+    my $check = sub {
+        my $process   = process_of($t->fresh, $worker);
+        my $breakdown = $process->{breakdown};
+        is $process->{allocator}{name}, $name, "$name: its name";
+        ok $breakdown->{$name}, "$name: in the breakdown";
+        ok !exists $breakdown->{$_}, "$name: no $_"
+            for grep { $_ ne $name } qw(glibc_heap jemalloc tcmalloc mimalloc musl_heap);
+        is sum(map { $_->{resident} } values %$breakdown), $process->{system}{resident},
+            "$name: the residents add up";
+        is sum(map { $_->{reserved} } values %$breakdown), $process->{system}{virtual},
+            "$name: the reserved add up";
+        return $process;
+    };
+    my $before = $check->();
+    lua($t, 'take(800,65536)');
+    my $after = $check->();
+    near $after->{breakdown}{$name}{resident} - $before->{breakdown}{$name}{resident}, 50 * $MB, 5 * $MB,
+        "$name: resident rises by what was taken";
+    near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, 2 * $MB,
+        "$name: what is left over does not";
+    for my $figure (@$figures) {
+        isnt $after->{allocator}{$figure}, undef, "$name: $figure is known";
+    }
+    near $after->{allocator}{in_use} - $before->{allocator}{in_use}, 50 * $MB, 5 * $MB,
+        "$name: in_use rises" if defined $after->{allocator}{in_use};
+    cmp_ok $after->{allocator}{reserved}, '>=', 50 * $MB, "$name: reserved"
+        if defined $after->{allocator}{reserved};
+    isnt "@{ $after->{notes} }", '', "$name: a note says why a figure is not known"
+        if grep { !defined $after->{allocator}{$_} } qw(reserved in_use free);
+
+    lua($t, 'drop(0,1)');
+    my $dropped = $check->();
+    near $dropped->{allocator}{in_use}, $before->{allocator}{in_use}, 5 * $MB, "$name: in_use falls"
+        if defined $dropped->{allocator}{in_use};
+    return $after;
+}
+
+# The blocks share the Lua code and the locations.
+sub with_lua { return ($_[0] // '') . $LUA }
+
+my $CONFIG = <<'END';
+location /memstat { memstat; }
+location /patient { memstat; memstat_timeout 10s; }
+location /lua {
+    content_by_lua_block { ngx.print(loadstring("return " .. ngx.unescape_uri(ngx.var.args))() or "") }
+}
+END
+sub common { return ($_[0] // '') . $CONFIG }
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: glibc by name and figures
+--- http_config with_lua
+--- config common
+--- perl
+my ($version) = `getconf GNU_LIBC_VERSION` =~ /^glibc (\S+)/;
+my $said = check_mallinfo($t, 'idle');
+is $said->{name}, 'glibc', 'name';
+is $said->{version}, $version, 'version';
+
+=== TEST 2: arenas of threads
+--- main_config
+thread_pool default threads=6;
+--- http_config with_lua
+--- config common
+location /file { sendfile off; aio threads; output_buffers 1 64k; alias html/file; }
+--- user_files
+>>> file
+some text
+--- perl
+$t->get('/file') for 1 .. 30;
+check_mallinfo($t, 'with threads');
+
+=== TEST 3: 50 MB in small blocks
+--- http_config with_lua
+--- config common
+--- perl
+my ($worker) = $t->workers;
+my $before = process_of($t->fresh, $worker);
+lua($t, 'take(800,65536)');
+my $after = process_of($t->fresh, $worker);
+near $after->{allocator}{in_use} - $before->{allocator}{in_use}, 50 * $MB, $MB, 'in_use rises';
+near $after->{allocator}{reserved} - $before->{allocator}{reserved}, 50 * $MB, $MB, 'reserved rises';
+near $after->{breakdown}{glibc_heap}{$_} - $before->{breakdown}{glibc_heap}{$_}, 50 * $MB, $MB,
+    "glibc_heap.$_ rises" for qw(resident reserved);
+near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, $MB / 4,
+    'what is left over does not';
+check_mallinfo($t, 'taken');
+
+lua($t, 'drop(0,2)');
+my $half = check_mallinfo($t, 'every other one freed');
+near $half->{free} - $after->{allocator}{free}, 25 * $MB, $MB, 'free rises';
+near $half->{in_use}, $after->{allocator}{in_use} - 25 * $MB, $MB, 'in_use falls';
+is $half->{reserved} > $after->{allocator}{reserved} - $MB, 1, 'reserved stays';
+lua($t, 'drop(1,2)');
+my $freed = check_mallinfo($t, 'all freed');
+near $freed->{in_use}, $before->{allocator}{in_use}, $MB, 'in_use is back';
+
+=== TEST 4: blocks with a mapping of their own
+--- http_config with_lua
+--- config common
+--- perl
+my ($worker) = $t->workers;
+my $before = process_of($t->fresh, $worker);
+lua($t, 'take(20,1048576)');
+my $after = process_of($t->fresh, $worker);
+my $bytes = 20 * ($MB + page_size());
+near $after->{allocator}{$_} - $before->{allocator}{$_}, $bytes, 65536, "$_ rises"
+    for qw(mmapped in_use reserved);
+near $after->{allocator}{free}, $before->{allocator}{free}, 131072, 'free does not';
+near $after->{breakdown}{glibc_heap}{$_} - $before->{breakdown}{glibc_heap}{$_}, $bytes, $MB / 4,
+    "glibc_heap.$_ rises" for qw(resident reserved);
+near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, $MB / 4,
+    'what is left over does not';
+check_mallinfo($t, 'taken');
+
+lua($t, 'drop(0,1)');
+my $freed = process_of($t->fresh, $worker);
+near $freed->{allocator}{mmapped}, $before->{allocator}{mmapped}, 65536, 'mmapped is back';
+near $freed->{breakdown}{glibc_heap}{resident}, $before->{breakdown}{glibc_heap}{resident}, $MB / 2,
+    'so is glibc_heap';
+
+=== TEST 5: a million free chunks do not hold up the event loop
+--- main_config
+worker_processes 2;
+--- http_config with_lua
+--- config common
+location /pid { content_by_lua_block { ngx.say(ngx.worker.pid()) } }
+location /many {
+    content_by_lua_block {
+        take(2000000, 64)
+        drop(0, 2)
+        ngx.say(ngx.worker.pid())
+    }
+}
+--- perl
+$t->fresh;
+my ($burdened) = $t->get('/many')->{body} =~ /^(\d+)/;
+for my $time (1 .. 4) {
+    my $process = process_of($t->fresh, $burdened);
+    is $process->{state}, 'active', "answer $time: in time";
+    my $allocator = $process->{allocator};
+    if (defined $allocator->{in_use}) {
+        isnt $allocator->{measured_ms_ago}, undef, "answer $time: its figures say their age";
+    }
+    else {
+        isnt "@{ $process->{notes} }", '', "answer $time: a note says why there are no figures";
+    }
+    isnt $process->{self}{longest_slice_us}, undef, "answer $time: what it cost";
+    cmp_ok $process->{breakdown}{glibc_heap}{resident}, '>=', 150 * $MB, "answer $time: glibc_heap";
+}
+
+# Asked for, the figures are fresh.
+my $process = process_of($t->fresh('/patient?refresh=heap'), $burdened);
+my %own;
+for (1 .. 300) {
+    my ($pid, $info) = lua($t, 'ngx.worker.pid()..":"..mallinfo()') =~ /^(\d+):(.*)/;
+    next unless $pid == $burdened;
+    %own = split ' ', $info;
+    last;
+}
+near $process->{allocator}{$_}, $own{$_}, 65536 + 0.02 * $own{$_}, "refreshed: $_" for qw(in_use free reserved);
+cmp_ok $process->{allocator}{measured_ms_ago} + $process->{age_ms}, '<', 3000, 'refreshed: the age';
+
+=== TEST 6: jemalloc
+--- env
+LD_PRELOAD=libjemalloc.so.2
+--- http_config with_lua
+--- config common
+--- perl
+my $said = check_preloaded($t, 'jemalloc', [qw(reserved in_use free arenas)]);
+my $version = lua($t, 'jemalloc_version()');
+is index($version, $said->{allocator}{version}), 0, "version: $version";
+cmp_ok length $said->{allocator}{version}, '>=', 5, 'in full';
+
+=== TEST 7: tcmalloc
+--- env
+LD_PRELOAD=libtcmalloc_minimal.so.4
+--- http_config with_lua
+--- config common
+--- perl
+my $said = check_preloaded($t, 'tcmalloc', [qw(reserved in_use free)]);
+my $version = lua($t, 'require("ffi").string(require("ffi").C.tc_version(nil,nil,nil))');
+is index($version, $said->{allocator}{version}), length('gperftools '), "version: $version";
+
+=== TEST 8: mimalloc
+--- env
+LD_PRELOAD=libmimalloc.so.2
+--- http_config with_lua
+--- config common
+--- perl
+my $said = check_preloaded($t, 'mimalloc', []);
+my $version = lua($t, 'require("ffi").C.mi_version()');
+is $said->{allocator}{version} =~ s/\.//gr, $version, "version: $version";
+
+=== TEST 9: figures are of the worker, not of the server
+--- main_config
+worker_processes 2;
+--- http_config with_lua
+--- config common
+location /take { content_by_lua_block { take(160, 65536) ngx.say(ngx.worker.pid()) } }
+--- perl
+my $before = $t->fresh;
+my ($taker) = $t->get('/take')->{body} =~ /^(\d+)/;
+my ($other) = grep { $_ != $taker } $t->workers;
+my $after = $t->fresh;
+my $rise = sub { process_of($after, $_[0])->{allocator}{in_use} - process_of($before, $_[0])->{allocator}{in_use} };
+near $rise->($taker), 10 * $MB, $MB / 2, 'the one that takes';
+near $rise->($other), 0, $MB / 2, 'the other';

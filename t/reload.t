@@ -1,0 +1,356 @@
+# Reloads: generations, workers that take their time to go, locations that come and go.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+use IO::Socket::INET;
+
+# A server that accepts and keeps silent, for requests that take as long as a test likes.
+sub silent_server {
+    my ($port) = @_;
+    return IO::Socket::INET->new(
+        LocalAddr => "127.0.0.1:$port", Listen => 16, ReuseAddr => 1,
+    ) // die "cannot listen: $!\n";
+}
+
+sub generations {
+    my ($reply) = @_;
+    my %seen = map { $_->{generation} => 1 } process_with($reply, kind => 'worker');
+    return sort keys %seen;
+}
+
+# Everything about a process that a module could leave behind without being asked to do anything.
+sub traces {
+    my ($pid) = @_;
+    my $eventfds = grep { /eventfd/ } open_files($pid);
+    my @shared = map { "$_->{size}" } grep { $_->{rights} =~ /s$/ } maps($pid);
+    my $smaps = read_file("/proc/$pid/smaps");
+    my ($code) = $smaps =~ m{ r-xp [^\n]*/nginx\n(.*?)^VmFlags}ms;
+    my ($copied) = $code =~ /^Anonymous:\s+(\d+) kB/m;
+    return { eventfds => $eventfds, shared => [ sort @shared ], patched => $copied };
+}
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: a reload counts a generation
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+--- perl
+is_deeply [ generations($t->memstat) ], [1], 'the first';
+for my $expected (2 .. 5) {
+    my @before = $t->workers;
+    $t->reload;
+    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    my $reply = $t->fresh;
+    is_deeply [ generations($reply) ], [$expected], "generation $expected";
+    my @workers = process_with($reply, kind => 'worker', state => 'active');
+    is_deeply [ sort { $a <=> $b } map { $_->{pid} } @workers ], [ children($t->master) ], 'new workers';
+    is_deeply [ sort map { $_->{id} } @workers ], [ 0, 1 ], 'their numbers';
+    my ($master) = process_with($reply, kind => 'master');
+    is $master->{generation}, $expected, 'the master has it too';
+    is $master->{pid}, $t->master, 'and is the same';
+}
+
+=== TEST 2: an old worker that still has a request is shutting down
+--- main_config
+worker_processes 1;
+--- config
+location /memstat { memstat; memstat_timeout 1s; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my ($old) = $t->workers;
+my $client = $t->connect->send(GET => '/slow');
+my $held = $upstream->accept;
+$t->reload;
+my ($new) = $t->workers;
+isnt $new, $old, 'a new worker';
+
+my $reply = $t->fresh;
+my $process = process_of($reply, $old);
+is $process->{state}, 'shutting_down', 'the old one shuts down';
+is $process->{generation}, 1, 'it is of the generation before';
+is $process->{kind}, 'worker', 'a worker';
+ok $process->{breakdown}, 'with figures';
+cmp_ok $process->{age_ms}, '<', 1000, 'fresh ones';
+my %status = proc_status($old);
+is $process->{system}{virtual}, $status{VmSize}, 'its own';
+$process = process_of($reply, $new);
+is $process->{state}, 'active', 'the new one is active';
+is $process->{generation}, 2, 'and of the next generation';
+
+$t->reload;
+$reply = $t->fresh;
+is_deeply [ generations($reply) ], [ 1, 3 ], 'the generation between is gone';
+is process_of($reply, $old)->{state}, 'shutting_down', 'the oldest still shuts down';
+like $t->get('/memstat?format=text')->{body}, qr/\b$old\b.*\bshutting/, 'so does the text say';
+
+close $held;
+is $client->receive->{status}, 502, 'the slow request ends';
+$t->wait_for('the old worker is gone', 5, sub { !grep { $_ == $old } children($t->master) });
+$reply = $t->fresh;
+is_deeply [ map { $_->{pid} } process_with($reply, kind => 'worker') ], [ $t->workers ],
+    'and is not in the answer any more';
+
+=== TEST 3: an old worker that is stopped
+--- config
+location /memstat { memstat; memstat_timeout 200ms; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my ($old) = $t->workers;
+my $client = $t->connect->send(GET => '/slow');
+my $held = $upstream->accept;
+$t->reload;
+$t->fresh;
+$t->signal(STOP => $old);
+select undef, undef, undef, 0.1;
+my $process = process_of($t->memstat, $old);
+is $process->{state}, 'unresponsive', 'it does not answer';
+is $process->{generation}, 1, 'its generation is known';
+$t->signal(CONT => $old);
+$t->wait_for('it answers', 5, sub { process_of($t->memstat, $old)->{state} eq 'shutting_down' });
+pass 'it shuts down again';
+close $held;
+$client->receive;
+
+=== TEST 4: a request that waits while its worker is told to go
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; memstat_timeout 3s; }
+--- perl
+my ($stopped, $other) = $t->workers;
+$t->fresh;
+$t->signal(STOP => $stopped);
+select undef, undef, undef, 0.1;
+my $client = $t->connect->send(GET => '/memstat');
+select undef, undef, undef, 0.1;
+$t->signal('HUP');
+$t->wait_for('the other worker shuts down', 5, sub { $t->error_log =~ /$other#\d+: gracefully/ });
+$t->signal(CONT => $stopped);
+my $answer = $client->receive;
+is $answer->{status}, 200, 'the request is answered';
+my $reply = $t->decode($answer->{body});
+is $reply->{answered_by}{pid}, $other, 'by the worker that goes';
+$t->wait_for('both are gone', 10,
+    sub { !grep { $_ == $stopped || $_ == $other } children($t->master) });
+is scalar(process_with($t->fresh, kind => 'worker', state => 'active')), 2, 'two new workers';
+
+=== TEST 5: more workers, fewer workers
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; memstat_timeout 2s; }
+--- perl
+for my $workers (5, 1, 30, 3) {
+    $t->reload(main_config => "worker_processes $workers;");
+    $t->wait_for('the old workers are gone', 10, sub { children($t->master) == $workers });
+    my $reply = $t->fresh;
+    my @workers = process_with($reply, kind => 'worker', state => 'active');
+    is_deeply [ sort { $a <=> $b } map { $_->{pid} } @workers ], [ children($t->master) ], "$workers workers";
+    is_deeply [ sort { $a <=> $b } map { $_->{id} } @workers ], [ 0 .. $workers - 1 ], 'their numbers';
+    is scalar @{ $reply->{processes} }, $workers + 1, 'nobody else';
+}
+
+=== TEST 6: the size of the zone changes
+--- main_config
+worker_processes 2;
+--- http_config
+memstat_zone size=1m;
+--- config
+location /memstat { memstat; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my ($kept) = map { $_->{answered_by}{pid} } $t->memstat;
+my $client = $t->connect->send(GET => '/slow');
+my $held = $upstream->accept;
+for my $size (qw(2m 1m 4m)) {
+    $t->reload(http_config => "memstat_zone size=$size;");
+    my $reply = $t->fresh;
+    is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, "$size: new workers";
+    my @old = grep { $_->{state} ne 'active' } @{ $reply->{processes} };
+    cmp_ok scalar @old, '<=', 2, "$size: the old one is there at most once"
+        or diag join ' ', map { "$_->{pid}:$_->{state}" } @old;
+}
+close $held;
+$client->receive;
+
+=== TEST 7: the location goes and comes back
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+--- perl
+my $with = $t->{sections}{config};
+for (1 .. 2) {
+    $t->reload(config => 'location /memstat { return 204; }');
+    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    is $t->get('/memstat')->{status}, 204, 'without';
+    $t->reload(config => $with);
+    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    my $reply = $t->fresh;
+    is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'with';
+}
+
+=== TEST 8: the location comes while an old worker without it goes on
+--- config
+location /memstat { return 204; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my ($old) = $t->workers;
+my $client = $t->connect->send(GET => '/slow');
+my $held = $upstream->accept;
+$t->reload(config => 'location /memstat { memstat; }');
+my $reply = $t->memstat;
+my $process = process_of($reply, $old);
+is $process->{state}, 'shutting_down', 'it is known to shut down';
+my %status = proc_status($old);
+near $process->{system}{resident}, $status{VmRSS}, 0.02 * $status{VmRSS}, 'with what the kernel says';
+is process_of($reply, ($t->workers)[0])->{state}, 'active', 'the new one is active';
+close $held;
+$client->receive;
+
+=== TEST 9: without a location the module does nothing
+--- main_config
+worker_processes 2;
+--- http_config
+memstat_hooks on;
+memstat_timeout 1s;
+memstat_zone size=1m;
+--- config
+location / { return 204; }
+--- perl
+my $plain = Test::Memstat::Server->new(
+    main_config => 'worker_processes 2;', config => 'location / { return 204; }', module => 0)->start;
+is $plain->get('/')->{status}, 204, 'plain nginx serves';
+is $t->get('/')->{status}, 204, 'with the module too';
+for my $who (qw(master worker)) {
+    my ($with, $without) = map { traces($who eq 'master' ? $_->master : ($_->workers)[0]) } $t, $plain;
+    is_deeply $with, $without, "$who: no eventfd, no zone, no patch";
+}
+$plain->stop;
+
+# The same reading does see what a location brings.
+$t->reload(config => 'location /memstat { memstat; }');
+my ($with) = map { traces($_) } $t->workers;
+isnt $with->{eventfds}, 0, 'a location brings eventfds';
+isnt scalar @{ $with->{shared} }, 0, 'and a zone';
+
+=== TEST 10: a location that is gone leaves nothing to the next workers
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+--- perl
+$t->memstat;
+$t->reload(config => 'location / { return 204; }');
+$t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+my ($worker) = $t->workers;
+my $shared = grep { $_->{size} >= 65536 && $_->{rights} =~ /s$/ } maps($worker);
+is $shared, 0, 'no zone';
+
+=== TEST 11: nothing piles up over reloads
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+--- perl
+my $count = sub {
+    $t->reload;
+    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->fresh;
+    my ($worker) = $t->workers;
+    my ($files) = scalar(my @files = open_files($t->master));
+    my ($maps) = scalar(my @maps = maps($t->master));
+    my ($worker_files) = scalar(my @worker_files = open_files($worker));
+    return "descriptors $files $worker_files";
+};
+my $first = $count->();
+my $last;
+$last = $count->() for 1 .. 8;
+is $last, $first, 'descriptors';
+my ($master) = process_with($t->fresh, kind => 'master');
+my %status = proc_status($t->master);
+$count->() for 1 .. 5;
+my %later = proc_status($t->master);
+near $later{VmSize}, $status{VmSize}, 1048576, 'the master does not grow';
+
+=== TEST 12: the module is unloaded and loaded again by reloads
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+--- perl
+my $with = $t->{sections}{config};
+for (1 .. 3) {
+    $t->reload(module => 0, config => 'location /memstat { return 204; }');
+    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    is $t->get('/memstat')->{status}, 204, 'unloaded';
+    $t->reload(module => 1, config => $with);
+    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    is scalar(process_with($t->fresh, kind => 'worker', state => 'active')), 2, 'loaded';
+}
+
+=== TEST 13: a reload that fails changes nothing
+--- config
+location /memstat { memstat; }
+--- error_log
+unknown directive "nonsense"
+--- perl
+my ($worker) = $t->workers;
+$t->fresh;
+$t->write_conf(http_config => 'nonsense;');
+$t->signal('HUP');
+$t->wait_for('the reload fails', 5, sub { $t->error_log =~ /nonsense/ });
+my $reply = $t->fresh;
+is process_of($reply, $worker)->{state}, 'active', 'the worker goes on';
+is process_of($reply, $worker)->{generation}, 1, 'the generation is the same';
+$t->reload(http_config => '');
+is process_of($t->fresh, ($t->workers)[0])->{state}, 'active', 'the next reload is fine';
+
+=== TEST 14: a single process reloads
+--- main_config
+master_process off;
+--- config
+location /memstat { memstat; }
+--- perl
+$t->memstat;
+for my $generation (2, 3) {
+    $t->signal('HUP');
+    my $process = $t->wait_for('the reload', 5, sub {
+        my ($process) = @{ $t->fresh->{processes} };
+        return $process->{generation} == $generation ? $process : undef;
+    });
+    is $process->{kind}, 'single', 'kind';
+    is $process->{state}, 'active', 'state';
+}
+
+=== TEST 15: the binary is replaced
+--- config
+location /memstat { memstat; memstat_timeout 1s; }
+--- perl
+my ($worker) = $t->workers;
+$t->signal('USR2');
+my $new = $t->wait_for('the new master', 10, sub {
+    my ($pid) = (read_file($t->root . '/nginx.pid') // '') =~ /(\d+)/;
+    return $pid && $pid != $t->master && children($pid) ? $pid : undef;
+});
+my $seen = $t->wait_for('both answer', 10, sub {
+    my %seen = map { $_->{answered_by}{pid} => $_ } map { $t->memstat } 1 .. 20;
+    return $seen{$worker} && $seen{ (children($new))[0] } ? \%seen : undef;
+});
+my $old_reply = $seen->{$worker};
+is process_of($old_reply, $worker)->{state}, 'active', 'the old worker in its answer';
+my ($new_worker) = children($new);
+my $new_reply = $seen->{$new_worker};
+is process_of($new_reply, $new_worker)->{state}, 'active', 'the new worker in its answer';
+kill 'QUIT', $new;
+$t->wait_for('the new master is gone', 10, sub { !grep { $_ == $new } children($t->master) });
+is process_of($t->fresh, $worker)->{state}, 'active', 'the old one goes on';
