@@ -76,8 +76,8 @@ struct Local {
 /// The count of loaded shared memory, which only an answering process takes.
 enum Loaded {
     Counting(SharedResidency),
-    /// Bytes, or `None` where they can't be counted; and when.
-    Counted(Option<u64>, u64),
+    /// Bytes, or why they can't be counted; and when.
+    Counted(Result<u64, String>, u64),
 }
 
 /// A request that waits.
@@ -152,7 +152,7 @@ impl Gather {
             started: Instant::now(),
             job: None,
             own: None,
-            loaded: Loaded::Counted(None, 0),
+            loaded: Loaded::Counted(Ok(0), 0),
             askers: Vec::new(),
             waiters: Vec::new(),
             answers: VecDeque::new(),
@@ -298,8 +298,8 @@ impl Gather {
         if let Loaded::Counting(count) = &mut local.loaded {
             let counted = match count.step(&Budget::new(SLICE)) {
                 Ok(Progress::More) => return,
-                Ok(Progress::Done) => Some(count.finish()),
-                Err(_) => None,
+                Ok(Progress::Done) => Ok(count.finish()),
+                Err(error) => Err(format!("mincore: {error}")),
             };
             local.loaded = Loaded::Counted(counted, now_ms());
         }
@@ -325,9 +325,10 @@ impl Gather {
         };
         let peers = peers::live(&self.board);
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
-        let (shared_memory, counted) = match local.loaded {
-            Loaded::Counted(bytes, at_ms) => (bytes, at_ms),
-            Loaded::Counting(_) => (None, 0),
+        let (shared_memory, counted) = match &local.loaded {
+            Loaded::Counted(_, 0) => (Err("it was not counted in time".to_owned()), 0),
+            Loaded::Counted(bytes, at_ms) => (bytes.clone(), *at_ms),
+            Loaded::Counting(_) => (Err("it is still being counted".to_owned()), 0),
         };
         let everybody = peers.iter().map(|peer| self.published_ms(peer));
         let oldest = everybody.chain([own, counted]).min().unwrap_or(0);
@@ -337,8 +338,8 @@ impl Gather {
             request: waiter.request,
             query: waiter.query,
             arrived: waiter.arrived,
-            processes: self.collect(&peers, waiter, now),
-            shared_memory,
+            processes: self.collect(&peers, waiter, now, shared_memory.as_ref().err()),
+            shared_memory: shared_memory.as_ref().ok().copied(),
         });
         let answers: Vec<_> = answers.collect();
         if let Some(local) = &mut self.local {

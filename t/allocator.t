@@ -3,7 +3,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-my $MB = 1048576;
+use constant MB => 1048576;
 
 # Lua that takes blocks from the allocator in place, and reads glibc's own statistics.
 our $LUA = <<'END';
@@ -107,23 +107,23 @@ sub check_preloaded {
     my $before = $check->();
     lua($t, 'take(800,65536)');
     my $after = $check->();
-    near $after->{breakdown}{$name}{resident} - $before->{breakdown}{$name}{resident}, 50 * $MB, 5 * $MB,
+    near $after->{breakdown}{$name}{resident} - $before->{breakdown}{$name}{resident}, 50 * MB, 5 * MB,
         "$name: resident rises by what was taken";
-    near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, 2 * $MB,
+    near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, 2 * MB,
         "$name: what is left over does not";
     for my $figure (@$figures) {
         isnt $after->{allocator}{$figure}, undef, "$name: $figure is known";
     }
-    near $after->{allocator}{in_use} - $before->{allocator}{in_use}, 50 * $MB, 5 * $MB,
+    near $after->{allocator}{in_use} - $before->{allocator}{in_use}, 50 * MB, 5 * MB,
         "$name: in_use rises" if defined $after->{allocator}{in_use};
-    cmp_ok $after->{allocator}{reserved}, '>=', 50 * $MB, "$name: reserved"
+    cmp_ok $after->{allocator}{reserved}, '>=', 50 * MB, "$name: reserved"
         if defined $after->{allocator}{reserved};
     isnt "@{ $after->{notes} }", '', "$name: a note says why a figure is not known"
         if grep { !defined $after->{allocator}{$_} } qw(reserved in_use free);
 
     lua($t, 'drop(0,1)');
     my $dropped = $check->();
-    near $dropped->{allocator}{in_use}, $before->{allocator}{in_use}, 5 * $MB, "$name: in_use falls"
+    near $dropped->{allocator}{in_use}, $before->{allocator}{in_use}, 5 * MB, "$name: in_use falls"
         if defined $dropped->{allocator}{in_use};
     return $after;
 }
@@ -174,22 +174,22 @@ my ($worker) = $t->workers;
 my $before = process_of($t->fresh, $worker);
 lua($t, 'take(800,65536)');
 my $after = process_of($t->fresh, $worker);
-near $after->{allocator}{in_use} - $before->{allocator}{in_use}, 50 * $MB, $MB, 'in_use rises';
-near $after->{allocator}{reserved} - $before->{allocator}{reserved}, 50 * $MB, $MB, 'reserved rises';
-near $after->{breakdown}{glibc_heap}{$_} - $before->{breakdown}{glibc_heap}{$_}, 50 * $MB, $MB,
+near $after->{allocator}{in_use} - $before->{allocator}{in_use}, 50 * MB, MB, 'in_use rises';
+near $after->{allocator}{reserved} - $before->{allocator}{reserved}, 50 * MB, MB, 'reserved rises';
+near $after->{breakdown}{glibc_heap}{$_} - $before->{breakdown}{glibc_heap}{$_}, 50 * MB, MB,
     "glibc_heap.$_ rises" for qw(resident reserved);
-near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, $MB / 4,
+near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, MB / 4,
     'what is left over does not';
 check_mallinfo($t, 'taken');
 
 lua($t, 'drop(0,2)');
 my $half = check_mallinfo($t, 'every other one freed');
-near $half->{free} - $after->{allocator}{free}, 25 * $MB, $MB, 'free rises';
-near $half->{in_use}, $after->{allocator}{in_use} - 25 * $MB, $MB, 'in_use falls';
-is $half->{reserved} > $after->{allocator}{reserved} - $MB, 1, 'reserved stays';
+near $half->{free} - $after->{allocator}{free}, 25 * MB, MB, 'free rises';
+near $half->{in_use}, $after->{allocator}{in_use} - 25 * MB, MB, 'in_use falls';
+is $half->{reserved} > $after->{allocator}{reserved} - MB, 1, 'reserved stays';
 lua($t, 'drop(1,2)');
 my $freed = check_mallinfo($t, 'all freed');
-near $freed->{in_use}, $before->{allocator}{in_use}, $MB, 'in_use is back';
+near $freed->{in_use}, $before->{allocator}{in_use}, MB, 'in_use is back';
 
 === TEST 4: blocks with a mapping of their own
 --- http_config with_lua
@@ -199,20 +199,20 @@ my ($worker) = $t->workers;
 my $before = process_of($t->fresh, $worker);
 lua($t, 'take(20,1048576)');
 my $after = process_of($t->fresh, $worker);
-my $bytes = 20 * ($MB + page_size());
+my $bytes = 20 * (MB + page_size());
 near $after->{allocator}{$_} - $before->{allocator}{$_}, $bytes, 65536, "$_ rises"
     for qw(mmapped in_use reserved);
 near $after->{allocator}{free}, $before->{allocator}{free}, 131072, 'free does not';
-near $after->{breakdown}{glibc_heap}{$_} - $before->{breakdown}{glibc_heap}{$_}, $bytes, $MB / 4,
+near $after->{breakdown}{glibc_heap}{$_} - $before->{breakdown}{glibc_heap}{$_}, $bytes, MB / 4,
     "glibc_heap.$_ rises" for qw(resident reserved);
-near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, $MB / 4,
+near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, MB / 4,
     'what is left over does not';
 check_mallinfo($t, 'taken');
 
 lua($t, 'drop(0,1)');
 my $freed = process_of($t->fresh, $worker);
 near $freed->{allocator}{mmapped}, $before->{allocator}{mmapped}, 65536, 'mmapped is back';
-near $freed->{breakdown}{glibc_heap}{resident}, $before->{breakdown}{glibc_heap}{resident}, $MB / 2,
+near $freed->{breakdown}{glibc_heap}{resident}, $before->{breakdown}{glibc_heap}{resident}, MB / 2,
     'so is glibc_heap';
 
 === TEST 5: a million free chunks do not hold up the event loop
@@ -242,7 +242,7 @@ for my $time (1 .. 4) {
         isnt "@{ $process->{notes} }", '', "answer $time: a note says why there are no figures";
     }
     isnt $process->{self}{longest_slice_us}, undef, "answer $time: what it cost";
-    cmp_ok $process->{breakdown}{glibc_heap}{resident}, '>=', 150 * $MB, "answer $time: glibc_heap";
+    cmp_ok $process->{breakdown}{glibc_heap}{resident}, '>=', 150 * MB, "answer $time: glibc_heap";
 }
 
 # Asked for, the figures are fresh.
@@ -300,5 +300,5 @@ my ($taker) = $t->get('/take')->{body} =~ /^(\d+)/;
 my ($other) = grep { $_ != $taker } $t->workers;
 my $after = $t->fresh;
 my $rise = sub { process_of($after, $_[0])->{allocator}{in_use} - process_of($before, $_[0])->{allocator}{in_use} };
-near $rise->($taker), 10 * $MB, $MB / 2, 'the one that takes';
-near $rise->($other), 0, $MB / 2, 'the other';
+near $rise->($taker), 10 * MB, MB / 2, 'the one that takes';
+near $rise->($other), 0, MB / 2, 'the other';

@@ -112,7 +112,7 @@ GET /memstat?format=json&format=text
 --- error_code
 400
 --- response_headers
-Content-Type: text/plain
+Content-Type: text/plain; charset=utf-8
 --- response_body_like
 ^[^\n]*\baccepted\b[^\n]*\bformat\b[^\n]*\n?$
 

@@ -3,17 +3,18 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-my $MB = 1048576;
+use constant MB => 1048576;
 
 # A Lua handler that fills the shared dictionary "dict": count values of one megabyte, which the
 # slab allocator rounds up to 257 pages each.
-my $VALUE = 257 * 4096;
+use constant VALUE => 257 * 4096;
 
 sub shm { my ($reply, $pid) = @_; return process_of($reply, $pid)->{breakdown}{nginx_shm} }
 
 # Rss of the mappings of a process that a function picks by their line in smaps.
 sub rss_of {
     my ($pid, $picks) = @_;
+    no warnings 'portable';
     my ($sum, $counts) = (0, 0);
     for (split /\n/, read_file("/proc/$pid/smaps")) {
         if (/^([0-9a-f]+)-([0-9a-f]+) /) { $counts = $picks->($_, hex($2) - hex($1)) }
@@ -26,7 +27,7 @@ sub rss_of {
 sub stack_size {
     my ($pid) = @_;
     my ($soft) = read_file("/proc/$pid/limits") =~ /^Max stack size\s+(\S+)/m;
-    return $soft eq 'unlimited' ? 2 * $MB : $soft;
+    return $soft eq 'unlimited' ? 2 * MB : $soft;
 }
 
 sub main_stack { my ($pid) = @_; return (map { $_->{size} } grep { $_->{path} eq '[stack]' } maps($pid))[0] }
@@ -53,14 +54,14 @@ location /fill {
 --- perl
 my ($worker) = $t->workers;
 my $before = $t->fresh;
-cmp_ok shm($before, $worker)->{reserved}, '>=', 64 * $MB, 'reserved in full';
-cmp_ok shm($before, $worker)->{resident}, '<', 4 * $MB, 'not yet touched';
+cmp_ok shm($before, $worker)->{reserved}, '>=', 64 * MB, 'reserved in full';
+cmp_ok shm($before, $worker)->{resident}, '<', 4 * MB, 'not yet touched';
 $t->get_from($worker, '/fill');
 my $after = $t->fresh;
-near shm($after, $worker)->{resident} - shm($before, $worker)->{resident}, 8 * $VALUE, 0.1 * 8 * $VALUE,
+near shm($after, $worker)->{resident} - shm($before, $worker)->{resident}, 8 * VALUE, 0.1 * 8 * VALUE,
     'the worker loaded what it touched';
 is shm($after, $worker)->{reserved}, shm($before, $worker)->{reserved}, 'reserved is the same';
-near $after->{totals}{shared_memory} - $before->{totals}{shared_memory}, 8 * $VALUE, 0.1 * 8 * $VALUE,
+near $after->{totals}{shared_memory} - $before->{totals}{shared_memory}, 8 * VALUE, 0.1 * 8 * VALUE,
     'the server too';
 my %status = proc_status($worker);
 near process_of($after, $worker)->{system}{resident_shmem}, $status{RssShmem}, 65536, 'as the kernel says';
@@ -98,15 +99,15 @@ my ($other) = grep { $_ != $filler } $t->workers;
 my $after = $t->fresh;
 my $rise = sub { my ($reply, $pid) = @_; shm($reply, $pid)->{resident} - shm($before, $pid)->{resident} };
 my $total = sub { $_[0]{totals}{shared_memory} - $before->{totals}{shared_memory} };
-near $rise->($after, $filler), 8 * $VALUE, 0.1 * 8 * $VALUE, 'the one that fills it has it loaded';
-near $rise->($after, $other), 0, 0.25 * $MB, 'the other has not';
-near $total->($after), 8 * $VALUE, 0.1 * 8 * $VALUE, 'it is there once';
+near $rise->($after, $filler), 8 * VALUE, 0.1 * 8 * VALUE, 'the one that fills it has it loaded';
+near $rise->($after, $other), 0, 0.25 * MB, 'the other has not';
+near $total->($after), 8 * VALUE, 0.1 * 8 * VALUE, 'it is there once';
 
 $t->get_from($other, '/read');
 my $last = $t->fresh;
-near $rise->($last, $filler), 8 * $VALUE, 0.1 * 8 * $VALUE, 'the one that filled it has it still';
-near $rise->($last, $other), 8 * $VALUE, 0.1 * 8 * $VALUE, 'the one that reads it has it too';
-near $total->($last), 8 * $VALUE, 0.1 * 8 * $VALUE, 'it is still there once';
+near $rise->($last, $filler), 8 * VALUE, 0.1 * 8 * VALUE, 'the one that filled it has it still';
+near $rise->($last, $other), 8 * VALUE, 0.1 * 8 * VALUE, 'the one that reads it has it too';
+near $total->($last), 8 * VALUE, 0.1 * 8 * VALUE, 'it is still there once';
 
 === TEST 3: what the master touched is not its workers'
 --- main_config
@@ -123,9 +124,9 @@ location /memstat { memstat; }
 --- perl
 my ($worker) = $t->workers;
 my $reply = $t->fresh;
-cmp_ok shm($reply, $worker)->{resident}, '<', 2 * $MB, 'the worker has not loaded it';
-cmp_ok $reply->{totals}{shared_memory}, '>=', 4 * $VALUE, 'but it is there';
-cmp_ok $reply->{totals}{shared_memory}, '<', 10 * $MB, 'and no more than that';
+cmp_ok shm($reply, $worker)->{resident}, '<', 2 * MB, 'the worker has not loaded it';
+cmp_ok $reply->{totals}{shared_memory}, '>=', 4 * VALUE, 'but it is there';
+cmp_ok $reply->{totals}{shared_memory}, '<', 10 * MB, 'and no more than that';
 
 === TEST 4: stacks of all threads
 --- main_config
@@ -146,7 +147,7 @@ my $check = sub {
     is $stacks->{threads}, threads($worker), "$when: threads";
     is $stacks->{threads}, 8, "$when: seven and the main one";
     my $size = stack_size($worker);
-    near $stacks->{reserved}, 7 * $size + main_stack($worker), $MB / 2, "$when: reserved";
+    near $stacks->{reserved}, 7 * $size + main_stack($worker), MB / 2, "$when: reserved";
     my $resident = rss_of($worker, sub { my ($line, $bytes) = @_;
         $line =~ /\[stack\]/ || ($line =~ / rw-p 00000000 00:00 0 *$/ && abs($bytes - $size) <= 65536) });
     near $stacks->{resident}, $resident, 65536, "$when: resident";
@@ -181,7 +182,7 @@ my ($worker) = $t->workers;
 my $stacks = process_of($t->fresh, $worker)->{stacks};
 is threads($worker), 26, 'both run';
 is $stacks->{threads}, 26, 'both are counted';
-near $stacks->{reserved}, 25 * stack_size($worker) + main_stack($worker), $MB / 2, 'reserved';
+near $stacks->{reserved}, 25 * stack_size($worker) + main_stack($worker), MB / 2, 'reserved';
 
 === TEST 7: code
 --- http_config
@@ -250,7 +251,7 @@ $t->reload(http_config => 'lua_shared_dict dict 4g;') if $available > 8 * 104857
 $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
 my $before = $t->fresh;
 my ($filler, $bytes) = $t->get('/fill')->{body} =~ /^(\d+) (\d+)/;
-cmp_ok $bytes, '>=', 400 * $MB, "$bytes bytes";
+cmp_ok $bytes, '>=', 400 * MB, "$bytes bytes";
 for my $time (1 .. 3) {
     my $reply = $t->fresh;
     is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, "answer $time: both workers";

@@ -89,7 +89,7 @@ location /memstat { memstat; memstat_timeout 100ms; }
 --- perl
 my ($stopped, $other) = $t->workers;
 $t->signal(STOP => $stopped);
-my $reply = $t->memstat;
+my $reply = $t->fresh;
 my $process = process_of($reply, $stopped);
 is $process->{state}, 'unresponsive', 'state';
 is $process->{kind}, 'worker', 'kind';

@@ -9,7 +9,14 @@ use crate::slot::Slot;
 
 impl Gather {
     /// This process, `peers`, and those who cannot answer for themselves, by what `/proc` says.
-    pub(super) fn collect(&self, peers: &[Peer], waiter: &Waiter, now: u64) -> Vec<Process> {
+    /// Why the shared memory is not counted goes into this process's notes.
+    pub(super) fn collect(
+        &self,
+        peers: &[Peer],
+        waiter: &Waiter,
+        now: u64,
+        uncounted: Option<&String>,
+    ) -> Vec<Process> {
         let mut processes = Vec::with_capacity(peers.len() + 2);
         let own = self.local.as_ref().and_then(|local| local.own.as_ref());
         processes.extend(own.map(|(taken, at_ms)| {
@@ -18,6 +25,7 @@ impl Gather {
             if *at_ms < waiter.oldest_ms() {
                 process.notes.push(MEASURING.to_owned());
             }
+            process.notes.extend(uncounted.map(|why| format!("totals.shared_memory: {why}")));
             process
         }));
         let from_slots = peers.iter().filter_map(|peer| {

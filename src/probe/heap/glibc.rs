@@ -70,6 +70,8 @@ pub struct Glibc {
     state: Result<(State, Reader), &'static str>,
     /// Where the `brk` heap starts.
     heap_start: usize,
+    /// [`WALK_TIME`], but for tests.
+    pub(super) walk_time: Duration,
     last: Option<Figures>,
     finder: Finder,
     stage: Stage,
@@ -108,6 +110,7 @@ impl Glibc {
             functions,
             state: calibration.state,
             heap_start: calibration.heap_start,
+            walk_time: WALK_TIME,
             last,
             finder: Finder::default(),
             stage: Stage::Done,
@@ -163,7 +166,7 @@ impl Glibc {
             Err(_) => {}
             Ok((state, reader)) => {
                 let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
-                let mut limit = Limit { visits: WALK_CHUNKS, budget: Budget::new(WALK_TIME) };
+                let mut limit = Limit { visits: WALK_CHUNKS, budget: Budget::new(self.walk_time) };
                 now.mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
                 let alone = self.functions.single_threaded() && readable(&now.heap, &heap);
                 let walked = if alone {
@@ -336,3 +339,6 @@ fn clip(mappings: &[Range<usize>], region: &Range<usize>) -> Vec<Range<usize>> {
     let inside = mappings.iter().skip(first).take_while(|map| map.start < region.end);
     inside.map(|map| map.start.max(region.start)..map.end.min(region.end)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,12 +18,33 @@ use super::layout::{mapped_size, Mmapped};
 /// Which pages are in RAM; a trait for the tests' sake.
 pub trait Pages {
     /// As [`PageMap::piece`].
-    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, Page)) -> io::Result<usize>;
+    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize>;
+}
+
+/// What is known of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// A private anonymous page in RAM.
+    Present,
+    /// Swapped out.
+    Swapped,
+    /// Anything else.
+    Other,
+}
+
+impl State {
+    fn of(page: Page) -> State {
+        match page.present() {
+            true if !page.file_or_shared() => State::Present,
+            false if page.swapped() => State::Swapped,
+            _ => State::Other,
+        }
+    }
 }
 
 impl Pages for PageMap {
-    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, Page)) -> io::Result<usize> {
-        PageMap::piece(self, range, each)
+    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize> {
+        PageMap::piece(self, range, |at, page| each(at, State::of(page)))
     }
 }
 
@@ -165,7 +186,7 @@ impl Finder {
             let good = match state_of(pages, block.start)? {
                 State::Present => header(memory, block.start)? == Some(block.end - block.start),
                 State::Swapped => true,
-                State::Absent => false,
+                State::Other => false,
             };
             if good {
                 self.known.swap(kept, i);
@@ -227,8 +248,8 @@ impl Finder {
         let end = self.known.get(known).map_or(range.end, |block| block.start.min(range.end));
         let mut present = std::mem::take(&mut self.present);
         present.clear();
-        let next = pages.piece(&(at..end), &mut |page, word| {
-            if word.present() && !word.file_or_shared() {
+        let next = pages.piece(&(at..end), &mut |page, state| {
+            if state == State::Present {
                 present.push(page);
             }
         });
@@ -309,22 +330,9 @@ impl Finder {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum State {
-    Present,
-    Swapped,
-    Absent,
-}
-
 fn state_of(pages: &dyn Pages, at: usize) -> io::Result<State> {
-    let mut state = State::Absent;
-    pages.piece(&(at..at + page_size()), &mut |_, page| {
-        if page.present() {
-            state = State::Present;
-        } else if page.swapped() {
-            state = State::Swapped;
-        }
-    })?;
+    let mut state = State::Other;
+    pages.piece(&(at..at.saturating_add(page_size())), &mut |_, found| state = found)?;
     Ok(state)
 }
 

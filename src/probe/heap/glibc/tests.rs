@@ -7,9 +7,8 @@ use std::ops::Range;
 
 use super::super::super::budget::{Budget, Progress};
 use super::super::super::memory::{Memory, Record, BATCH};
-use super::super::super::pagemap::Page;
 use super::layout::{find_counters, find_main_arena, Arena, Layout, Mmapped, BINS, IMAGE};
-use super::mapped::{Finder, Pages};
+use super::mapped::{Finder, Pages, State};
 use super::walk::{Limit, Stop, Walker};
 
 const LAYOUT: Layout = Layout { head: 96, safe_linking: true };
@@ -61,9 +60,9 @@ impl Memory for Made {
 }
 
 impl Pages for Made {
-    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, Page)) -> io::Result<usize> {
+    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize> {
         for page in range.clone().step_by(PAGE).take(1024) {
-            each(page, Page::of(self.has(page)));
+            each(page, if self.has(page) { State::Present } else { State::Other });
         }
         Ok(range.end.min(range.start + 1024 * PAGE))
     }
@@ -179,7 +178,8 @@ fn finds_the_arena_and_the_counts_among_other_data() {
     let told = Mmapped { count: 3, bytes: 0x9000 };
     for (at, padding) in [(800usize, 0usize), (804, 4)] {
         let mut data = data.clone();
-        let mut fields: Vec<u8> = [3u32, 65536, 4, 0].iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let mut fields: Vec<u8> =
+            [3u32, 65536, 4, 0].iter().flat_map(|w| w.to_ne_bytes()).collect();
         fields.extend(vec![0; padding]);
         fields.extend([0x9000usize, 0xa000, HEAP.start].iter().flat_map(|w| w.to_ne_bytes()));
         data[at..at + fields.len()].copy_from_slice(&fields);

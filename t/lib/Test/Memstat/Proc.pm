@@ -27,7 +27,8 @@ sub children {
         my ($pid, $state, $ppid) = $text =~ /^(\d+) \(.*\) (\S) (\d+)/s or next;
         push @children, $pid if $ppid == $parent && $state ne 'Z';
     }
-    return sort { $a <=> $b } @children;
+    @children = sort { $a <=> $b } @children;
+    return @children;
 }
 
 # /proc/PID/status, sizes in bytes; an empty list for a process that is gone.
@@ -44,6 +45,7 @@ sub proc_status {
 # /proc/PID/maps, a hash each: from, to, size, rights, inode, path.
 sub maps {
     my ($pid) = @_;
+    no warnings 'portable';
     my @maps;
     for (split /\n/, read_file("/proc/$pid/maps") // '') {
         my ($from, $to, $rights, $inode, $path) = /^(\w+)-(\w+) (\S+) \w+ \S+ (\d+)\s*(.*)$/ or next;
@@ -65,7 +67,8 @@ sub threads {
 # What the open descriptors of a process are, such as "anon_inode:[eventfd]", in order.
 sub open_files {
     my ($pid) = @_;
-    return sort grep { defined } map { readlink } glob "/proc/$pid/fd/*";
+    my @files = sort grep { defined } map { readlink } glob "/proc/$pid/fd/*";
+    return @files;
 }
 
 # Since the process started, in seconds.
