@@ -3,6 +3,8 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
+use Cwd qw(abs_path);
+
 use constant MB => 1048576;
 
 # A Lua handler that fills the shared dictionary "dict": count values of one megabyte, which the
@@ -28,6 +30,15 @@ sub stack_size {
     my ($pid) = @_;
     my ($soft) = read_file("/proc/$pid/limits") =~ /^Max stack size\s+(\S+)/m;
     return $soft eq 'unlimited' ? 2 * MB : $soft;
+}
+
+# A library goes by the name it was loaded by, often a symbolic link to the file that is mapped.
+sub name_of {
+    my ($path, $names) = @_;
+    my ($folder, $name) = $path =~ m{^(.*/)([^/]+?)(?: \(deleted\))?$};
+    return $name if $names->{$name};
+    my ($link) = grep { (abs_path("$folder$_") // '') eq "$folder$name" } sort keys %$names;
+    return $link // $name;
 }
 
 sub main_stack { my ($pid) = @_; return (map { $_->{size} } grep { $_->{path} eq '[stack]' } maps($pid))[0] }
@@ -192,13 +203,12 @@ location /memstat { memstat; }
 --- perl
 for my $pid ($t->workers) {
     my $text = process_of($t->fresh, $pid)->{text};
+    my %said = map { $_->{path} => $_->{bytes} } @{ $text->{objects} };
     my %mapped;
     for my $map (maps($pid)) {
         next unless $map->{rights} =~ /x/ && $map->{inode};
-        my ($name) = $map->{path} =~ m{([^/]+?)(?: \(deleted\))?$};
-        $mapped{$name} += $map->{size};
+        $mapped{ name_of($map->{path}, \%said) } += $map->{size};
     }
-    my %said = map { $_->{path} => $_->{bytes} } @{ $text->{objects} };
     is_deeply [ sort keys %said ], [ sort keys %mapped ], 'the objects';
     my ($nginx) = readlink("/proc/$pid/exe") =~ m{([^/]+)$};
     my ($module) = $t->module =~ m{([^/]+)$};
@@ -217,7 +227,7 @@ lua_shared_dict dict 8m;
 location /memstat { memstat; }
 --- perl
 my ($worker) = $t->workers;
-my $breakdown = process_of($t->fresh, $worker)->{breakdown};
+my $breakdown = process_of(settled($t), $worker)->{breakdown};
 my $text = rss_of($worker, sub { $_[0] =~ / r-xp \S+ \S+ [1-9]/ });
 near $breakdown->{text}{resident}, $text, 0.02 * $text + 65536, 'text';
 my $shm = rss_of($worker, sub { $_[0] =~ m{ rw-s .*/dev/zero} });
@@ -247,7 +257,7 @@ location /fill {
 }
 --- perl
 my ($available) = read_file('/proc/meminfo') =~ /^MemAvailable:\s+(\d+) kB/m;
-$t->reload(http_config => 'lua_shared_dict dict 4g;') if $available > 8 * 1048576;
+$t->reload(http_config => 'lua_shared_dict dict 4096m;') if $available > 8 * 1048576;
 $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
 my $before = $t->fresh;
 my ($filler, $bytes) = $t->get('/fill')->{body} =~ /^(\d+) (\d+)/;

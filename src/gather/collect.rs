@@ -33,12 +33,19 @@ impl Gather {
             from_slot(slot, peer.pid, waiter, now)
         });
         processes.extend(from_slots);
-        let siblings = process::siblings().into_iter().map(|(pid, _)| pid);
-        for pid in process::master().into_iter().chain(siblings) {
-            if !processes.iter().any(|process| process.pid == pid) {
-                let reason = "it has no slot in the shared zone";
-                processes.extend(from_proc(pid, State::Active, reason));
-            }
+        if let Some(master) = process::master() {
+            let known = |pid: i32| processes.iter().any(|process| process.pid == pid);
+            let mut unknown = vec![master];
+            unknown.extend(
+                status::children(master)
+                    .unwrap_or_else(process::siblings)
+                    .into_iter()
+                    .filter(|pid| !known(*pid)),
+            );
+            let reason = "it has no slot in the shared zone";
+            processes.extend(
+                unknown.into_iter().filter_map(|pid| from_proc(pid, State::Active, reason)),
+            );
         }
         processes
     }
@@ -74,14 +81,14 @@ fn from_slot(slot: &Slot, pid: i32, waiter: &Waiter, now: u64) -> Option<Process
 /// A process by what `/proc` says. `None` when it is gone, or no child of this server.
 fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     let is_master = process::master() == Some(pid);
-    let (kind, titled_state) = match title::read(pid) {
-        (_, state) if is_master => (Kind::Master, state),
-        other => other,
-    };
+    let (kind, titled_state) = title::read(pid);
+    // A child with the master's title is one that is about to start, or a new binary's master.
+    if (kind == Kind::Master) != is_master {
+        return None;
+    }
     let reason = if is_master { "the master runs no event loop to answer on" } else { reason };
-    let mut notes = vec![format!(
-        "generation, uptime_s, breakdown, allocator, text, stacks, hooks, self: {reason}"
-    )];
+    let mut notes =
+        vec![format!("generation, breakdown, allocator, text, stacks, hooks, self: {reason}")];
     let system = match status::of(pid) {
         Ok(reading) if reading.ended => return None,
         Ok(reading) if !is_master && Some(reading.parent) != process::master() => return None,
@@ -99,7 +106,7 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         generation: None,
         state: state.max(titled_state),
         age_ms: 0,
-        uptime_s: None,
+        uptime_s: status::uptime_s(pid),
         system,
         breakdown: None,
         allocator: None,

@@ -81,22 +81,15 @@ pub fn kind() -> Kind {
     }
 }
 
-/// The other children of the master that this process knows of: pid and place. The list may be
-/// behind by the messages that the master has sent and this process has not read.
-pub fn siblings() -> Vec<(i32, usize)> {
-    if is_single() {
-        return Vec::new();
-    }
-    let me = pid();
+/// The other children of the master, by nginx's own table. It may be behind by the messages that the
+/// master has sent and this process has not read.
+pub fn siblings() -> Vec<i32> {
     // SAFETY: N2; the table is an array in nginx's data, of which `ngx_last_process` are in use.
     let table = unsafe { &*std::ptr::addr_of!(ngx_processes) };
     // SAFETY: N2.
     let used = usize::try_from(unsafe { ngx_last_process }).unwrap_or(0);
-    let live = |(place, process): (usize, &nginx_sys::ngx_process_t)| {
-        (process.pid > 0 && process.pid != me && process.detached() == 0)
-            .then_some((process.pid, place))
-    };
-    table.iter().enumerate().take(used).filter_map(live).collect()
+    let live = |process: &&nginx_sys::ngx_process_t| process.pid > 0 && process.detached() == 0;
+    table.iter().take(used).filter(live).map(|process| process.pid).collect()
 }
 
 /// An address in each shared mapping of nginx that this process knows of: the zones of its cycle,

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use procfs::process::MemoryMap;
+use procfs::process::{MMapPath, MemoryMap};
 
 use super::budget::{Budget, Progress};
 use super::elf::LoadedObject;
@@ -202,7 +202,7 @@ impl Snapshot {
             system,
             breakdown,
             allocator,
-            text: Some(text(&self.layout.objects)),
+            text: Some(text(&self.layout.objects, &self.maps)),
             stacks: Some(stacks),
             hooks: Some(identity.hooks.clone()),
             own: Some(Own {
@@ -299,16 +299,23 @@ impl Snapshot {
     }
 }
 
-fn text(objects: &[LoadedObject]) -> Text {
-    let mut objects: Vec<Object> = objects
-        .iter()
-        .map(|object| Object {
-            path: object.name.clone(),
-            bytes: object.executable().map(|range| range.len() as u64).sum(),
-        })
-        .collect();
+fn text(objects: &[LoadedObject], maps: &[MemoryMap]) -> Text {
+    let object = |object: &LoadedObject| Object {
+        path: file_name(object, maps).unwrap_or_else(|| object.name.clone()),
+        bytes: object.executable().map(|range| range.len() as u64).sum(),
+    };
+    let mut objects: Vec<Object> = objects.iter().map(object).collect();
     objects.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
     Text { bytes: objects.iter().map(|object| object.bytes).sum(), objects }
+}
+
+/// The base name of the file behind an object; its own name may be that of a link to it.
+fn file_name(object: &LoadedObject, maps: &[MemoryMap]) -> Option<String> {
+    let start = object.executable().next()?.start;
+    let map = maps.get(maps.partition_point(|map| maps::range(map).end <= start))?;
+    let MMapPath::Path(path) = &map.pathname else { return None };
+    let name = path.file_name()?.to_string_lossy();
+    Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
 }
 
 fn at(path: &str, error: io::Error) -> io::Error {
