@@ -11,7 +11,8 @@ sub check_processes {
         my $system = $process->{system};
         my %status = proc_status($process->{pid});
         near $system->{resident}, $status{VmRSS}, 0.02 * $status{VmRSS}, "$who: resident";
-        is $system->{virtual}, $status{VmSize}, "$who: virtual";
+        # The heap may have grown since the snapshot, for the answer itself.
+        near $system->{virtual}, $status{VmSize}, 524288, "$who: virtual";
         is $system->{swap},    $status{VmSwap}, "$who: swap";
         near $system->{page_tables}, $status{VmPTE}, 32768, "$who: page tables";
         cmp_ok $system->{peak_resident}, '>=', $system->{resident}, "$who: the peak";

@@ -149,8 +149,13 @@ location /memstat { memstat; memstat_timeout 2s; }
 for my $workers (5, 1, 30, 3) {
     $t->reload(main_config => "worker_processes $workers;");
     $t->wait_for('the old workers are gone', 10, sub { children($t->master) == $workers });
-    my $reply = $t->fresh;
-    my @workers = process_with($reply, kind => 'worker', state => 'active');
+    # A worker that has just been forked is there before it can answer for itself.
+    my ($reply, @workers);
+    $t->wait_for('all answer for themselves', 10, sub {
+        $reply   = $t->fresh;
+        @workers = process_with($reply, kind => 'worker', state => 'active');
+        @workers == $workers && !grep { !defined $_->{id} } @workers;
+    });
     is_deeply [ sort { $a <=> $b } map { $_->{pid} } @workers ], [ children($t->master) ], "$workers workers";
     is_deeply [ sort { $a <=> $b } map { $_->{id} } @workers ], [ 0 .. $workers - 1 ], 'their numbers';
     is scalar @{ $reply->{processes} }, $workers + 1, 'nobody else';

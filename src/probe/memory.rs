@@ -109,7 +109,7 @@ impl Direct {
 
     fn copy(&self, at: usize, into: &mut [u8]) -> bool {
         let end = at.checked_add(into.len());
-        if at < self.range.start || end.map_or(true, |end| end > self.range.end) {
+        if at < self.range.start || end.is_none_or(|end| end > self.range.end) {
             return false;
         }
         // SAFETY: inside the range, which is readable and not being written (4); `into` is

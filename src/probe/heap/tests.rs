@@ -84,7 +84,7 @@ fn holds_what_it_was_given(name: &str, category: Category) {
     assert_eq!(allocator.name, name);
     assert!(allocator.version.as_ref().is_some_and(|version| version.contains('.')));
     assert_eq!(reading.category, Some(category));
-    let about = |size: Option<u64>| size.map_or(true, |size| (64 << 20..128 << 20).contains(&size));
+    let about = |size: Option<u64>| size.is_none_or(|size| (64 << 20..128 << 20).contains(&size));
     assert!(allocator.reserved.is_some() && about(allocator.reserved));
     assert!(about(allocator.in_use) && about(reading.resident));
     assert!(reading.ranges.is_empty());

@@ -96,7 +96,7 @@ fn find(
         let mut state = State { layout, main, counters: None };
         let reference = functions.told().ok_or(NO_REFERENCE)?;
         let mut limit = Limit { visits: 1 << 20, budget: Budget::new(Duration::from_millis(20)) };
-        match reader.free(&Own, &state, &[heap.clone()], &mut limit) {
+        match reader.free(&Own, &state, std::slice::from_ref(&heap), &mut limit) {
             Ok((free, held)) if (free, held.system) == (reference.fordblks, reference.arena) => {}
             Err(Stop::Unreadable) => return Err(NOT_READABLE),
             _ => {

@@ -243,6 +243,8 @@ pub fn find_counters(
         let peak_bytes = word(bytes, bytes_at + 8);
         let sbrk_base = word(bytes, bytes_at + 16);
         let good = counters.decode(bytes) == told
+            // All zeroes are found elsewhere too: without a limit this would be anything.
+            && limit > 0
             && limit >= count
             && limit <= i32::MAX as u32
             && peak >= count
@@ -252,6 +254,7 @@ pub fn find_counters(
             && peak_bytes >= told.bytes
             && peak_bytes % page_size == 0
             && (peak == 0) == (peak_bytes == 0)
+            && sbrk_base % page_size == 0
             && sbrk_base >= heap.start
             && sbrk_base < heap.start + page_size;
         good.then_some(counters)

@@ -306,8 +306,8 @@ impl Finder {
         };
         let place = self.known.partition_point(|block| block.start < at);
         let fits = at >= segment.start
-            && self.known.get(place).map_or(true, |next| next.start >= end)
-            && place.checked_sub(1).and_then(|i| self.known.get(i)).map_or(true, |b| b.end <= at);
+            && self.known.get(place).is_none_or(|next| next.start >= end)
+            && place.checked_sub(1).and_then(|i| self.known.get(i)).is_none_or(|b| b.end <= at);
         if fits {
             self.known.insert(place, at..end);
         }

@@ -123,32 +123,33 @@ fn threads(probe: &mut HeapProbe) {
     agrees(probe);
 }
 
+/// A mapping of someone else's, all in RAM, which the kernel places next to malloc's.
+fn foreign(size: usize) -> usize {
+    // SAFETY: a new anonymous mapping, written within its size.
+    unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let map = libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0);
+        assert_ne!(map, libc::MAP_FAILED);
+        std::ptr::write_bytes(map.cast::<u8>(), 2, size);
+        map as usize
+    }
+}
+
 /// Blocks with mappings of their own, next to each other and to another's mapping.
 fn mapped(probe: &mut HeapProbe) {
     let mut kept: Vec<Vec<u8>> = (0..20).map(|i| vec![1; (300 << 10) + i * 5000]).collect();
     let layout = std::alloc::Layout::from_size_align(400 << 10, 4096).unwrap();
     // SAFETY: the layout is not empty; freed below with the same layout.
     let aligned = unsafe { std::alloc::alloc(layout) };
-    // SAFETY: a new anonymous mapping, which the kernel places next to the blocks.
-    let foreign = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            64 << 20,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    // SAFETY: inside the mapping just made.
-    unsafe { std::ptr::write_bytes(foreign.cast::<u8>(), 2, 64 << 20) };
+    let foreign = foreign(64 << 20);
     kept.extend((0..5).map(|_| vec![1; 200 << 10]));
     let reading = agrees(probe);
     for block in &kept {
         assert!(inside(&reading, block.as_ptr() as usize, block.len()));
     }
     assert!(inside(&reading, aligned as usize, 400 << 10));
-    assert!(!inside(&reading, foreign as usize + (1 << 20), 1));
+    assert!(!inside(&reading, foreign + (1 << 20), 1));
     let (_, steps, longest) = measure(probe, slices);
     println!("again: {steps} steps, longest {longest:?}");
     assert!(steps < 3, "what was found is remembered");
@@ -227,20 +228,18 @@ fn bench(probe: &mut HeapProbe) {
     let layout = std::alloc::Layout::from_size_align(40 << 20, 4096).unwrap();
     // SAFETY: not empty; never given back.
     let moved = unsafe { std::alloc::alloc(layout) };
-    let mut foreign = vec![0u64; 64 << 20];
-    foreign.iter_mut().for_each(|word| *word = 7);
-    let size = foreign.len() * 8;
+    let size = 512 << 20;
+    foreign(size);
     for _ in 0..3 {
         let (reading, steps, longest) = measure(probe, slices);
         println!("search {size}: {:?}, {steps} steps, longest {longest:?}", reading.notes);
     }
     // SAFETY: the header of the block, in the page in front of it.
-    unsafe { moved.sub(4096).cast::<usize>().add(1).write(7) };
+    unsafe { (black_box(moved as usize - 4096 + 8) as *mut usize).write_volatile(7) };
     for _ in 0..3 {
         let (reading, steps, longest) = measure(probe, slices);
         println!("missing one: {:?}, {steps} steps, longest {longest:?}", reading.notes);
     }
-    black_box(foreign);
 }
 
 #[test]
