@@ -45,7 +45,7 @@ pub static GATHER: MainThread<Option<Gather>> = MainThread::new(None);
 /// A process's part in answering. The master prepares it, and its children inherit it.
 pub struct Gather {
     board: Board,
-    /// One for each slot of any board so far. A descriptor has the same number in all processes.
+    /// One for each slot. A descriptor has the same number in all processes of the cycle.
     wakers: Vec<Waker>,
     heap: HeapProbe,
     hooks: Hooks,
@@ -122,16 +122,20 @@ impl Gather {
         before: Option<Gather>,
     ) -> Result<Self, String> {
         let (mut wakers, heap, local) = match before {
-            Some(before) => (before.wakers, before.heap, before.local),
+            // The same slots, or the same process (`master_process off`).
+            Some(before) if before.board == board || before.has_joined() => {
+                (before.wakers, before.heap, before.local)
+            }
+            // Who is left of the last cycle still listens to its own wakers.
+            Some(before) => (Vec::new(), before.heap, None),
             None => (Vec::new(), HeapProbe::new(), None),
         };
         while wakers.len() < board.slots().len() {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
         }
         let gather = Gather { board, wakers, heap, hooks, generation, local };
-        // With `master_process off` a reload goes on in the same process.
-        if let Some(slot) = gather.slot() {
-            slot.take(process::pid());
+        if gather.has_joined() {
+            gather.claim();
         }
         Ok(gather)
     }
@@ -144,7 +148,7 @@ impl Gather {
     /// Takes part: `listen` has the event loop call a handler when a waker is woken, `tick` is
     /// called when time is up.
     pub fn join(&mut self, tick: Handler, listen: impl FnOnce(&Waker) -> bool) {
-        let me = process::slot().filter(|slot| self.board.get(*slot).is_some());
+        let me = self.claim();
         let me = me.filter(|me| self.wakers.get(*me).is_some_and(listen));
         self.local = Some(Local {
             me,
@@ -159,11 +163,15 @@ impl Gather {
             timer: Timer::new(tick),
         });
         if let (Some(me), Some(slot)) = (me, self.slot()) {
-            slot.take(process::pid());
             // So that the first snapshot is there before anybody asks for one.
             slot.ask(Some(me), 0);
             self.wake(me);
         }
+    }
+
+    /// Claims a slot for this process.
+    fn claim(&self) -> Option<usize> {
+        self.board.claim(process::pid(), process::exists)
     }
 
     /// Leaves: the slot is free for the next process.
@@ -181,7 +189,7 @@ impl Gather {
         let waiter = Waiter { request, query, arrived, asked_ms, deadline_ms };
         let me = self.local.as_ref().and_then(|local| local.me);
         let wants = if query.refresh_heap { REFRESH_HEAP } else { 0 };
-        for Peer { index, .. } in peers::live(&self.board) {
+        for Peer { index, .. } in peers::live(&self.board, asked_ms) {
             let Some(slot) = self.board.get(index) else {
                 continue;
             };
@@ -323,7 +331,8 @@ impl Gather {
         let Some(local) = self.local.as_ref().filter(|local| !local.waiters.is_empty()) else {
             return;
         };
-        let peers = peers::live(&self.board);
+        let now = now_ms();
+        let peers = peers::live(&self.board, now);
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
         let (shared_memory, counted) = match &local.loaded {
             Loaded::Counted(_, 0) => (Err("it was not counted in time".to_owned()), 0),
@@ -332,7 +341,6 @@ impl Gather {
         };
         let everybody = peers.iter().map(|peer| self.published_ms(peer));
         let oldest = everybody.chain([own, counted]).min().unwrap_or(0);
-        let now = now_ms();
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
         let answers = local.waiters.iter().filter(|waiter| ready(waiter)).map(|waiter| Answer {
             request: waiter.request,

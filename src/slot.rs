@@ -2,9 +2,9 @@
 //!
 //! # What lies in the shared zone
 //!
-//! A [`Board`] is an array of slots. A process writes only the slot whose index is its
-//! `ngx_process_slot`, which the master gives to one live process at a time; everybody reads all.
-//! Nothing is ever locked, so a process that dies in the middle of a write holds nobody up.
+//! A [`Board`] is an array of slots. A process claims one when it starts, by an atomic exchange of
+//! its owner, and writes that one only; everybody reads all. Nothing is ever locked, so a process
+//! that dies in the middle of a write holds nobody up, and its slot is the next one's to claim.
 //!
 //! # Why a reader never sees half a snapshot
 //!
@@ -93,14 +93,17 @@ impl Slot {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid > 0)
     }
 
-    /// Takes the slot for a process, forgetting what the previous owner left.
-    pub fn take(&self, pid: i32) {
-        self.pid.store(0, Ordering::Release);
+    /// Takes the slot from its last owner; fails when somebody else was faster. What the last owner
+    /// left is forgotten.
+    fn take(&self, last: i32, pid: i32) -> bool {
+        if self.pid.compare_exchange(last, pid, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
         self.published_ms.store(0, Ordering::Release);
         self.noticed_ms.store(0, Ordering::Release);
         self.wants.store(0, Ordering::Relaxed);
         self.write(&[]);
-        self.pid.store(pid, Ordering::Release);
+        true
     }
 
     /// Gives the slot back.
@@ -219,11 +222,16 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 /// All slots.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Board {
     slots: *const Slot,
     capacity: usize,
 }
+
+// SAFETY: B1, B2: what it points to is shared, and all of it atomics.
+unsafe impl Send for Board {}
+// SAFETY: as above.
+unsafe impl Sync for Board {}
 
 impl Board {
     /// The bytes a board of `capacity` slots takes.
@@ -247,14 +255,20 @@ impl Board {
         unsafe { std::slice::from_raw_parts(self.slots, self.capacity) }
     }
 
-    /// The slot of a process, by its `ngx_process_slot`.
-    pub fn get(&self, index: usize) -> Option<&Slot> {
-        self.slots().get(index)
+    /// Claims a slot for a process: one whose owner is dead, else a free one. `None` when every slot
+    /// has a living owner.
+    pub fn claim(&self, pid: i32, is_alive: impl Fn(i32) -> bool) -> Option<usize> {
+        let slots = || self.slots().iter().enumerate();
+        let dead = slots().find(|(_, slot)| {
+            slot.pid()
+                .is_some_and(|owner| (owner == pid || !is_alive(owner)) && slot.take(owner, pid))
+        });
+        dead.or_else(|| slots().find(|(_, slot)| slot.take(0, pid))).map(|(index, _)| index)
     }
 
-    /// The address of the first slot.
-    pub fn address(&self) -> usize {
-        self.slots as usize
+    /// A slot by its index.
+    pub fn get(&self, index: usize) -> Option<&Slot> {
+        self.slots().get(index)
     }
 }
 

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 
 use nginx_sys::{
     ngx_connection_counter, ngx_cycle, ngx_exiting, ngx_last_process, ngx_list_part_t, ngx_parent,
-    ngx_pid, ngx_process, ngx_process_slot, ngx_processes, ngx_quit, ngx_shm_zone_t, ngx_terminate,
-    ngx_test_config, ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+    ngx_pid, ngx_process, ngx_processes, ngx_quit, ngx_shm_zone_t, ngx_terminate, ngx_test_config,
+    ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
 };
 
 use crate::report::model::Kind;
@@ -27,16 +27,6 @@ pub fn pid() -> i32 {
 pub fn master() -> Option<i32> {
     // SAFETY: N2.
     (!is_single()).then_some(unsafe { ngx_parent })
-}
-
-/// This process's place in nginx's table of processes, one live process to a place.
-pub fn slot() -> Option<usize> {
-    // SAFETY: N2.
-    let slot = unsafe { ngx_process_slot };
-    if is_single() {
-        return Some(0);
-    }
-    usize::try_from(slot).ok()
 }
 
 /// Whether this is the only process.

@@ -73,7 +73,8 @@ mod tests {
             }
             start as usize
         };
-        let mut count = SharedResidency::begin(vec![start..start + pages * page_size()]);
+        let mapped = start..start + pages * page_size();
+        let mut count = SharedResidency::begin(vec![mapped]);
         let spent = Budget::new(std::time::Duration::ZERO);
         assert_eq!(count.step(&spent).unwrap(), Progress::More);
         assert_eq!(count.step(&spent).unwrap(), Progress::Done);

@@ -31,17 +31,51 @@ fn carries_a_snapshot() {
     let board = memory.board();
     let slot = board.get(1).unwrap();
     assert_eq!(slot.read(), Err(ReadError::Empty));
-    slot.take(7);
+    assert!(slot.take(0, 7));
     assert_eq!((slot.pid(), slot.read()), (Some(7), Err(ReadError::Empty)));
     slot.publish(&process(7), 5).unwrap();
     assert_eq!(slot.read(), Ok((process(7), 5)));
     slot.release(8);
     assert_eq!(slot.pid(), Some(7));
-    slot.take(9);
+    assert!(!slot.take(8, 9) && slot.take(7, 9));
     assert_eq!(slot.read(), Err(ReadError::Empty), "what the last owner left is gone");
     slot.release(9);
     assert_eq!(slot.pid(), None);
     assert!(board.get(2).is_none());
+}
+
+#[test]
+fn claims_the_slots_of_the_dead_first() {
+    let mut memory = Memory::new(3);
+    let board = memory.board();
+    let alive = |pid: i32| pid != 2;
+    assert_eq!(board.claim(1, alive), Some(0));
+    assert_eq!(board.claim(2, alive), Some(1));
+    assert_eq!(board.claim(3, alive), Some(1));
+    assert_eq!(board.claim(1, alive), Some(0), "again, as after a reload of a single process");
+    assert_eq!(board.claim(4, alive), Some(2));
+    assert_eq!(board.claim(5, alive), None);
+    board.get(0).unwrap().release(1);
+    assert_eq!(board.claim(5, alive), Some(0));
+}
+
+#[test]
+fn a_slot_is_claimed_by_one_process_only() {
+    for _ in 0..if cfg!(miri) { 2 } else { 200 } {
+        let mut memory = Memory::new(4);
+        let board = memory.board();
+        let claims: Vec<_> = thread::scope(|scope| {
+            let claim = |pid| {
+                let board = &board;
+                scope.spawn(move || board.claim(pid, |_| true))
+            };
+            let threads: Vec<_> = (1..=6).map(claim).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut claimed: Vec<_> = claims.into_iter().flatten().collect();
+        claimed.sort();
+        assert_eq!(claimed, [0, 1, 2, 3]);
+    }
 }
 
 #[test]
@@ -67,11 +101,11 @@ fn a_writer_that_dies_leaves_a_torn_slot_to_its_successor() {
     let mut memory = Memory::new(1);
     let board = memory.board();
     let slot = board.get(0).unwrap();
-    slot.take(1);
+    assert!(slot.take(0, 1));
     slot.publish(&process(1), 1).unwrap();
     slot.version.fetch_add(1, Ordering::Relaxed);
     assert_eq!(slot.read(), Err(ReadError::Torn));
-    slot.take(2);
+    assert!(slot.take(1, 2));
     slot.publish(&process(2), 2).unwrap();
     assert_eq!(slot.read(), Ok((process(2), 2)));
 }
@@ -111,7 +145,7 @@ fn nothing_torn_is_read() {
     let mut memory = Memory::new(1);
     let board = memory.board();
     let slot = board.get(0).unwrap();
-    slot.take(1);
+    assert!(slot.take(0, 1));
     let writes = if cfg!(miri) { 20 } else { 20_000 };
     let done = AtomicBool::new(false);
     let whole = |process: &Process| {
