@@ -288,6 +288,7 @@ LD_PRELOAD=libmimalloc.so.2
 --- config common
 --- perl
 my $said = check_preloaded($t, 'mimalloc', ['reserved']);
+isnt $said->{breakdown}{mimalloc}{resident}, undef, 'where its memory is, is known';
 my $version = lua($t, 'require("ffi").C.mi_version()');
 is $said->{allocator}{version} =~ s/\.//gr, $version, "version: $version";
 

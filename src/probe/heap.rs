@@ -69,8 +69,10 @@ impl HeapProbe {
 
     /// Starts a measurement. `claimed` is what belongs to something else, sorted.
     pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
-        if let Kind::Glibc(glibc) = &mut self.kind {
-            glibc.begin(maps, claimed);
+        match &mut self.kind {
+            Kind::Glibc(glibc) => glibc.begin(maps, claimed),
+            Kind::Mimalloc(mimalloc) => mimalloc.begin(maps, claimed),
+            _ => {}
         }
     }
 

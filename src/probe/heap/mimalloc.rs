@@ -1,14 +1,22 @@
 //! mimalloc, by `mi_process_info` and `mi_version`.
 //!
 //! It gives one figure at a price that an event loop can pay: the bytes it has committed, which is
-//! `reserved` here. What of it is in use, it does not tell without a walk over all its pages.
+//! `reserved` here. What of it is in use, it does not tell without a walk over all its pages. Which
+//! mappings are its own it tells by address: it asks the kernel for addresses of an area that nobody
+//! else uses, and `mi_is_in_heap_region` says whether an address there is in one of its segments.
 //!
 //! Invariants:
 //! 1. The functions have the types of `mimalloc.h`, 1.7 and later.
+//! 2. `mi_is_in_heap_region` takes any address: it looks it up in a map of segments.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
 
+use procfs::process::MemoryMap;
+
+use super::super::maps;
+use super::super::ranges::{normalize, subtract};
 use super::pace::{self, Pace};
 use super::symbols::Object;
 use super::HeapReading;
@@ -25,8 +33,19 @@ type ProcessInfo = extern "C" fn(
     *mut usize,
 );
 
+type IsInHeapRegion = extern "C" fn(*const c_void) -> bool;
+
+/// Where mimalloc asks for its memory.
+const AREA: Range<usize> = 2 << 40..40 << 40;
+/// A segment of it starts at a multiple of that, at the latest.
+const SEGMENT: usize = 32 << 20;
+/// Addresses asked about in one mapping, 128 GiB of it.
+const MOST_ASKED: usize = 4096;
+
 /// The probe of mimalloc.
 pub struct Mimalloc {
+    is_in_heap_region: Option<IsInHeapRegion>,
+    ranges: Vec<Range<usize>>,
     process_info: Option<ProcessInfo>,
     version: Option<String>,
     pace: Pace<usize>,
@@ -39,10 +58,27 @@ impl Mimalloc {
         let version: extern "C" fn() -> c_int = unsafe { object.function(c"mi_version") }?;
         Some(Mimalloc {
             // SAFETY: the header's type (1).
+            is_in_heap_region: unsafe { object.function(c"mi_is_in_heap_region") },
+            ranges: Vec::new(),
+            // SAFETY: the header's type (1).
             process_info: unsafe { object.function(c"mi_process_info") },
             version: name_of(version()),
             pace: Pace::default(),
         })
+    }
+
+    /// Finds the mappings that are mimalloc's.
+    pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
+        let Some(is_in_heap_region) = self.is_in_heap_region else { return };
+        let is_own = |range: &Range<usize>| {
+            let segments = (range.start.next_multiple_of(SEGMENT)..range.end).step_by(SEGMENT);
+            let mut asked = std::iter::once(range.start).chain(segments).take(MOST_ASKED);
+            asked.any(|address| is_in_heap_region(address as *const c_void))
+        };
+        let anonymous = maps.iter().filter(|map| !maps::has_file(map)).map(maps::range);
+        let in_area = anonymous.filter(|range| AREA.contains(&range.start));
+        let own = in_area.filter(is_own).flat_map(|range| subtract(&range, claimed));
+        self.ranges = normalize(own.collect());
     }
 
     fn committed(&self) -> Option<usize> {
@@ -71,11 +107,13 @@ impl Mimalloc {
             notes.push(pace::note("mimalloc"));
         }
         self.pace = pace;
-        notes.push(
-            "mimalloc: it tells what it has committed, not what of it is in use; which pages are \
-             its own is not known, so they are part of anon_other"
-                .to_owned(),
-        );
+        notes.push("mimalloc: it tells what it has committed, not what of it is in use".to_owned());
+        if self.ranges.is_empty() {
+            notes.push(
+                "mimalloc: which pages are its own is not known; they are part of anon_other"
+                    .to_owned(),
+            );
+        }
         let committed = last.map(|(committed, _)| committed as u64);
         HeapReading {
             allocator: Allocator {
@@ -89,7 +127,7 @@ impl Mimalloc {
                 measured_ms_ago: last.map(|(_, age)| age),
             },
             category: Some(Category::Mimalloc),
-            ranges: Vec::new(),
+            ranges: std::mem::take(&mut self.ranges),
             resident: None,
             reserved: None,
             notes,
