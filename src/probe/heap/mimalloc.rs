@@ -2,8 +2,8 @@
 //!
 //! It gives one figure at a price that an event loop can pay: the bytes it has committed, which is
 //! `reserved` here. What of it is in use, it does not tell without a walk over all its pages. Which
-//! mappings are its own it tells by address: it asks the kernel for addresses of an area that nobody
-//! else uses, and `mi_is_in_heap_region` says whether an address there is in one of its segments.
+//! mappings are its own it tells by address: `mi_is_in_heap_region` says whether an address is in one
+//! of its segments, which start at multiples of [`SEGMENT`].
 //!
 //! Invariants:
 //! 1. The functions have the types of `mimalloc.h`, 1.7 and later.
@@ -35,8 +35,6 @@ type ProcessInfo = extern "C" fn(
 
 type IsInHeapRegion = extern "C" fn(*const c_void) -> bool;
 
-/// Where mimalloc asks for its memory.
-const AREA: Range<usize> = 2 << 40..40 << 40;
 /// A segment of it starts at a multiple of that, at the latest.
 const SEGMENT: usize = 32 << 20;
 /// Addresses asked about in one mapping, 128 GiB of it.
@@ -70,14 +68,20 @@ impl Mimalloc {
     /// Finds the mappings that are mimalloc's.
     pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
         let Some(is_in_heap_region) = self.is_in_heap_region else { return };
-        let is_own = |range: &Range<usize>| {
-            let segments = (range.start.next_multiple_of(SEGMENT)..range.end).step_by(SEGMENT);
-            let mut asked = std::iter::once(range.start).chain(segments).take(MOST_ASKED);
-            asked.any(|address| is_in_heap_region(address as *const c_void))
+        // Mappings are joined where they touch, and a mapping may hold segments beside other memory:
+        // each piece between two places where a segment may start is asked about.
+        let pieces = |range: Range<usize>| {
+            let first = range.start / SEGMENT * SEGMENT;
+            (first..range.end).step_by(SEGMENT).take(MOST_ASKED).map(move |start| {
+                start.max(range.start)..start.saturating_add(SEGMENT).min(range.end)
+            })
         };
         let anonymous = maps.iter().filter(|map| !maps::has_file(map)).map(maps::range);
-        let in_area = anonymous.filter(|range| AREA.contains(&range.start));
-        let own = in_area.filter(is_own).flat_map(|range| subtract(&range, claimed));
+        let own = anonymous
+            .flat_map(pieces)
+            // Not its first byte: some versions count that to the segment before.
+            .filter(|piece| is_in_heap_region((piece.start + 8) as *const c_void))
+            .flat_map(|piece| subtract(&piece, claimed));
         self.ranges = normalize(own.collect());
     }
 
