@@ -17,12 +17,14 @@
 
 pub mod got;
 pub mod imports;
+pub mod inline;
 pub mod pin;
 pub mod protect;
 pub mod refusal;
 pub mod set;
 pub mod stacks;
 pub mod state;
+pub mod symbol;
 #[cfg(test)]
 mod testing;
 pub mod thread;

@@ -21,6 +21,9 @@ use crate::probe::pagemap::page_size;
 #[derive(Debug)]
 pub struct Protections(Vec<(Range<usize>, c_int)>);
 
+/// The kernel lets nobody map a page below (`vm.mmap_min_addr`, at most).
+const LOWEST: usize = 0x1_0000;
+
 /// Why a slot was not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -49,6 +52,25 @@ impl Protections {
             (map.address.0 as usize..map.address.1 as usize, protection)
         });
         Ok(Protections(maps.collect()))
+    }
+
+    /// The address of a page where nothing is mapped, within `reach` of all of `around`: below it if
+    /// it can be, where nothing grows to.
+    pub fn gap_near(&self, around: Range<usize>, reach: usize) -> Option<usize> {
+        let page = page_size();
+        let (low, high) = (around.end.saturating_sub(reach), around.start.saturating_add(reach));
+        // Between two mappings, the page below the upper one, which is not the heap's to grow to.
+        let gaps = self.0.windows(2).filter_map(|pair| {
+            let [below, above] = pair else { return None };
+            let at = above.0.start.checked_sub(page)?;
+            (at >= below.0.end).then_some(at)
+        });
+        let first = self.0.first().and_then(|first| first.0.start.checked_sub(page));
+        first
+            .into_iter()
+            .chain(gaps)
+            .filter(|at| (low.max(LOWEST)..high).contains(at))
+            .min_by_key(|at| (*at > around.start, at.abs_diff(around.start)))
     }
 
     fn of(&self, address: usize) -> Option<c_int> {

@@ -13,7 +13,7 @@ pub enum Refusal {
         /// The object's base name.
         object: String,
     },
-    /// The loader has no definition of the function, only stubs that lead to one.
+    /// The loader has no definition of the function, or only stubs that lead to one.
     #[error("{symbol} cannot be resolved")]
     Unresolved {
         /// The function.
@@ -51,4 +51,28 @@ pub enum Refusal {
     /// The loader does not know the object that is to stay, or refuses to keep it.
     #[error("the module cannot be kept in the process")]
     Pin,
+    /// The process has more threads than one: code that they may be in cannot be changed.
+    #[error("the process has threads already")]
+    Threads,
+    /// There is no room for code close enough to the functions.
+    #[error("no room near the functions")]
+    Room,
+    /// The function's first instructions cannot be moved.
+    #[error("the first instructions of {symbol} cannot be moved")]
+    Code {
+        /// The function.
+        symbol: String,
+    },
+    /// A structure of nginx is not as the module was built for.
+    #[error("nginx's structures are not those that the module was built for")]
+    Layout,
+    /// Somebody else has changed the function's code since.
+    #[error("the code of {symbol} was changed by somebody else")]
+    Overwritten {
+        /// The function.
+        symbol: String,
+    },
+    /// What was tried in a child process did not work there.
+    #[error("{0}")]
+    Trial(&'static str),
 }

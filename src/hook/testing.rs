@@ -24,6 +24,23 @@ pub fn isolated(name: &str, body: impl FnOnce()) {
     assert!(text.contains("1 passed"), "no such test: {name}\n{text}");
 }
 
+/// The same in a process with one thread.
+pub fn alone(name: &str, body: impl FnOnce() + std::panic::UnwindSafe) {
+    isolated(name, || {
+        // SAFETY: the other thread waits for this one and holds no lock.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let failed = std::panic::catch_unwind(body).is_err();
+            // SAFETY: the child has nothing to end in order.
+            unsafe { libc::_exit(failed.into()) };
+        }
+        let mut status = 0;
+        // SAFETY: room for a status.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0);
+    });
+}
+
 /// A library of C, built with the compiler that links this crate, and loaded.
 pub struct Library {
     handle: *mut c_void,
@@ -50,6 +67,14 @@ impl Library {
         let handle = unsafe { libc::dlopen(c_path.as_ptr(), mode) };
         assert!(!handle.is_null());
         Library { handle, path }
+    }
+
+    /// Lets other objects, and `RTLD_DEFAULT`, see its symbols.
+    pub fn make_global(&self) {
+        let path = CString::new(self.path.to_str().unwrap()).unwrap();
+        let mode = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_GLOBAL;
+        // SAFETY: the library is loaded, and runs nothing of its own.
+        assert!(!unsafe { libc::dlopen(path.as_ptr(), mode) }.is_null());
     }
 
     /// The address of one of its symbols.

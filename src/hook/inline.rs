@@ -1,0 +1,236 @@
+//! Hooks on functions that code of their own object calls directly, as the executable does with its
+//! own: their first instructions become a jump to a function of ours.
+//!
+//! Each function gets a block in a page near them, with the way to the hook and the
+//! instructions that the jump replaced. All is tried in a forked child first ([`trial`]): where the
+//! kernel or a policy refuses a step, or kills for it, or the hooked function does not do what it
+//! should, this process is as it was.
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. A function that `dlsym` finds in an object's code, with the length that its symbol has
+//!    (`dladdr`), is mapped and readable for as long as its object is loaded. [`install`] demands that
+//!    it stays.
+//! 2. The process has one thread, which runs this code and not the code that is changed, and no
+//!    signal handler runs meanwhile.
+//! 3. The hooks may be called in place of the functions ([`install`] demands it), and their object
+//!    is pinned.
+//! 4. A block holds instructions that do what the replaced ones did, wherever they are, and is
+//!    never changed or unmapped once its page is executable.
+
+#[cfg(any(test, target_arch = "aarch64"))]
+mod aarch64;
+mod code;
+mod trial;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use std::ffi::{c_void, CStr};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+#[cfg(target_arch = "aarch64")]
+use aarch64::{plan, REACH};
+#[cfg(target_arch = "x86_64")]
+use x86_64::{plan, REACH};
+
+use super::protect::Protections;
+use super::refusal::Refusal;
+use super::symbol;
+use crate::probe::elf::{objects, LoadedObject};
+use crate::probe::status;
+use code::Page;
+
+/// A function that is to be hooked.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name.
+    pub symbol: &'static CStr,
+    /// The address of the function of ours.
+    pub hook: fn() -> *const c_void,
+    /// How to call the function itself: null, or an address that stays good for the life of the
+    /// process. Set before the first call of the hook.
+    pub original: &'static AtomicPtr<c_void>,
+}
+
+/// What calls hooked functions to see whether they do what they should.
+pub type Check = fn() -> Result<(), Refusal>;
+
+/// Bytes that a block has room for.
+const BLOCK: usize = 128;
+
+/// What makes a detour of a function.
+#[derive(Debug, PartialEq, Eq)]
+struct Detour {
+    /// Bytes at its start that stay.
+    skip: usize,
+    /// What is written behind them.
+    patch: Vec<u8>,
+    /// Its block: at the start, the way to the hook.
+    block: Vec<u8>,
+    /// Where in the block the way to the function itself starts.
+    original: usize,
+}
+
+/// A function that is or was hooked.
+#[derive(Debug, Clone)]
+struct Place {
+    symbol: &'static CStr,
+    /// Where its code was changed.
+    address: usize,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+static PLACES: Mutex<Vec<Place>> = Mutex::new(Vec::new());
+
+/// Hooks all of the functions, or none. Those that are hooked already stay so.
+///
+/// `check` is called in a forked child, where the functions are hooked; unless it is content there,
+/// nothing is hooked here.
+///
+/// # Safety
+///
+/// Each hook has the type of its function and may be called in its place from now on, for as long
+/// as the process lives; its `original` is for nothing else. The objects with the functions and the
+/// hooks stay loaded.
+pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Refusal> {
+    let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = |target: &Target| places.iter().find(|place| place.symbol == target.symbol);
+    let before: Vec<Place> = targets.iter().filter_map(known).cloned().collect();
+    if before.len() == targets.len() {
+        // Their blocks are still there.
+        return switch(&before, Place::put_in);
+    }
+    one_thread()?;
+    let objects = objects();
+    let functions: Vec<Function> =
+        targets.iter().map(|target| Function::find(target, &objects)).collect::<Result<_, _>>()?;
+    let (protections, near) = (Protections::read()?, functions.iter().map(|f| f.address));
+    let (low, high) = (near.clone().min().unwrap_or(0), near.max().unwrap_or(0));
+    let at = protections.gap_near(low..high, REACH).ok_or(Refusal::Room)?;
+
+    let detours = functions.iter().enumerate().map(|(i, function)| function.detour(at, i));
+    let (new, blocks): (Vec<Place>, Vec<Block>) =
+        detours.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let hook_all = || {
+        let page = Page::at(at)?;
+        for (target, block) in targets.iter().zip(&blocks) {
+            page.fill(block.address, &block.bytes);
+            target.original.store(block.original as *mut c_void, Ordering::Release);
+        }
+        page.seal()?;
+        switch(&new, Place::put_in)
+    };
+    trial::run(|| hook_all().and_then(|()| check()))?;
+    hook_all()?;
+    places.extend(new);
+    Ok(())
+}
+
+/// Takes out the hooks on the functions, where they are still the last ones there.
+pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
+    let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    let ours = |place: &&Place| targets.iter().any(|target| target.symbol == place.symbol);
+    let ours: Vec<Place> = places.iter().filter(ours).cloned().collect();
+    switch(&ours, Place::take_out)
+}
+
+/// Code that a thread may be in cannot be changed.
+fn one_thread() -> Result<(), Refusal> {
+    match status::own() {
+        Ok(status) if status.threads == 1 => Ok(()),
+        Ok(_) => Err(Refusal::Threads),
+        Err(_) => Err(Refusal::Maps),
+    }
+}
+
+/// Does something to all of the places. When it fails with one, those before are put back.
+fn switch(places: &[Place], how: fn(&Place) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    for (index, place) in places.iter().enumerate() {
+        if let Err(refusal) = how(place) {
+            for done in places.iter().take(index) {
+                // Either way is right for what is in place already.
+                let _ = if done.is_in() { done.take_out() } else { done.put_in() };
+            }
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}
+
+impl Place {
+    fn is_in(&self) -> bool {
+        code::holds(self.address, &self.after)
+    }
+
+    fn put_in(&self) -> Result<(), Refusal> {
+        self.change(&self.before, &self.after)
+    }
+
+    fn take_out(&self) -> Result<(), Refusal> {
+        self.change(&self.after, &self.before)
+    }
+
+    fn change(&self, from: &[u8], to: &[u8]) -> Result<(), Refusal> {
+        if code::holds(self.address, to) {
+            return Ok(());
+        }
+        if !code::holds(self.address, from) {
+            let symbol = self.symbol.to_string_lossy().into_owned();
+            return Err(Refusal::Overwritten { symbol });
+        }
+        one_thread()?;
+        // SAFETY: 1 to 4; both say the same to who calls the function.
+        unsafe { code::write(self.address, to) }
+    }
+}
+
+/// A block as it is to be.
+struct Block {
+    address: usize,
+    bytes: Vec<u8>,
+    /// The way to the function itself.
+    original: usize,
+}
+
+/// A target as it was found.
+struct Function<'a> {
+    target: &'a Target,
+    address: usize,
+    code: &'a [u8],
+}
+
+impl<'a> Function<'a> {
+    fn find(target: &'a Target, objects: &[LoadedObject]) -> Result<Self, Refusal> {
+        let is_code = |address: &usize| {
+            objects.iter().flat_map(LoadedObject::executable).any(|range| range.contains(address))
+        };
+        let found = symbol::address(target.symbol).filter(is_code);
+        let symbol = || target.symbol.to_string_lossy().into_owned();
+        let address = found.ok_or_else(|| Refusal::Unresolved { symbol: symbol() })?;
+        let length = symbol::length(address);
+        // SAFETY: 1.
+        let code = unsafe { std::slice::from_raw_parts(address as *const u8, length) };
+        Ok(Function { target, address, code })
+    }
+
+    /// Where its code is to change, and its block in the page that is to be at an address.
+    fn detour(&self, page: usize, index: usize) -> Result<(Place, Block), Refusal> {
+        let symbol = self.target.symbol;
+        let refusal = || Refusal::Code { symbol: symbol.to_string_lossy().into_owned() };
+        let block = code::block(page, index).ok_or(Refusal::Room)?;
+        let hook = (self.target.hook)() as u64;
+        let detour = plan(self.code, self.address as u64, hook, block as u64);
+        let Detour { skip, patch, block: bytes, original } = detour.ok_or_else(refusal)?;
+        let before = self.code.get(skip..).and_then(|code| code.get(..patch.len()));
+        let before = before.ok_or_else(refusal)?.to_vec();
+        let place =
+            Place { symbol, address: self.address.wrapping_add(skip), before, after: patch };
+        let original = block.wrapping_add(original);
+        Ok((place, Block { address: block, bytes, original }))
+    }
+}
+
+#[cfg(test)]
+mod tests;
