@@ -36,6 +36,8 @@ const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
 pub struct MainConf {
     /// Locations with `memstat`. With none the module does nothing.
     locations: usize,
+    /// Whether `memstat_uri on` stands anywhere.
+    uris: bool,
     zone: Option<Zone>,
     zone_size: Option<SizeAt>,
 }
@@ -58,6 +60,7 @@ struct CoreConf {
 #[derive(Debug, Clone, Copy)]
 pub struct LocationConf {
     timeout: ngx_msec_t,
+    uri: Option<bool>,
     /// Whether `memstat` stands in this very location.
     here: bool,
 }
@@ -67,11 +70,16 @@ impl LocationConf {
     pub fn timeout_ms(&self) -> u64 {
         self.timeout as u64
     }
+
+    /// Whether replies may have request lines.
+    pub fn has_uris(&self) -> bool {
+        self.uri == Some(true)
+    }
 }
 
 impl Default for LocationConf {
     fn default() -> Self {
-        LocationConf { timeout: UNSET_MSEC, here: false }
+        LocationConf { timeout: UNSET_MSEC, uri: None, here: false }
     }
 }
 
@@ -83,6 +91,7 @@ impl Merge for LocationConf {
                 timeout => timeout,
             };
         }
+        self.uri = self.uri.or(previous.uri);
         Ok(())
     }
 }
@@ -132,7 +141,7 @@ pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
 };
 
 /// The directives inside `http`.
-pub static mut HTTP_COMMANDS: [ngx_command_t; 5] = [
+pub static mut HTTP_COMMANDS: [ngx_command_t; 6] = [
     ngx_command_t {
         name: ngx_string!("memstat"),
         type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
@@ -154,6 +163,15 @@ pub static mut HTTP_COMMANDS: [ngx_command_t; 5] = [
         type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
             as ngx_uint_t,
         set: Some(set_timeout),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("memstat_uri"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
+            as ngx_uint_t,
+        set: Some(set_uri),
         conf: NGX_HTTP_LOC_CONF_OFFSET,
         offset: 0,
         post: std::ptr::null_mut(),
@@ -194,6 +212,8 @@ pub static mut CORE_CONTEXT: nginx_sys::ngx_core_module_t = nginx_sys::ngx_core_
 pub struct Settings {
     /// Which hooks are wanted.
     pub hooks: HookSet,
+    /// Whether some location's replies have request lines.
+    pub uris: bool,
     /// The zone, made by nginx.
     pub zone: Zone,
 }
@@ -206,9 +226,9 @@ pub struct Settings {
 pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
     // SAFETY: N3.
     let cycle = unsafe { cycle.as_ref() }?;
-    let zone = Module::main_conf(cycle).filter(|main| main.locations > 0)?.zone?;
+    let main = Module::main_conf(cycle).filter(|main| main.locations > 0)?;
     let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
-    Some(Settings { hooks, zone })
+    Some(Settings { hooks, uris: main.uris, zone: main.zone? })
 }
 
 fn main_conf(cf: &Conf) -> Option<&'static mut MainConf> {
@@ -310,6 +330,35 @@ unsafe extern "C" fn set_timeout(
             ));
         };
         conf.timeout = timeout;
+        conf::OK
+    })
+}
+
+/// `memstat_uri on | off;`
+unsafe extern "C" fn set_uri(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
+        let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
+        let (Some(conf), Some(main)) = (conf, main_conf(&cf)) else { return conf::ERROR };
+        if conf.uri.is_some() {
+            return conf::DUPLICATE;
+        }
+        conf.uri = match cf.args()[..] {
+            [b"on"] => Some(true),
+            [b"off"] => Some(false),
+            _ => {
+                let args = cf.args();
+                let word = args.first().copied().unwrap_or_default().escape_ascii();
+                return cf.error(&format!(
+                    "invalid value \"{word}\" in \"memstat_uri\", expected \"on\" or \"off\""
+                ));
+            }
+        };
+        main.uris |= conf.has_uris();
         conf::OK
     })
 }

@@ -12,12 +12,13 @@ use rustix::time::{clock_gettime, ClockId};
 
 use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
-use crate::nginx::process;
 use crate::nginx::request::Request;
+use crate::nginx::{owner, process};
 use crate::probe::budget::{Budget, Progress};
 use crate::probe::heap::HeapProbe;
+use crate::probe::pools::PoolsProbe;
 use crate::probe::shared::SharedResidency;
-use crate::probe::snapshot::{Identity, Snapshot, Taken};
+use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::query::Query;
 use crate::report::model::{Hooks, Kind, Process, State};
 use crate::slot::{Board, PublishError, Slot};
@@ -47,8 +48,10 @@ pub struct Gather {
     board: Board,
     /// One for each slot. A descriptor has the same number in all processes of the cycle.
     wakers: Vec<Waker>,
-    heap: HeapProbe,
+    probes: Probes,
     hooks: Hooks,
+    /// Whether request lines are told.
+    requests: bool,
     generation: u64,
     /// What only a process that runs an event loop has.
     local: Option<Local>,
@@ -118,22 +121,25 @@ impl Gather {
     pub fn prepare(
         board: Board,
         hooks: Hooks,
+        requests: bool,
         generation: u64,
         before: Option<Gather>,
     ) -> Result<Self, String> {
-        let (mut wakers, heap, local) = match before {
+        let (mut wakers, probes, local) = match before {
             // The same slots, or the same process (`master_process off`).
             Some(before) if before.board == board || before.has_joined() => {
-                (before.wakers, before.heap, before.local)
+                (before.wakers, before.probes, before.local)
             }
             // Who is left of the last cycle still listens to its own wakers.
-            Some(before) => (Vec::new(), before.heap, None),
-            None => (Vec::new(), HeapProbe::new(), None),
+            Some(before) => (Vec::new(), before.probes, None),
+            None => {
+                (Vec::new(), Probes { heap: HeapProbe::new(), pools: PoolsProbe::default() }, None)
+            }
         };
         while wakers.len() < board.slots().len() {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
         }
-        let gather = Gather { board, wakers, heap, hooks, generation, local };
+        let gather = Gather { board, wakers, probes, hooks, requests, generation, local };
         if gather.has_joined() {
             gather.claim();
         }
@@ -277,11 +283,11 @@ impl Gather {
         let Some(local) = &mut self.local else { return };
         let (mut job, identity) =
             local.job.take().unwrap_or_else(|| (Snapshot::begin(), fresh_identity));
-        if job.step(&identity, &mut self.heap, &Budget::new(SLICE)) == Progress::More {
+        if job.step(&identity, &mut self.probes, &Budget::new(SLICE)) == Progress::More {
             local.job = Some((job, identity));
             return;
         }
-        let taken = job.finish(&identity);
+        let taken = job.finish(&identity, &mut self.probes);
         let done_ms = now_ms();
         if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
             if slot.publish(&taken.process, done_ms) == Err(PublishError::TooLarge) {
@@ -378,7 +384,7 @@ impl Gather {
 
     /// Refreshes the allocator's statistics whatever it costs, and reads anew.
     fn refresh_heap(&mut self) {
-        self.heap.refresh_full();
+        self.probes.heap.refresh_full();
         if let Some(local) = &mut self.local {
             local.job = None;
         }
@@ -399,6 +405,8 @@ impl Gather {
             hooks: self.hooks.clone(),
             own_bytes: crate::own::live_bytes(),
             shared: process::shared_addresses(),
+            owner: owner::of,
+            requests: self.requests,
         }
     }
 

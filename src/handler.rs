@@ -14,7 +14,7 @@ use crate::probe::pagemap::page_size;
 use crate::query::Query;
 use crate::render::{render, Format};
 use crate::report::model::AnsweredBy;
-use crate::report::{assemble, Facts};
+use crate::report::{assemble, pools, Facts};
 
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
@@ -115,6 +115,13 @@ fn with_gather<R>(use_it: impl FnOnce(&mut crate::gather::Gather) -> R) -> Optio
 }
 
 fn body(answer: &Answer) -> Option<(&'static str, Vec<u8>)> {
+    let mut request = answer.request;
+    // SAFETY: `Module` makes this type for its locations.
+    let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
+    let mut processes = answer.processes.clone();
+    if !conf.is_some_and(LocationConf::has_uris) {
+        pools::forget_requests(&mut processes);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let facts = Facts {
         nginx: process::version().to_owned(),
@@ -123,7 +130,7 @@ fn body(answer: &Answer) -> Option<(&'static str, Vec<u8>)> {
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
         elapsed_us: u64::try_from(answer.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
-    let server = assemble(facts, answer.processes.clone(), answer.shared_memory);
+    let server = assemble(facts, processes, answer.shared_memory);
     let format = answer.query.format.unwrap_or(Format::Json);
     Some((format.content_type(), render(format, &server).ok()?))
 }

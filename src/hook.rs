@@ -15,10 +15,15 @@
 //! - Nothing unwinds from a hook into the code that called it: hooks do nothing that can panic.
 //! - A hook that cannot be is `off: reason`, never a failed start ([`refusal`]).
 
+mod errno;
+pub mod exports;
 pub mod got;
+mod image;
 pub mod imports;
 pub mod inline;
+pub mod origin;
 pub mod pin;
+pub mod pool;
 pub mod protect;
 pub mod refusal;
 pub mod set;

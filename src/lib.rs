@@ -20,6 +20,7 @@ pub mod query;
 pub mod render;
 pub mod report;
 pub mod slot;
+pub mod tally;
 
 #[cfg(feature = "module")]
 mod conf;

@@ -13,7 +13,7 @@ use crate::gather::{Gather, GATHER};
 use crate::handler;
 use crate::hook::set::HookSet;
 use crate::hook::state::State;
-use crate::hook::{pin, thread};
+use crate::hook::{pin, pool, refusal::Refusal, thread};
 use crate::nginx::{guard, log, process};
 use crate::report::model::Hooks;
 
@@ -73,9 +73,10 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         GATHER.with(|gather| {
             let before = gather.take();
             *gather = match settings {
-                Some(settings) => prepare(settings, generation, before),
+                // SAFETY: N3.
+                Some(settings) => prepare(settings, unsafe { &*cycle }, generation, before),
                 None => {
-                    let _ = thread::uninstall();
+                    install(HookSet::NONE);
                     before.filter(Gather::has_joined)
                 }
             };
@@ -84,16 +85,24 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     })
 }
 
-fn prepare(settings: Settings, generation: u64, before: Option<Gather>) -> Option<Gather> {
+fn prepare(
+    settings: Settings,
+    cycle: &ngx_cycle_t,
+    generation: u64,
+    before: Option<Gather>,
+) -> Option<Gather> {
     // Whatever points into the module from now on stays valid when nginx unloads it.
     if let Err(refusal) = pin::pin(init_module as *const () as *const _) {
         log::alert(&format!("memstat: {refusal}, so it does nothing"));
         return None;
     }
     let hooks = install(settings.hooks);
+    pool::cycle(cycle.pool as usize, generation, c"ngx_init_cycle");
     let board = settings.zone.board();
     let prepared = board.ok_or_else(|| "there is no shared zone".to_owned());
-    match prepared.and_then(|board| Gather::prepare(board, hooks, generation, before)) {
+    match prepared
+        .and_then(|board| Gather::prepare(board, hooks, settings.uris, generation, before))
+    {
         Ok(gather) => Some(gather),
         Err(error) => {
             log::alert(&format!("memstat: {error}, so /memstat can't answer"));
@@ -102,25 +111,32 @@ fn prepare(settings: Settings, generation: u64, before: Option<Gather>) -> Optio
     }
 }
 
-/// Installs the hooks that are wanted, and says what became of each.
+/// Installs the hooks that are wanted, takes out the others, and says what became of each.
 fn install(wanted: HookSet) -> Hooks {
-    let thread = if wanted.thread {
-        let installed = thread::install();
-        if let Err(refusal) = &installed {
-            log::warn(&format!("memstat: no hook on pthread_create: {refusal}"));
-        }
-        State::from(&installed).to_string()
-    } else {
-        let _ = thread::uninstall();
-        NOT_WANTED.to_owned()
-    };
     let planned = |wanted: bool| if wanted { NOT_BUILT } else { NOT_WANTED }.to_owned();
     Hooks {
-        pool: planned(wanted.pool),
+        pool: switch(wanted.pool, "nginx's pools", pool::install, pool::uninstall),
         slab: planned(wanted.slab),
         lua: planned(wanted.lua),
-        thread,
+        thread: switch(wanted.thread, "pthread_create", thread::install, thread::uninstall),
     }
+}
+
+fn switch(
+    wanted: bool,
+    what: &str,
+    install: fn() -> Result<(), Refusal>,
+    uninstall: fn() -> Result<(), Refusal>,
+) -> String {
+    if !wanted {
+        let _ = uninstall();
+        return NOT_WANTED.to_owned();
+    }
+    let installed = install();
+    if let Err(refusal) = &installed {
+        log::warn(&format!("memstat: no hook on {what}: {refusal}"));
+    }
+    State::from(&installed).to_string()
 }
 
 const NOT_WANTED: &str = "off: not among memstat_hooks";

@@ -13,6 +13,7 @@ pub mod conf;
 pub mod event;
 pub mod global;
 pub mod log;
+pub mod owner;
 pub mod process;
 pub mod request;
 pub mod shm;

@@ -7,6 +7,8 @@ pub mod layout;
 pub mod maps;
 pub mod memory;
 pub mod pagemap;
+pub mod pool;
+pub mod pools;
 pub mod ranges;
 pub mod scan;
 pub mod shared;

@@ -3,6 +3,7 @@
 
 pub mod close;
 pub mod model;
+pub mod pools;
 #[cfg(test)]
 mod roundtrip;
 #[cfg(test)]

@@ -87,8 +87,9 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         return None;
     }
     let reason = if is_master { "the master runs no event loop to answer on" } else { reason };
-    let mut notes =
-        vec![format!("generation, breakdown, allocator, text, stacks, hooks, self: {reason}")];
+    let mut notes = vec![format!(
+        "generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"
+    )];
     let system = match status::of(pid) {
         Ok(reading) if reading.ended => return None,
         Ok(reading) if !is_master && Some(reading.parent) != process::master() => return None,
@@ -110,6 +111,7 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         system,
         breakdown: None,
         allocator: None,
+        pools: None,
         text: None,
         stacks: None,
         hooks: None,

@@ -1,19 +1,11 @@
 //! Where an object keeps the addresses of a function it imports: the slots of its global offset
 //! table, found through its dynamic section.
 //!
-//! What the unsafe code below relies on:
-//!
-//! 1. A [`LoadedObject`] whose object is still loaded: its segments are mapped as whole pages, and
-//!    readable where they say so. [`imports`] demands it of its caller.
-//! 2. The loader has finished with the object's tables; nobody writes to them any more, other than
-//!    to the slots, which are read atomically.
-//!
-//! Nothing is believed of the tables themselves: every address is checked to be in a readable
-//! segment before it is read.
+//! What the unsafe code below relies on: [`imports`] demands of its caller what [`Image`] does.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::image::{Image, RELA_SIZE, SYM_SIZE};
 use super::refusal::Refusal;
 use crate::probe::elf::LoadedObject;
 
@@ -43,30 +35,6 @@ const SLOT_TYPES: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-const DT_NULL: u64 = 0;
-const DT_PLTRELSZ: u64 = 2;
-const DT_STRTAB: u64 = 5;
-const DT_SYMTAB: u64 = 6;
-const DT_RELA: u64 = 7;
-const DT_RELASZ: u64 = 8;
-const DT_RELAENT: u64 = 9;
-const DT_STRSZ: u64 = 10;
-const DT_SYMENT: u64 = 11;
-const DT_PLTREL: u64 = 20;
-const DT_JMPREL: u64 = 23;
-const DT_BIND_NOW: u64 = 24;
-const DT_FLAGS: u64 = 30;
-const DF_BIND_NOW: usize = 8;
-const DT_FLAGS_1: u64 = 0x6fff_fffb;
-const DF_1_NOW: usize = 1;
-
-/// `Elf64_Rela`: `r_offset`, `r_info`, `r_addend`.
-const RELA_SIZE: usize = 24;
-/// `Elf64_Sym`: `st_name` (4), `st_info`, `st_other`, `st_shndx` (2), `st_value` (8), `st_size` (8).
-const SYM_SIZE: usize = 24;
-/// `Elf64_Dyn`: `d_tag`, `d_val`.
-const DYN_SIZE: usize = 16;
-
 /// The slots of `object` that hold the address of `symbol`. Slots of a weak import that nothing
 /// defines hold 0 and are left out. An object without a dynamic section imports nothing.
 ///
@@ -78,142 +46,46 @@ pub unsafe fn imports(object: &LoadedObject, symbol: &CStr) -> Result<Vec<Import
     let Some(dynamic) = object.dynamic else {
         return Ok(Vec::new());
     };
-    Image { object, types }
-        .imports(dynamic, symbol.to_bytes_with_nul())
+    // SAFETY: by contract.
+    let image = unsafe { Image::new(object) };
+    find(&image, dynamic, symbol.to_bytes_with_nul(), types)
         .ok_or_else(|| Refusal::Malformed { object: object.name.clone() })
 }
 
-/// The memory of an object that is loaded (1).
-struct Image<'a> {
-    object: &'a LoadedObject,
-    types: (u32, u32),
-}
-
-/// What is of use in a dynamic section.
-#[derive(Debug, Default)]
-struct Dynamic {
-    strings: usize,
-    strings_size: usize,
-    symbols: usize,
-    /// Nothing is left to the first call.
-    bind_now: bool,
-    /// Address and size of `DT_JMPREL` and `DT_RELA`.
-    tables: [(usize, usize); 2],
-}
-
-impl Image<'_> {
-    fn imports(&self, dynamic: usize, name: &[u8]) -> Option<Vec<Import>> {
-        let dynamic = self.dynamic(dynamic)?;
-        let (glob_dat, jump_slot) = self.types;
-        let mut found: Vec<Import> = Vec::new();
-        for (table, size) in dynamic.tables {
-            for entry in (0..size / RELA_SIZE).map(|i| table.wrapping_add(i * RELA_SIZE)) {
-                let info = self.word(entry.wrapping_add(8))?;
-                let (symbol, kind) = ((info >> 32) as usize, info as u32);
-                if symbol == 0 || (kind != glob_dat && kind != jump_slot) {
-                    continue;
-                }
-                let symbol = dynamic.symbols.wrapping_add(symbol.wrapping_mul(SYM_SIZE));
-                if !self.is_named(&dynamic, symbol, name)? {
-                    continue;
-                }
-                let slot = self.object.bias.wrapping_add(self.word(entry)? as usize);
-                let value = self.slot(slot)?;
-                if value == 0 || found.iter().any(|import| import.slot == slot) {
-                    continue;
-                }
-                let defined = self.bytes(symbol.wrapping_add(6), 2)? != [0, 0];
-                let address = self.word(symbol.wrapping_add(8))? as usize;
-                let stub =
-                    (!defined && address != 0).then(|| self.object.bias.wrapping_add(address));
-                let lazy = kind == jump_slot && !dynamic.bind_now;
-                found.push(Import { slot, value, defined, lazy, stub });
+fn find(image: &Image, dynamic: usize, name: &[u8], types: (u32, u32)) -> Option<Vec<Import>> {
+    let dynamic = image.dynamic(dynamic)?;
+    let (glob_dat, jump_slot) = types;
+    let mut found: Vec<Import> = Vec::new();
+    for (table, size) in dynamic.tables {
+        for entry in (0..size / RELA_SIZE).map(|i| table.wrapping_add(i * RELA_SIZE)) {
+            let info = image.word(entry.wrapping_add(8))?;
+            let (symbol, kind) = ((info >> 32) as usize, info as u32);
+            if symbol == 0 || (kind != glob_dat && kind != jump_slot) {
+                continue;
             }
-        }
-        Some(found)
-    }
-
-    fn dynamic(&self, at: usize) -> Option<Dynamic> {
-        let mut found = Dynamic::default();
-        let (mut jmprel, mut jmprel_size, mut rela, mut rela_size) = (0, 0, 0, 0);
-        let mut at = at;
-        loop {
-            let tag = self.word(at)?;
-            let value = self.word(at.wrapping_add(8))? as usize;
-            at = at.wrapping_add(DYN_SIZE);
-            match tag {
-                DT_NULL => break,
-                DT_STRTAB => found.strings = self.absolute(value)?,
-                DT_STRSZ => found.strings_size = value,
-                DT_SYMTAB => found.symbols = self.absolute(value)?,
-                DT_JMPREL => jmprel = self.absolute(value)?,
-                DT_PLTRELSZ => jmprel_size = value,
-                DT_RELA => rela = self.absolute(value)?,
-                DT_RELASZ => rela_size = value,
-                DT_BIND_NOW => found.bind_now = true,
-                DT_FLAGS => found.bind_now |= value & DF_BIND_NOW != 0,
-                DT_FLAGS_1 => found.bind_now |= value & DF_1_NOW != 0,
-                DT_PLTREL if value as u64 != DT_RELA => return None,
-                DT_RELAENT if value != RELA_SIZE => return None,
-                DT_SYMENT if value != SYM_SIZE => return None,
-                _ => {}
+            let symbol = dynamic.symbols.wrapping_add(symbol.wrapping_mul(SYM_SIZE));
+            if !image.is_named(&dynamic, symbol, name)? {
+                continue;
             }
+            let slot = image.object.bias.wrapping_add(image.word(entry)? as usize);
+            let value = image.slot(slot)?;
+            if value == 0 || found.iter().any(|import| import.slot == slot) {
+                continue;
+            }
+            let defined = image.bytes(symbol.wrapping_add(6), 2)? != [0, 0];
+            let address = image.word(symbol.wrapping_add(8))? as usize;
+            let stub = (!defined && address != 0).then(|| image.object.bias.wrapping_add(address));
+            let lazy = kind == jump_slot && !dynamic.bind_now;
+            found.push(Import { slot, value, defined, lazy, stub });
         }
-        found.tables = [(jmprel, jmprel_size), (rela, rela_size)];
-        Some(found)
     }
-
-    /// glibc turns the addresses of the dynamic section into absolute ones in place, musl does not.
-    fn absolute(&self, value: usize) -> Option<usize> {
-        let relocated = self.object.bias.wrapping_add(value);
-        [value, relocated].into_iter().find(|&address| self.object.contains(address))
-    }
-
-    /// Whether the symbol at an address has the name, which includes its NUL.
-    fn is_named(&self, dynamic: &Dynamic, symbol: usize, name: &[u8]) -> Option<bool> {
-        let start = self.bytes(symbol, 4)?;
-        let start = u32::from_ne_bytes(start.try_into().ok()?) as usize;
-        if start.checked_add(name.len())? > dynamic.strings_size {
-            return Some(false);
-        }
-        Some(self.bytes(dynamic.strings.wrapping_add(start), name.len())? == name)
-    }
-
-    fn word(&self, address: usize) -> Option<u64> {
-        self.bytes(address, 8)?.try_into().ok().map(u64::from_ne_bytes)
-    }
-
-    fn bytes(&self, address: usize, len: usize) -> Option<&[u8]> {
-        if !self.is_readable(address, len) {
-            return None;
-        }
-        // SAFETY: 1 and 2; the bytes are in one readable segment.
-        Some(unsafe { std::slice::from_raw_parts(address as *const u8, len) })
-    }
-
-    fn slot(&self, address: usize) -> Option<usize> {
-        if address % align_of::<AtomicUsize>() != 0 || !self.is_readable(address, 8) {
-            return None;
-        }
-        // SAFETY: 1; aligned, in one readable segment, and only ever written as a whole.
-        Some(unsafe { AtomicUsize::from_ptr(address as *mut usize) }.load(Ordering::Relaxed))
-    }
-
-    fn is_readable(&self, address: usize, len: usize) -> bool {
-        let Some(end) = address.checked_add(len) else {
-            return false;
-        };
-        self.object.segments.iter().any(|segment| {
-            segment.flags & libc::PF_R != 0
-                && segment.range.start <= address
-                && end <= segment.range.end
-        })
-    }
+    Some(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hook::image::{DF_1_NOW, DF_BIND_NOW, DT_BIND_NOW, DT_FLAGS, DT_FLAGS_1};
     use crate::hook::testing::{Made, JUMP_SLOT};
     use crate::probe::elf::objects;
 

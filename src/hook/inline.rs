@@ -136,6 +136,14 @@ pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
     switch(&ours, Place::take_out)
 }
 
+/// Whether all of the functions are hooked.
+pub fn are_in(targets: &'static [Target]) -> bool {
+    let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    targets
+        .iter()
+        .all(|target| places.iter().any(|place| place.symbol == target.symbol && place.is_in()))
+}
+
 /// Code that a thread may be in cannot be changed.
 fn one_thread() -> Result<(), Refusal> {
     match status::own() {

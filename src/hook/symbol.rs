@@ -28,19 +28,26 @@ pub struct Symbol<'a> {
 /// Hands the exported function that an address is in to `use_it`. The loader believes the sizes of
 /// symbols: an address behind the end of a function is in none.
 pub fn with<T>(address: usize, use_it: impl FnOnce(Symbol) -> T) -> Option<T> {
-    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: 1.
-    if unsafe { libc::dladdr(address as *const c_void, info.as_mut_ptr()) } == 0 {
-        return None;
-    }
-    // SAFETY: 2.
-    let info = unsafe { info.assume_init() };
+    let info = look_up(address)?;
     if info.dli_sname.is_null() || info.dli_saddr.is_null() {
         return None;
     }
     // SAFETY: 2; the code at the address, and so its object, stays during the call.
     let name = unsafe { CStr::from_ptr(info.dli_sname) };
     Some(use_it(Symbol { address: info.dli_saddr as usize, name }))
+}
+
+/// Where the object is loaded that an address is in.
+pub fn base(address: usize) -> Option<usize> {
+    look_up(address).map(|info| info.dli_fbase as usize)
+}
+
+fn look_up(address: usize) -> Option<libc::Dl_info> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: 1.
+    let found = unsafe { libc::dladdr(address as *const c_void, info.as_mut_ptr()) } != 0;
+    // SAFETY: 2; all zero is one too.
+    found.then(|| unsafe { info.assume_init() })
 }
 
 /// How long the exported function at an address is; 0 when none is there.

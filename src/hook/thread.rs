@@ -25,6 +25,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use libc::{pthread_attr_t, pthread_key_t, pthread_t};
 use procfs::process::{MMapPath, MemoryMap};
 
+use super::errno::keep_errno;
 use super::got;
 use super::refusal::Refusal;
 use super::stacks::{self, ThreadStacks};
@@ -232,18 +233,6 @@ fn own_stack() -> Option<Range<usize>> {
     };
     let start = start as usize;
     (result == 0 && size != 0).then(|| start..start.saturating_add(size))
-}
-
-/// Does something that the program must not see the errno of.
-fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: 5; the address is good for as long as this thread is.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    let kept = unsafe { errno.read() };
-    let result = f();
-    // SAFETY: as above.
-    unsafe { errno.write(kept) };
-    result
 }
 
 #[cfg(test)]

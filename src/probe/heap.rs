@@ -124,6 +124,7 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
             in_use: None,
             free: None,
             mmapped: None,
+            pools: None,
             arenas: None,
             measured_ms_ago: None,
         },

@@ -16,11 +16,14 @@ use super::heap::{HeapProbe, HeapReading};
 use super::layout::{Layout, Target};
 use super::maps::{self, MapsReader};
 use super::pagemap::PageMap;
+use super::pools::{Owner, PoolsProbe};
 use super::{ranges, status};
 use crate::report::close::{close, settle, Part};
 use crate::report::model::{
-    Breakdown, Category, Hooks, Kind, Object, Own, Process, Region, Stacks, State, System, Text,
+    Allocator, Breakdown, Category, Hooks, Kind, Object, Own, Process, Region, Stacks, State,
+    System, Text,
 };
+use crate::report::pools::{Kind as PoolKind, Pools};
 
 /// What only nginx knows of the process.
 #[derive(Debug, Clone)]
@@ -43,6 +46,18 @@ pub struct Identity {
     pub own_bytes: u64,
     /// Where nginx's shared memory starts: the zones of the cycle and the counters of its core.
     pub shared: Vec<usize>,
+    /// Whom a live pool of this kind belongs to, with the request line if that is wanted.
+    pub owner: fn(usize, PoolKind, bool) -> Owner,
+    /// Whether request lines are wanted.
+    pub requests: bool,
+}
+
+/// The probes that remember something from one measurement to the next.
+pub struct Probes {
+    /// The system allocator.
+    pub heap: HeapProbe,
+    /// nginx's pools.
+    pub pools: PoolsProbe,
 }
 
 /// A measurement that is done.
@@ -74,6 +89,7 @@ enum Stage {
     Heap,
     /// Counting target `.0` from address `.1` on.
     Count(usize, usize),
+    Pools,
     Done,
 }
 
@@ -94,10 +110,10 @@ impl Snapshot {
     }
 
     /// Goes on until the budget is spent or all is measured.
-    pub fn step(&mut self, identity: &Identity, heap: &mut HeapProbe, budget: &Budget) -> Progress {
+    pub fn step(&mut self, identity: &Identity, probes: &mut Probes, budget: &Budget) -> Progress {
         let begun = Instant::now();
         let progress = loop {
-            match self.advance(identity, heap, budget) {
+            match self.advance(identity, probes, budget) {
                 Ok(Progress::Done) if matches!(self.stage, Stage::Done) => break Progress::Done,
                 Ok(Progress::Done) if !budget.spent() => continue,
                 Ok(_) => break Progress::More,
@@ -120,7 +136,7 @@ impl Snapshot {
     fn advance(
         &mut self,
         identity: &Identity,
-        heap: &mut HeapProbe,
+        probes: &mut Probes,
         budget: &Budget,
     ) -> io::Result<Progress> {
         match &mut self.stage {
@@ -136,7 +152,7 @@ impl Snapshot {
                 self.maps = reader.finish();
                 self.pages = Some(PageMap::open().map_err(|e| at("/proc/self/pagemap", e))?);
                 self.layout = Layout::find(&self.maps, &identity.shared);
-                heap.begin(&self.maps, &self.layout.claimed);
+                probes.heap.begin(&self.maps, &self.layout.claimed);
                 self.stage = Stage::Heap;
                 Ok(Progress::Done)
             }
@@ -144,10 +160,10 @@ impl Snapshot {
                 let Some(pages) = &self.pages else {
                     return Ok(Progress::Done);
                 };
-                if heap.step(pages, budget) == Progress::More {
+                if probes.heap.step(pages, budget) == Progress::More {
                     return Ok(Progress::More);
                 }
-                let reading = heap.finish();
+                let reading = probes.heap.finish();
                 self.targets = self.layout.targets(&self.maps, &reading);
                 self.heap = Some(reading);
                 self.stage = Stage::Count(0, 0);
@@ -156,7 +172,8 @@ impl Snapshot {
             Stage::Count(index, address) => {
                 let Some((target, pages)) = self.targets.get_mut(*index).zip(self.pages.as_ref())
                 else {
-                    self.stage = Stage::Done;
+                    probes.pools.begin();
+                    self.stage = Stage::Pools;
                     return Ok(Progress::Done);
                 };
                 let from = target.range.start.max(*address);
@@ -168,12 +185,19 @@ impl Snapshot {
                 }
                 Ok(Progress::Done)
             }
+            Stage::Pools => {
+                if probes.pools.step(budget) == Progress::More {
+                    return Ok(Progress::More);
+                }
+                self.stage = Stage::Done;
+                Ok(Progress::Done)
+            }
             Stage::Done => Ok(Progress::Done),
         }
     }
 
     /// The figures; the snapshot must be done.
-    pub fn finish(mut self, identity: &Identity) -> Taken {
+    pub fn finish(mut self, identity: &Identity, probes: &mut Probes) -> Taken {
         let begun = Instant::now();
         let (mut system, threads) = match status::own() {
             Ok(reading) => (reading.system, Some(reading.threads)),
@@ -190,6 +214,11 @@ impl Snapshot {
             None => (None, Vec::new()),
         };
         self.notes.extend(heap_notes);
+        let pools = self.pools(identity, &mut probes.pools);
+        let allocator = allocator.map(|allocator| Allocator {
+            pools: pools.as_ref().map(|pools| pools.bytes.saturating_add(pools.large_bytes)),
+            ..allocator
+        });
         let slice = begun.elapsed();
         let process = Process {
             kind: identity.kind,
@@ -202,6 +231,7 @@ impl Snapshot {
             system,
             breakdown,
             allocator,
+            pools,
             text: Some(text(&self.layout.objects, &self.maps)),
             stacks: Some(stacks),
             hooks: Some(identity.hooks.clone()),
@@ -213,6 +243,24 @@ impl Snapshot {
             notes: self.notes,
         };
         Taken { process, shared: self.layout.shared }
+    }
+
+    /// The pools, if the hooks that know them are in place.
+    fn pools(&mut self, identity: &Identity, probe: &mut PoolsProbe) -> Option<Pools> {
+        let read = match identity.hooks.pool.strip_prefix("off: ") {
+            Some(reason) => Err(reason),
+            None => probe.finish(|pool, kind| (identity.owner)(pool, kind, identity.requests)),
+        };
+        match read {
+            Ok((pools, note)) => {
+                self.notes.extend(note);
+                Some(pools)
+            }
+            Err(reason) => {
+                self.notes.push(format!("pools, allocator.pools: {reason}"));
+                None
+            }
+        }
     }
 
     /// Stacks are known when every thread but the main one was seen by the hook.

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod matrix;
+mod pools;
 
 use super::layout::{paragraph, Align, Table};
 use super::units::{ascii, count, known, micros, millis, seconds, size};
@@ -21,6 +22,7 @@ pub fn text(server: &Server) -> String {
     processes(&mut out, &server.processes);
     matrix::breakdowns(&mut out, &server.processes);
     allocators(&mut out, &server.processes);
+    pools::pools(&mut out, &server.processes);
     threads(&mut out, &server.processes);
     out.push('\n');
     for (text, who) in groups(&server.processes, |p| p.text.clone().into_iter().collect()) {
@@ -125,6 +127,7 @@ fn allocators(out: &mut String, processes: &[Process]) {
     sizes("reserved", allocators.iter().map(|a| a.reserved).collect());
     sizes("in use", allocators.iter().map(|a| a.in_use).collect());
     sizes("free", allocators.iter().map(|a| a.free).collect());
+    sizes("pools", allocators.iter().map(|a| a.pools).collect());
     sizes("mmapped", allocators.iter().map(|a| a.mmapped).collect());
     let arenas = allocators.iter().map(|a| known(a.arenas, count)).collect();
     table.column(Align::Right, &["arenas"], arenas);

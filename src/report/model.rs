@@ -11,6 +11,8 @@ use serde::de::Deserializer;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::pools::Pools;
+
 /// The version of the JSON shape.
 pub const SCHEMA: u32 = 1;
 
@@ -101,6 +103,8 @@ pub struct Process {
     pub breakdown: Option<Breakdown>,
     /// The system allocator's own statistics.
     pub allocator: Option<Allocator>,
+    /// nginx's pools; `null` when the hooks on their allocator are not in place.
+    pub pools: Option<Pools>,
     /// Code of the executable and its libraries.
     pub text: Option<Text>,
     /// Stacks of all threads.
@@ -254,6 +258,9 @@ pub struct Allocator {
     pub free: Option<u64>,
     /// Bytes in blocks that have a mapping of their own (part of `reserved` and of `in_use`).
     pub mmapped: Option<u64>,
+    /// Of `in_use`: what nginx's pools hold, blocks and large allocations. `null` when the hooks on
+    /// the pool allocator are not in place.
+    pub pools: Option<u64>,
     /// Arenas in existence.
     pub arenas: Option<u64>,
     /// The age of these figures when the snapshot was taken, in milliseconds.

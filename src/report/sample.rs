@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::model::*;
+use super::pools::{self, Creator, LivePool, Pools, Sizes};
 use super::{assemble, Facts};
 
 /// A deterministic source of figures (SplitMix64).
@@ -106,9 +107,11 @@ impl Random {
                 in_use: r.maybe_figure(),
                 free: r.maybe_figure(),
                 mmapped: r.maybe_figure(),
+                pools: r.maybe_figure(),
                 arenas: r.maybe_figure(),
                 measured_ms_ago: r.maybe_figure(),
             }),
+            pools: self.maybe(Self::pools),
             text: self.maybe(|r| Text {
                 bytes: r.figure(),
                 objects: r.many(|r| Object { path: r.text(), bytes: r.figure() }),
@@ -135,6 +138,103 @@ impl Random {
     }
 }
 
+impl Random {
+    fn kind(&mut self) -> pools::Kind {
+        pools::Kind::ALL[self.below(8) as usize]
+    }
+
+    fn pools(&mut self) -> Pools {
+        Pools {
+            live: self.figure(),
+            created: self.figure(),
+            destroyed: self.figure(),
+            reset: self.figure(),
+            bytes: self.figure(),
+            unused: self.figure(),
+            large_bytes: self.figure(),
+            large_count: self.figure(),
+            by_creator: self.many(|r| Creator {
+                creator: r.maybe(Self::text),
+                object: r.text(),
+                kind: r.kind(),
+                live: r.figure(),
+                created: r.figure(),
+                destroyed: r.figure(),
+                reset: r.figure(),
+                bytes: r.figure(),
+                unused: r.figure(),
+                large_bytes: r.figure(),
+                large_count: r.figure(),
+                peak_bytes: r.figure(),
+                sizes: Sizes((0..r.below(4)).map(|class| (1 << class, r.figure())).collect()),
+            }),
+            oldest: self.many(Self::live_pool),
+            largest: self.many(Self::live_pool),
+        }
+    }
+
+    fn live_pool(&mut self) -> LivePool {
+        LivePool {
+            creator: self.maybe(Self::text),
+            kind: self.kind(),
+            age_s: self.figure(),
+            bytes: self.figure(),
+            large_bytes: self.figure(),
+            generation: self.maybe_figure(),
+            server_name: self.maybe(Self::text),
+            request: self.maybe(Self::text),
+        }
+    }
+}
+
+/// The pools of a small server.
+fn pools() -> Pools {
+    let creator = |name: &str, kind, live: u64, bytes: u64| Creator {
+        creator: Some(name.to_owned()),
+        object: "nginx".to_owned(),
+        kind,
+        live,
+        created: 40 * live,
+        destroyed: 39 * live,
+        reset: 0,
+        bytes: bytes * K,
+        unused: 64 * K,
+        large_bytes: 16 * K,
+        large_count: 4,
+        peak_bytes: bytes * K,
+        sizes: Sizes(vec![(512, 30 * live), (4096, 9 * live)]),
+    };
+    let live = |name: &str, kind, age_s: u64, bytes: u64| LivePool {
+        creator: Some(name.to_owned()),
+        kind,
+        age_s,
+        bytes: bytes * K,
+        large_bytes: 0,
+        generation: (kind == pools::Kind::Cycle).then_some(3),
+        server_name: (kind == pools::Kind::Request).then(|| "example.org".to_owned()),
+        request: None,
+    };
+    let cycle = live("ngx_init_cycle", pools::Kind::Cycle, 3725, 700);
+    let request = live("ngx_http_create_request", pools::Kind::Request, 61, 12);
+    Pools {
+        live: 51,
+        created: 2040,
+        destroyed: 1989,
+        reset: 0,
+        bytes: 860 * K,
+        unused: 192 * K,
+        large_bytes: 48 * K,
+        large_count: 12,
+        by_creator: vec![
+            creator("ngx_init_cycle", pools::Kind::Cycle, 1, 700),
+            creator("ngx_http_create_request", pools::Kind::Request, 35, 140),
+            creator("ngx_event_accept", pools::Kind::Connection, 15, 20),
+        ],
+        oldest: vec![cycle.clone(), request.clone()],
+        largest: vec![cycle, request],
+    }
+}
+
 /// A process of which nothing is known.
 pub(crate) fn bare() -> Process {
     Process {
@@ -148,6 +248,7 @@ pub(crate) fn bare() -> Process {
         system: System::default(),
         breakdown: None,
         allocator: None,
+        pools: None,
         text: None,
         stacks: None,
         hooks: None,
@@ -201,9 +302,11 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             in_use: Some(1100 * K + more),
             free: Some(96 * K),
             mmapped: Some(528 * K),
+            pools: Some(900 * K + more),
             arenas: Some(2),
             measured_ms_ago: Some(12),
         }),
+        pools: Some(pools()),
         text: Some(Text {
             bytes: 9_216 * K,
             objects: ["libcrypto.so.3", "libc.so.6", "nginx", "libluajit-5.1.so.2", "libm.so.6"]

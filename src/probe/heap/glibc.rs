@@ -236,6 +236,7 @@ impl Glibc {
                 in_use: last.and_then(|last| last.in_use).map(size),
                 free: last.map(|last| size(last.free)),
                 mmapped: now.mmapped.map(|m| size(m.bytes)),
+                pools: None,
                 arenas: now.held.map(|held| size(held.arenas)),
                 measured_ms_ago: age.or(now.held.map(|_| 0)),
             },

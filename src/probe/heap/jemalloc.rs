@@ -150,6 +150,7 @@ impl Jemalloc {
                 in_use: of(|f| f.allocated),
                 free,
                 mmapped: None,
+                pools: None,
                 arenas: figures.and_then(|f| f.arenas).map(|arenas| arenas as u64),
                 measured_ms_ago: last.map(|(_, age)| age),
             },

@@ -127,6 +127,7 @@ impl Mimalloc {
                 in_use: None,
                 free: None,
                 mmapped: None,
+                pools: None,
                 arenas: None,
                 measured_ms_ago: last.map(|(_, age)| age),
             },

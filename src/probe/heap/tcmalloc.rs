@@ -85,6 +85,7 @@ impl Tcmalloc {
                 in_use: figures.map(|f| size(f.allocated)),
                 free: free.map(size),
                 mmapped: None,
+                pools: None,
                 arenas: None,
                 measured_ms_ago: last.map(|(_, age)| age),
             },

@@ -132,7 +132,8 @@ fn shape_of_a_process() {
     assert_eq!(categories, names);
 }
 
-/// Each property is required, but for the categories a process need not have; no other is allowed.
+/// Each property is required, but for the categories a process need not have and the classes of
+/// sizes without a pool; no other is allowed.
 #[test]
 fn strict_properties() {
     let schema = Schema::new();
@@ -144,7 +145,8 @@ fn strict_properties() {
             continue;
         };
         object.remove(key);
-        let optional = parent.ends_with("/breakdown") && !key.ends_with("_other");
+        let optional = parent.ends_with("/breakdown") && !key.ends_with("_other")
+            || parent.ends_with("/sizes");
         assert_eq!(schema.accepts(&changed), optional, "without {pointer}");
         let mut changed = reply.clone();
         changed.pointer_mut(parent).unwrap()["surplus"] = json!(1);
@@ -182,6 +184,7 @@ fn strict_values() {
             Value::Number(_) => vec![json!(-1), json!(0.5), json!("1"), json!(true)],
             Value::String(_) => vec![json!(1), json!(["x"])],
             Value::Array(_) => vec![json!({}), json!([1])],
+            Value::Null => vec![json!(0.5), json!([]), json!(true)],
             _ => vec![json!(1), json!([]), json!("x")],
         };
         for wrong in wrong {

@@ -109,7 +109,7 @@ fn many_workers() {
         }
         assert!(shown.contains("- all processes: the heap's"), "{shown}");
         let lines = shown.lines().count();
-        assert!(lines <= 80 + 5 * count as usize, "{lines}\n{shown}");
+        assert!(lines <= 110 + 6 * count as usize, "{lines}\n{shown}");
     }
 }
 

@@ -1,0 +1,127 @@
+//! The exported functions of a loaded object, by address.
+//!
+//! What the unsafe code below relies on: [`around`] demands of its caller what [`Image`] does.
+
+use super::image::{Dynamic, Image, SYM_SIZE};
+use crate::probe::elf::LoadedObject;
+
+const STT_FUNC: u8 = 2;
+
+/// A name longer than this is cut.
+const NAME: usize = 128;
+
+/// The exported functions on both sides of an address in no exported function.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    /// The last one that starts before it.
+    pub below: Option<String>,
+    /// The first one that starts behind it.
+    pub above: Option<String>,
+}
+
+/// The neighbours of an address, among the functions that the object exports. Both are `None` where
+/// its tables cannot be read.
+///
+/// # Safety
+///
+/// The object is loaded, and stays so during the call.
+pub unsafe fn around(object: &LoadedObject, address: usize) -> Neighbours {
+    // SAFETY: by contract.
+    let image = unsafe { Image::new(object) };
+    neighbours(&image, address).unwrap_or_default()
+}
+
+fn neighbours(image: &Image, address: usize) -> Option<Neighbours> {
+    let dynamic = image.dynamic(image.object.dynamic?)?;
+    let (mut below, mut above): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    for index in 0..count(image, &dynamic)? {
+        let symbol = dynamic.symbols.wrapping_add(index.wrapping_mul(SYM_SIZE));
+        let entry = image.bytes(symbol, SYM_SIZE)?;
+        let (kind, section) = (entry.get(4)? & 0xf, entry.get(6..8)?);
+        if kind != STT_FUNC || section == [0, 0] {
+            continue;
+        }
+        let at = image.object.bias.wrapping_add(image.word(symbol.wrapping_add(8))? as usize);
+        if at <= address && below.is_none_or(|(best, _)| best < at) {
+            below = Some((at, symbol));
+        }
+        if at > address && above.is_none_or(|(best, _)| best > at) {
+            above = Some((at, symbol));
+        }
+    }
+    let name = |found: Option<(usize, usize)>| name(image, &dynamic, found?.1);
+    Some(Neighbours { below: name(below), above: name(above) })
+}
+
+fn name(image: &Image, dynamic: &Dynamic, symbol: usize) -> Option<String> {
+    let start = u32::from_ne_bytes(image.bytes(symbol, 4)?.try_into().ok()?) as usize;
+    let length = dynamic.strings_size.checked_sub(start)?.min(NAME);
+    let bytes = image.bytes(dynamic.strings.wrapping_add(start), length)?;
+    let name = bytes.split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// How many symbols there are.
+fn count(image: &Image, dynamic: &Dynamic) -> Option<usize> {
+    let half = |at: usize| Some(u32::from_ne_bytes(image.bytes(at, 4)?.try_into().ok()?) as usize);
+    let (gnu, old) = dynamic.hashes;
+    if old != 0 {
+        return half(old.wrapping_add(4));
+    }
+    if gnu == 0 {
+        return None;
+    }
+    // Buckets with the first symbol of each chain; the last symbol of a chain has an odd hash.
+    let (buckets, first, bloom) = (half(gnu)?, half(gnu + 4)?, half(gnu + 8)?);
+    let buckets_at = gnu.checked_add(16)?.checked_add(bloom.checked_mul(8)?)?;
+    let chains_at = buckets_at.checked_add(buckets.checked_mul(4)?)?;
+    let mut last = 0;
+    for bucket in 0..buckets {
+        last = last.max(half(buckets_at + bucket * 4)?);
+    }
+    if last < first {
+        return Some(first);
+    }
+    while half(chains_at.checked_add((last - first).checked_mul(4)?)?)? & 1 == 0 {
+        last += 1;
+    }
+    Some(last + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::testing::Library;
+    use crate::probe::elf::objects;
+
+    const SOURCE: &str = "
+        int one(int n) { return n + 1; }
+        static __attribute__((noinline)) int hidden(int n) { return n * 3; }
+        int (*pointer)(int) = hidden;
+        int two(int n) { return n + 2; }
+        int data;
+    ";
+
+    #[test]
+    fn of_a_static_function() {
+        for style in ["gnu", "sysv", "both"] {
+            let name = format!("exports-{style}.so");
+            let library =
+                Library::build(&name, SOURCE, &[&format!("-Wl,--hash-style={style}"), "-O0"]);
+            let objects = objects();
+            let object = objects.iter().find(|object| object.name == name).unwrap();
+            // SAFETY: the pointer's type; the library is loaded.
+            let hidden = unsafe { library.symbol(c"pointer").cast::<usize>().read() };
+            // SAFETY: as above.
+            let found = unsafe { around(object, hidden) };
+            let [one, two] = [Some("one".to_owned()), Some("two".to_owned())];
+            assert_eq!(found, Neighbours { below: one, above: two.clone() });
+            // SAFETY: as above.
+            let last = unsafe { around(object, library.symbol(c"two") as usize) };
+            assert_eq!(last.below, two);
+            // SAFETY: as above.
+            assert_eq!(unsafe { around(object, 0) }.below, None);
+            library.close();
+        }
+    }
+}

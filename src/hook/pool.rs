@@ -1,0 +1,256 @@
+//! The hooks on `ngx_create_pool`, `ngx_destroy_pool` and `ngx_reset_pool`: which pools are live,
+//! and where in the code they were created.
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. The hooks have the types of their functions, and are called with arguments good for them.
+//! 2. The originals are set before the first call of a hook ([`inline`]).
+//! 3. [`POOLS`] is used on the main thread only (its thread pointer is remembered, and a fork keeps
+//!    it), by one function at a time: what a hook does with it calls no pool function, and what
+//!    [`with`] does neither.
+//! 4. A pool in [`POOLS`] is live, as long as every end of a pool is seen: they are forgotten when
+//!    the hooks are taken out, and none is told any more once another thread has used a pool.
+//! 5. The layout of pools is that of [`probe::pool`](crate::probe::pool): [`check`] found it so.
+
+mod check;
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_void, CStr};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
+
+use super::errno::keep_errno;
+use super::inline::{self, Target};
+use super::origin;
+use super::refusal::Refusal;
+use super::symbol;
+use crate::probe::pool::held;
+use crate::tally::pools::{Look, Origin, Pools};
+
+type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
+type Destroy = unsafe extern "C" fn(pool: *mut c_void);
+
+static CREATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+static DESTROY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+static RESET: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+static TARGETS: [Target; 3] = [
+    Target {
+        symbol: c"ngx_create_pool",
+        hook: || memstat_create_pool as *const c_void,
+        original: &CREATE,
+    },
+    Target { symbol: c"ngx_destroy_pool", hook: || destroy as *const c_void, original: &DESTROY },
+    Target { symbol: c"ngx_reset_pool", hook: || reset as *const c_void, original: &RESET },
+];
+
+struct OfMainThread(UnsafeCell<Pools>);
+
+// SAFETY: 3.
+unsafe impl Sync for OfMainThread {}
+
+static POOLS: OfMainThread = OfMainThread(UnsafeCell::new(Pools::new()));
+
+/// The thread pointer of the main thread.
+static MAIN: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether another thread has ever used a pool.
+static ELSEWHERE: AtomicBool = AtomicBool::new(false);
+
+/// `ngx_current_msec`.
+static CLOCK: AtomicPtr<usize> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The unit of a pool's time of creation: 32 ms, which 32 bits count for four years.
+const TICK_BITS: u32 = 5;
+
+/// Hooks the three functions. Hooks that are in place stay, and so does what they have counted.
+///
+/// Call it on the main thread, with the module pinned (see [`super::pin`]).
+pub fn install() -> Result<(), Refusal> {
+    let clock = symbol::address(c"ngx_current_msec");
+    let clock = clock.ok_or_else(|| Refusal::Unresolved { symbol: "ngx_current_msec".into() })?;
+    CLOCK.store(clock as *mut usize, Relaxed);
+    MAIN.store(thread_pointer(), Relaxed);
+    // SAFETY: the hooks have the functions' types; nginx and the pinned module stay.
+    unsafe { inline::install(&TARGETS, check::check) }
+}
+
+/// Takes the hooks out, and forgets the pools.
+///
+/// Call it on the main thread.
+pub fn uninstall() -> Result<(), Refusal> {
+    inline::uninstall(&TARGETS)?;
+    let _ = with(|pools| *pools = Pools::new());
+    Ok(())
+}
+
+/// Uses what is known of this process's pools; why that is not possible.
+pub fn with<T>(use_it: impl FnOnce(&mut Pools) -> T) -> Result<T, &'static str> {
+    if thread_pointer() != MAIN.load(Relaxed) {
+        return Err("this is not the main thread");
+    }
+    if ELSEWHERE.load(Relaxed) {
+        return Err("other threads of this process use pools too");
+    }
+    // SAFETY: 3.
+    Ok(use_it(unsafe { &mut *POOLS.0.get() }))
+}
+
+/// Whether the pools in [`with`] can be read: the hooks are in place in this process.
+pub fn is_installed() -> bool {
+    !CREATE.load(Relaxed).is_null() && inline::are_in(&TARGETS)
+}
+
+/// Records the pool of a cycle. One that is older than the hooks is said to be from `creator`, an
+/// exported function, and as old as this call.
+pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
+    let now = now();
+    let _ = with(|pools| {
+        if let Some(function) = symbol::address(creator) {
+            let origin = Origin { function, exact: true };
+            let creator =
+                pools.creator(function).or_else(|| pools.add_creator(function, origin, 0));
+            if let Some(creator) = creator {
+                make_room(pools);
+                pools.adopt(pool, creator, now);
+            }
+        }
+        pools.is_of_a_cycle(pool, generation);
+    });
+}
+
+/// The time in the unit in which pools have theirs, see [`seconds_since`].
+pub fn now() -> u32 {
+    // SAFETY: `ngx_current_msec` is a word of nginx's data, written by whole words.
+    let milliseconds = unsafe { CLOCK.load(Relaxed).as_ref() }.copied().unwrap_or(0);
+    (milliseconds >> TICK_BITS) as u32
+}
+
+/// Whole seconds from a pool's time of creation to another time.
+pub fn seconds_since(created: u32, now: u32) -> u64 {
+    (u64::from(now.wrapping_sub(created)) << TICK_BITS) / 1000
+}
+
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl memstat_create_pool",
+    ".hidden memstat_create_pool",
+    ".type memstat_create_pool, @function",
+    "memstat_create_pool:",
+    ".cfi_startproc",
+    "mov rdx, [rsp]",
+    "jmp {create}",
+    ".cfi_endproc",
+    ".size memstat_create_pool, . - memstat_create_pool",
+    create = sym create,
+);
+
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".globl memstat_create_pool",
+    ".hidden memstat_create_pool",
+    ".type memstat_create_pool, @function",
+    "memstat_create_pool:",
+    ".cfi_startproc",
+    "mov x2, x30",
+    "b {create}",
+    ".cfi_endproc",
+    ".size memstat_create_pool, . - memstat_create_pool",
+    create = sym create,
+);
+
+extern "C" {
+    /// Hands its arguments and its return address on to [`create`].
+    fn memstat_create_pool(size: usize, log: *mut c_void) -> *mut c_void;
+}
+
+/// Stands in for `ngx_create_pool`.
+unsafe extern "C" fn create(size: usize, log: *mut c_void, caller: usize) -> *mut c_void {
+    // SAFETY: 1, 2.
+    let original = unsafe { std::mem::transmute::<*mut c_void, Create>(CREATE.load(Relaxed)) };
+    // SAFETY: 1.
+    let pool = unsafe { original(size, log) };
+    if pool.is_null() {
+        return pool;
+    }
+    if thread_pointer() != MAIN.load(Relaxed) {
+        ELSEWHERE.store(true, Relaxed);
+        return pool;
+    }
+    // SAFETY: 3.
+    let pools = unsafe { &mut *POOLS.0.get() };
+    if pools.needs_room() {
+        make_room(pools);
+    }
+    let creator = match pools.creator(caller) {
+        Some(creator) => creator,
+        None => add_creator(pools, caller, size),
+    };
+    if pools.created(pool as usize, creator, now()) == Look::Again {
+        look_again(pools, creator, caller);
+    }
+    pool
+}
+
+/// Stands in for `ngx_destroy_pool`.
+unsafe extern "C" fn destroy(pool: *mut c_void) {
+    if thread_pointer() == MAIN.load(Relaxed) {
+        // SAFETY: 3.
+        let pools = unsafe { &mut *POOLS.0.get() };
+        // SAFETY: 1, 5: it is live until the original runs.
+        pools.destroyed(pool as usize, || unsafe { held(pool as usize) }.size());
+    } else {
+        ELSEWHERE.store(true, Relaxed);
+    }
+    // SAFETY: 1, 2.
+    unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }
+}
+
+/// Stands in for `ngx_reset_pool`.
+unsafe extern "C" fn reset(pool: *mut c_void) {
+    if thread_pointer() == MAIN.load(Relaxed) {
+        // SAFETY: 3.
+        let pools = unsafe { &mut *POOLS.0.get() };
+        // SAFETY: 1, 5.
+        pools.reset(pool as usize, || unsafe { held(pool as usize) }.size());
+    } else {
+        ELSEWHERE.store(true, Relaxed);
+    }
+    // SAFETY: 1, 2.
+    unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }
+}
+
+#[cold]
+fn make_room(pools: &mut Pools) {
+    keep_errno(|| pools.make_room());
+}
+
+#[cold]
+fn add_creator(pools: &mut Pools, caller: usize, size: usize) -> usize {
+    keep_errno(|| pools.add_creator(caller, origin::of(caller), size).unwrap_or(usize::MAX))
+}
+
+#[cold]
+fn look_again(pools: &mut Pools, creator: usize, caller: usize) {
+    keep_errno(|| pools.looked(creator, origin::of(caller)));
+}
+
+/// What tells threads apart at the cost of an instruction: the address of the thread's control
+/// block.
+#[inline(always)]
+fn thread_pointer() -> usize {
+    let pointer: usize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the ABI has the control block's own address at its start.
+    unsafe {
+        std::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, pure, readonly))
+    };
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a register that may be read.
+    unsafe {
+        std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, pure, nomem))
+    };
+    pointer
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use super::*;
+use crate::hook::testing::{alone, Library};
+
+/// Pools with the layout of nginx, in as few lines as can be. `EXTRA` makes another layout.
+const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <errno.h>
+typedef struct large { struct large *next; void *alloc; } large;
+typedef struct pool {
+    char *last, *end; struct pool *next; uintptr_t failed;
+    size_t max; struct pool *current; void *chain; large *large; void *cleanup; void *log;
+    EXTRA
+} pool;
+volatile uintptr_t ngx_current_msec = 64000;
+pool *ngx_create_pool(size_t size, void *log) {
+    pool *p = aligned_alloc(16, size);
+    p->last = (char *) (p + 1); p->end = (char *) p + size; p->next = 0; p->failed = 0;
+    p->max = size - sizeof(pool); p->current = p; p->chain = 0; p->large = 0; p->cleanup = 0;
+    p->log = log;
+    errno = 77;
+    return p;
+}
+static void drop(pool *p) {
+    for (large *l = p->large; l; l = l->next) free(l->alloc);
+}
+void ngx_destroy_pool(pool *p) { drop(p); free(p); }
+void ngx_reset_pool(pool *p) { drop(p); p->large = 0; p->last = (char *) (p + 1); }
+void *ngx_palloc(pool *p, size_t n) {
+    void *m = p->last;
+    p->last += n <= p->max ? n : sizeof(large);
+    if (n <= p->max) return m;
+    large *l = m;
+    l->alloc = malloc(n); l->next = p->large; p->large = l;
+    return l->alloc;
+}
+pool *exported(void) { pool *p = ngx_create_pool(256, 0); __asm__(""); return p; }
+static __attribute__((noinline)) pool *hidden(void) {
+    pool *p = ngx_create_pool(512, 0); __asm__(""); return p;
+}
+pool *first(void) { pool *p = hidden(); __asm__(""); return p; }
+pool *second(void) { pool *p = hidden(); __asm__(""); return p; }
+static void *body(void *p) { ngx_destroy_pool(p); return 0; }
+void elsewhere(pool *p) { pthread_t t; pthread_create(&t, 0, body, p); pthread_join(t, 0); }
+"#;
+
+struct Nginx(Library);
+
+impl Nginx {
+    fn new(extra: &str) -> Self {
+        let extra = format!("-DEXTRA={extra}");
+        let library = Library::build("nginx.so", SOURCE, &["-pthread", &extra]);
+        library.make_global();
+        Nginx(library)
+    }
+
+    fn make(&self, name: &std::ffi::CStr) -> usize {
+        // SAFETY: the function takes nothing and returns a pool.
+        unsafe {
+            std::mem::transmute::<*const c_void, extern "C" fn() -> usize>(self.0.symbol(name))()
+        }
+    }
+
+    fn with(&self, name: &std::ffi::CStr, pool: usize) {
+        // SAFETY: the function takes a pool.
+        unsafe {
+            std::mem::transmute::<*const c_void, extern "C" fn(usize)>(self.0.symbol(name))(pool)
+        }
+    }
+}
+
+fn name(test: &str) -> String {
+    format!("hook::pool::tests::{test}")
+}
+
+fn errno() -> Option<i32> {
+    std::io::Error::last_os_error().raw_os_error()
+}
+
+#[test]
+fn pools_are_counted_by_creator() {
+    alone(&name("pools_are_counted_by_creator"), || {
+        let nginx = Nginx::new("");
+        let older = nginx.make(c"exported");
+        assert_eq!(install(), Ok(()));
+        assert!(is_installed());
+        assert_eq!(with(|pools| pools.creators().len()), Ok(0), "the trial left nothing");
+        nginx.with(c"ngx_destroy_pool", older);
+
+        let made: Vec<usize> = (0..1000).map(|_| nginx.make(c"exported")).collect();
+        assert_eq!(errno(), Some(77));
+        for pool in &made[..400] {
+            nginx.with(c"ngx_destroy_pool", *pool);
+        }
+        nginx.with(c"ngx_reset_pool", made[500]);
+        with(|pools| {
+            let [creator] = pools.creators() else { panic!("{:?}", pools.creators()) };
+            assert_eq!((creator.created, creator.destroyed, creator.reset), (1000, 400, 1));
+            assert_eq!((creator.first_size, creator.peak, creator.sizes[8]), (256, 256, 400));
+            assert_eq!(creator.origin.function, nginx.0.symbol(c"exported") as usize);
+            assert!(creator.origin.exact);
+            assert_eq!(pools.live().count(), 600);
+            assert_eq!(pools.live().find(made[500]).unwrap().created, 64000 / 32);
+        })
+        .unwrap();
+        assert_eq!(uninstall(), Ok(()));
+        assert!(!is_installed());
+        assert_eq!(with(|pools| pools.live().count()), Ok(0));
+    });
+}
+
+#[test]
+fn static_creators_are_told_by_their_caller() {
+    alone(&name("static_creators_are_told_by_their_caller"), || {
+        let nginx = Nginx::new("");
+        assert_eq!(install(), Ok(()));
+        let origin = || with(|pools| pools.creators()[0].origin).unwrap();
+        let first = nginx.0.symbol(c"first") as usize;
+        for _ in 0..9 {
+            nginx.make(c"first");
+            assert_eq!(origin(), Origin { function: first, exact: false });
+        }
+        // Called from elsewhere as well, it is nobody's: seen at the sixteenth at the latest.
+        for _ in 0..7 {
+            nginx.make(c"second");
+        }
+        assert_eq!(origin(), Origin::default());
+        assert_eq!(with(|pools| pools.creators().len()), Ok(1));
+    });
+}
+
+#[test]
+fn cycles() {
+    alone(&name("cycles"), || {
+        let nginx = Nginx::new("");
+        let older = nginx.make(c"exported");
+        assert_eq!(install(), Ok(()));
+        let newer = nginx.make(c"exported");
+        cycle(older, 1, c"exported");
+        cycle(newer, 2, c"exported");
+        cycle(older, 1, c"no_such_function");
+        with(|pools| {
+            let live = |creator: &crate::tally::pools::Creator| (creator.live(), creator.of_cycles);
+            assert_eq!(pools.creators().iter().map(live).collect::<Vec<_>>(), [(1, true); 2]);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn another_layout_is_refused() {
+    alone(&name("another_layout_is_refused"), || {
+        let nginx = Nginx::new("long more;");
+        assert_eq!(install(), Err(Refusal::Layout));
+        assert!(!is_installed());
+        nginx.with(c"ngx_destroy_pool", nginx.make(c"exported"));
+    });
+}
+
+#[test]
+fn other_threads_end_the_tally() {
+    alone(&name("other_threads_end_the_tally"), || {
+        let nginx = Nginx::new("");
+        assert_eq!(install(), Ok(()));
+        let pool = nginx.make(c"exported");
+        assert!(with(|_| ()).is_ok());
+        nginx.with(c"elsewhere", pool);
+        assert_eq!(with(|_| ()), Err("other threads of this process use pools too"));
+        let pool = nginx.make(c"exported");
+        nginx.with(c"ngx_destroy_pool", pool);
+    });
+}
+
+#[test]
+fn without_nginx() {
+    alone(&name("without_nginx"), || {
+        assert_eq!(install(), Err(Refusal::Unresolved { symbol: "ngx_current_msec".into() }));
+        assert!(!is_installed());
+        assert_eq!(uninstall(), Ok(()));
+    });
+}

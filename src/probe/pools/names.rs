@@ -1,0 +1,72 @@
+//! The names of creators, each looked up once.
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. The code that a creator is in, and so its object, stays loaded while a pool of it can come.
+//!    The objects of the cycle's modules stay during a call: nginx unloads none meanwhile.
+
+use crate::hook::{exports, symbol};
+use crate::probe::elf::{objects, LoadedObject};
+use crate::report::pools::naming::{kind, name, Known};
+use crate::report::pools::Kind;
+use crate::tally::pools::{Creator, Origin};
+
+/// What a creator is called.
+#[derive(Debug, Clone)]
+pub struct Name {
+    /// See [`crate::report::pools::Creator::creator`].
+    pub creator: Option<String>,
+    /// See [`crate::report::pools::Creator::object`].
+    pub object: String,
+    /// What its pools are for.
+    pub kind: Kind,
+}
+
+/// The names found so far, and what each was found for.
+#[derive(Debug, Default)]
+pub struct Names(Vec<((Origin, bool), Name)>);
+
+impl Names {
+    /// The names of all creators, in their order.
+    pub fn of(&mut self, creators: &[Creator]) -> Vec<Name> {
+        let mut loaded = None;
+        let is_new = |(index, creator): (usize, &Creator)| {
+            self.0.get(index).is_none_or(|(found_for, _)| *found_for != key(creator))
+        };
+        if self.0.len() > creators.len() || creators.iter().enumerate().any(is_new) {
+            let objects = loaded.get_or_insert_with(objects);
+            let names = creators.iter().map(|creator| (key(creator), find(creator, objects)));
+            self.0 = names.collect();
+        }
+        self.0.iter().map(|(_, name)| name.clone()).collect()
+    }
+}
+
+fn key(creator: &Creator) -> (Origin, bool) {
+    (creator.origin, creator.of_cycles)
+}
+
+fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
+    let call = creator.address.wrapping_sub(1);
+    let object = objects.iter().find(|object| object.contains(call));
+    let neighbours = match object {
+        // SAFETY: 1.
+        Some(object) if !creator.origin.exact => unsafe { exports::around(object, call) },
+        _ => exports::Neighbours::default(),
+    };
+    let text = |symbol: symbol::Symbol| symbol.name.to_string_lossy().into_owned();
+    let function = match creator.origin.function {
+        0 => None,
+        function => symbol::with(function, text),
+    };
+    let known = Known {
+        function: function.as_deref(),
+        exact: creator.origin.exact,
+        below: neighbours.below.as_deref(),
+        above: neighbours.above.as_deref(),
+        object: object.map_or("", |object| &object.name),
+        of_cycles: creator.of_cycles,
+        first_size: creator.first_size,
+    };
+    Name { creator: name(&known), object: known.object.to_owned(), kind: kind(&known) }
+}

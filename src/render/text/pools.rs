@@ -1,0 +1,129 @@
+//! The pools of all processes.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+
+use super::{named, section};
+use crate::render::layout::{Align, Table};
+use crate::render::units::{ascii, count, known, seconds, size};
+use crate::render::who::label;
+use crate::report::model::Process;
+use crate::report::pools::{Creator, LivePool, Pools};
+
+/// Creators, and single pools, that are listed.
+const CREATORS: usize = 8;
+const POOLS: usize = 5;
+
+/// What the pools of each process hold, whose they are over all processes, and the oldest and
+/// largest ones.
+pub(super) fn pools(out: &mut String, processes: &[Process]) {
+    let (processes, pools): (Vec<&Process>, Vec<&Pools>) =
+        processes.iter().filter_map(|p| Some((p, p.pools.as_ref()?))).unzip();
+    if processes.is_empty() {
+        return;
+    }
+    section(out, "Pools");
+    let mut table = named(&processes);
+    let mut column = |head: &[&str], cell: fn(&Pools) -> String| {
+        table.column(Align::Right, head, pools.iter().map(|p| cell(p)).collect());
+    };
+    column(&["live"], |p| count(p.live));
+    column(&["created"], |p| count(p.created));
+    column(&["destroyed"], |p| count(p.destroyed));
+    column(&["blocks"], |p| size(p.bytes));
+    column(&["unused"], |p| size(p.unused));
+    column(&["large"], |p| size(p.large_bytes));
+    table.print(out);
+    creators(out, &pools);
+    let each = || processes.iter().copied().zip(pools.iter().copied());
+    let oldest = each().flat_map(|(process, pools)| pools.oldest.iter().map(move |p| (process, p)));
+    single(out, "Oldest pools", oldest.collect(), |pool| (pool.age_s, held(pool)));
+    let largest =
+        each().flat_map(|(process, pools)| pools.largest.iter().map(move |p| (process, p)));
+    single(out, "Largest pools", largest.collect(), |pool| (held(pool), pool.age_s));
+}
+
+fn held(pool: &LivePool) -> u64 {
+    pool.bytes.saturating_add(pool.large_bytes)
+}
+
+fn creators(out: &mut String, pools: &[&Pools]) {
+    let mut all: Vec<Creator> = Vec::new();
+    for creator in pools.iter().flat_map(|pools| &pools.by_creator) {
+        let same = |c: &&mut Creator| {
+            (&c.creator, &c.object, c.kind) == (&creator.creator, &creator.object, creator.kind)
+        };
+        let Some(sum) = all.iter_mut().find(same) else {
+            all.push(creator.clone());
+            continue;
+        };
+        for (to, from) in [
+            (&mut sum.live, creator.live),
+            (&mut sum.created, creator.created),
+            (&mut sum.bytes, creator.bytes),
+            (&mut sum.unused, creator.unused),
+            (&mut sum.large_bytes, creator.large_bytes),
+        ] {
+            *to = to.saturating_add(from);
+        }
+        sum.peak_bytes = sum.peak_bytes.max(creator.peak_bytes);
+    }
+    all.sort_by_key(|c| Reverse((c.bytes.saturating_add(c.large_bytes), c.created)));
+    let rest = all.len().saturating_sub(CREATORS);
+    all.truncate(CREATORS);
+    let mut table = Table::default();
+    table.name(&["creator"], all.iter().map(name).collect());
+    table.column(Align::Left, &["kind"], all.iter().map(|c| c.kind.to_string()).collect());
+    let mut column = |head: &[&str], cell: fn(&Creator) -> String| {
+        table.column(Align::Right, head, all.iter().map(cell).collect());
+    };
+    column(&["live"], |c| count(c.live));
+    column(&["created"], |c| count(c.created));
+    column(&["blocks"], |c| size(c.bytes));
+    column(&["unused"], |c| size(c.unused));
+    column(&["large"], |c| size(c.large_bytes));
+    column(&["largest"], |c| size(c.peak_bytes));
+    let more = if rest > 0 { format!(" ({rest} more)") } else { String::new() };
+    section(out, &format!("Pools of all processes by creator{more}"));
+    table.print(out);
+}
+
+fn name(creator: &Creator) -> String {
+    let known = creator.creator.as_deref().map(ascii);
+    known.unwrap_or_else(|| format!("? in {}", ascii(&creator.object)))
+}
+
+/// Single pools, those with the highest rank.
+fn single(
+    out: &mut String,
+    title: &str,
+    mut pools: Vec<(&Process, &LivePool)>,
+    rank: fn(&LivePool) -> (u64, u64),
+) {
+    pools.sort_by_key(|(_, pool)| Reverse(rank(pool)));
+    pools.truncate(POOLS);
+    if pools.is_empty() {
+        return;
+    }
+    let cells = |cell: fn(&LivePool) -> String| pools.iter().map(|(_, pool)| cell(pool)).collect();
+    let mut table = Table::default();
+    table.name(&["process"], pools.iter().map(|(process, _)| label(process)).collect());
+    table.name(&["pid"], pools.iter().map(|(process, _)| process.pid.to_string()).collect());
+    let creator = |pool: &LivePool| known(pool.creator.as_deref(), ascii);
+    table.column(Align::Left, &["creator"], cells(creator));
+    table.column(Align::Left, &["kind"], cells(|pool| pool.kind.to_string()));
+    table.column(Align::Right, &["age"], cells(|pool| seconds(pool.age_s)));
+    table.column(Align::Right, &["blocks"], cells(|pool| size(pool.bytes)));
+    table.column(Align::Right, &["large"], cells(|pool| size(pool.large_bytes)));
+    table.column(Align::Left, &["of"], cells(of));
+    section(out, title);
+    table.print(out);
+}
+
+/// Whom a pool belongs to.
+fn of(pool: &LivePool) -> String {
+    let generation = pool.generation.map(|generation| format!("generation {generation}"));
+    let server = || pool.server_name.as_deref().map(ascii);
+    let text = pool.request.as_deref().map(ascii).or_else(server).or(generation);
+    text.unwrap_or_default()
+}

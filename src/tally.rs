@@ -1,0 +1,4 @@
+//! Tallies: what the hooks count, in plain memory of this process.
+#![forbid(unsafe_code)]
+
+pub mod pools;

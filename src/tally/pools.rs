@@ -1,0 +1,280 @@
+//! The live pools of a process, and what each of their creators has done.
+//!
+//! A creator is a place in the code that calls `ngx_create_pool`, known by its return address.
+//! Nothing here panics, and what needs memory and gets none is left out and counted.
+#![forbid(unsafe_code)]
+
+mod live;
+
+pub use live::{Live, Pool};
+
+/// Creators that are told apart; pools of further ones count as those of an unknown creator.
+const CREATORS: usize = 512;
+
+/// Places in the table of creators by address: at most half of them are in use.
+const PLACES: usize = 2 * CREATORS;
+
+/// Sizes are counted up to `1 << (SIZES - 1)`, larger ones with the last.
+pub const SIZES: usize = 40;
+
+/// Where a creator's code is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The start of an exported function: the one that the creator's code is in, or the first one
+    /// up the stack. 0 when there is none.
+    pub function: usize,
+    /// The creator's code is in that function itself.
+    pub exact: bool,
+}
+
+/// What a creator has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creator {
+    /// The return address of its call.
+    pub address: usize,
+    /// Where that is.
+    pub origin: Origin,
+    /// The size it asked for first, in bytes.
+    pub first_size: usize,
+    /// It creates the pools of cycles.
+    pub of_cycles: bool,
+    /// Pools created.
+    pub created: u64,
+    /// Pools destroyed, of those created here.
+    pub destroyed: u64,
+    /// Resets of its pools.
+    pub reset: u64,
+    /// The largest of its pools ever seen, in bytes: blocks and large allocations.
+    pub peak: u64,
+    /// Pools by their size when they were destroyed: at place `n` those of at most `1 << n` bytes.
+    pub sizes: [u64; SIZES],
+    /// At so many created pools its origin is looked at again.
+    check_at: u64,
+}
+
+impl Creator {
+    /// Its live pools.
+    pub fn live(&self) -> u64 {
+        self.created.saturating_sub(self.destroyed)
+    }
+
+    /// Sees a pool of this size.
+    pub fn see(&mut self, size: u64) {
+        self.peak = self.peak.max(size);
+    }
+}
+
+/// What to do about a creator's origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing.
+    No,
+    /// Look at it again: the creator may be called from elsewhere too.
+    Again,
+}
+
+/// The pools of a process.
+#[derive(Debug)]
+pub struct Pools {
+    live: Live,
+    creators: Vec<Creator>,
+    /// For a hashed address, one more than the place in `creators`; 0 for none. Empty before the
+    /// first creator.
+    by_address: Vec<u16>,
+    /// The pools of cycles, and the generation of each.
+    cycles: Vec<(usize, u64)>,
+    /// Pools that were created but could not be recorded.
+    unrecorded: u64,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Pools::new()
+    }
+}
+
+impl Pools {
+    /// No pools.
+    pub const fn new() -> Self {
+        Pools {
+            live: Live::new(),
+            creators: Vec::new(),
+            by_address: Vec::new(),
+            cycles: Vec::new(),
+            unrecorded: 0,
+        }
+    }
+
+    /// The creator with this return address, if it is known.
+    #[inline]
+    pub fn creator(&self, address: usize) -> Option<usize> {
+        let mut place = place_of(address);
+        loop {
+            let index = usize::from(*self.by_address.get(place)?).checked_sub(1)?;
+            if self.creators.get(index)?.address == address {
+                return Some(index);
+            }
+            place = (place + 1) % PLACES;
+        }
+    }
+
+    /// Makes a creator known. `None` when there is no room for it.
+    pub fn add_creator(&mut self, address: usize, origin: Origin, size: usize) -> Option<usize> {
+        let index = self.creators.len();
+        if index >= CREATORS || self.creators.try_reserve(1).is_err() {
+            return None;
+        }
+        if self.by_address.is_empty() {
+            self.by_address.try_reserve_exact(PLACES).ok()?;
+            self.by_address.resize(PLACES, 0);
+        }
+        let mut place = place_of(address);
+        while *self.by_address.get(place)? != 0 {
+            place = (place + 1) % PLACES;
+        }
+        *self.by_address.get_mut(place)? = u16::try_from(index + 1).ok()?;
+        self.creators.push(Creator {
+            address,
+            origin,
+            first_size: size,
+            of_cycles: false,
+            created: 0,
+            destroyed: 0,
+            reset: 0,
+            peak: 0,
+            sizes: [0; SIZES],
+            check_at: if origin.exact { u64::MAX } else { 2 },
+        });
+        Some(index)
+    }
+
+    /// Whether [`Pools::make_room`] is to be called before the next pool is recorded.
+    #[inline]
+    pub fn needs_room(&self) -> bool {
+        self.live.needs_room()
+    }
+
+    /// Sees to the memory for the next pool. Without memory all stays as it is.
+    pub fn make_room(&mut self) {
+        self.live.make_room();
+    }
+
+    /// A pool was created, at a time.
+    #[inline]
+    pub fn created(&mut self, pool: usize, creator: usize, now: u32) -> Look {
+        let Some(counts) = self.creators.get_mut(creator) else {
+            self.unrecorded = self.unrecorded.saturating_add(1);
+            return Look::No;
+        };
+        if !self.live.insert(pool, creator, now) {
+            self.unrecorded = self.unrecorded.saturating_add(1);
+            return Look::No;
+        }
+        counts.created = counts.created.wrapping_add(1);
+        if counts.created != counts.check_at {
+            return Look::No;
+        }
+        // At each doubling: seldom enough to cost nothing, often enough to find other callers.
+        counts.check_at = counts.check_at.saturating_mul(2);
+        Look::Again
+    }
+
+    /// What a further look at a creator's origin found. An origin that is not always the same is
+    /// none.
+    pub fn looked(&mut self, creator: usize, origin: Origin) {
+        if let Some(counts) = self.creators.get_mut(creator) {
+            if counts.origin != origin {
+                counts.origin = Origin::default();
+                counts.check_at = u64::MAX;
+            }
+        }
+    }
+
+    /// A pool is about to be destroyed, with this size. Unknown pools are older than the hook.
+    #[inline]
+    pub fn destroyed(&mut self, pool: usize, size: impl FnOnce() -> u64) {
+        let Some(creator) = self.live.remove(pool) else { return };
+        if let Some(counts) = self.creators.get_mut(creator) {
+            let size = size();
+            counts.destroyed = counts.destroyed.wrapping_add(1);
+            counts.see(size);
+            if let Some(count) = counts.sizes.get_mut(size_class(size)) {
+                *count = count.wrapping_add(1);
+            }
+        }
+    }
+
+    /// A pool is about to be reset, with this size.
+    pub fn reset(&mut self, pool: usize, size: impl FnOnce() -> u64) {
+        let Some(creator) = self.live.find(pool).map(|pool| pool.creator) else { return };
+        self.live.disturb(pool);
+        if let Some(counts) = self.creators.get_mut(creator) {
+            counts.reset = counts.reset.wrapping_add(1);
+            counts.see(size());
+        }
+    }
+
+    /// Records a pool that is older than the hook.
+    pub fn adopt(&mut self, pool: usize, creator: usize, now: u32) {
+        if self.live.find(pool).is_none() {
+            self.created(pool, creator, now);
+        }
+    }
+
+    /// A pool is that of a cycle, and all pools of its creator are of cycles.
+    pub fn is_of_a_cycle(&mut self, pool: usize, generation: u64) {
+        let Some(found) = self.live.find(pool) else { return };
+        if let Some(counts) = self.creators.get_mut(found.creator) {
+            counts.of_cycles = true;
+        }
+        let live = &mut self.live;
+        self.cycles.retain(|(other, _)| *other != pool && live.find(*other).is_some());
+        if self.cycles.try_reserve(1).is_ok() {
+            self.cycles.push((pool, generation));
+        }
+    }
+
+    /// Which cycle a live pool is that of, if it is one's.
+    pub fn generation(&self, pool: Pool) -> Option<u64> {
+        let (_, generation) = self.cycles.iter().find(|(of, _)| *of == pool.address)?;
+        self.creators.get(pool.creator)?.of_cycles.then_some(*generation)
+    }
+
+    /// The creators.
+    pub fn creators(&self) -> &[Creator] {
+        &self.creators
+    }
+
+    /// A creator saw a pool of this size.
+    pub fn see(&mut self, creator: usize, size: u64) {
+        if let Some(counts) = self.creators.get_mut(creator) {
+            counts.see(size);
+        }
+    }
+
+    /// The live pools.
+    pub fn live(&mut self) -> &mut Live {
+        &mut self.live
+    }
+
+    /// Pools that were created but could not be recorded.
+    pub fn unrecorded(&self) -> u64 {
+        self.unrecorded
+    }
+}
+
+/// Where the search for an address starts in the table of creators.
+#[inline]
+fn place_of(address: usize) -> usize {
+    (address as u64).wrapping_mul(live::GOLDEN) as usize >> 32 & (PLACES - 1)
+}
+
+/// The place of a size in [`Creator::sizes`].
+#[inline]
+pub fn size_class(size: u64) -> usize {
+    let bits = 64 - size.saturating_sub(1).leading_zeros();
+    (bits as usize).min(SIZES - 1)
+}
+
+#[cfg(test)]
+mod tests;

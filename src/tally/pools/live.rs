@@ -1,0 +1,301 @@
+//! A hash table of live pools whose entries never move, and which grows without a pause: a table
+//! twice as large is filled a few entries at a time.
+//!
+//! An entry takes 16 bytes, and the table 4 to 8 for each.
+#![forbid(unsafe_code)]
+
+/// 2^64 divided by the golden ratio: a product with it has well-mixed upper bits.
+pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Entries in a chunk.
+const CHUNK: usize = 256;
+
+/// Chains of the first table: a power of 2.
+const FIRST: usize = 256;
+
+/// Chains that move to a larger table at each change.
+const STEP: usize = 4;
+
+/// Pools are aligned to 16 bytes, which leaves room for the creator above the address.
+const ALIGNMENT: u32 = 4;
+const CREATOR: u32 = 54;
+
+/// A live pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Its address.
+    pub address: usize,
+    /// The place of its creator.
+    pub creator: usize,
+    /// When it was created, in the unit of the one who recorded it.
+    pub created: u32,
+}
+
+/// An entry: in use, or in the list of free ones.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    /// The pool's address and its creator; 0 when free.
+    key: u64,
+    /// One more than the next entry of the chain or of the free ones; 0 at the end.
+    next: u32,
+    created: u32,
+}
+
+impl Entry {
+    fn address(&self) -> usize {
+        ((self.key & ((1 << CREATOR) - 1)) << ALIGNMENT) as usize
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        let creator = (self.key >> CREATOR) as usize;
+        (self.key != 0).then(|| Pool { address: self.address(), creator, created: self.created })
+    }
+}
+
+/// The first entry of each chain, one more than its place; 0 for an empty chain.
+#[derive(Debug)]
+struct Chains {
+    heads: Vec<u32>,
+    /// The upper bits of a hash are left when it is shifted by this.
+    shift: u32,
+}
+
+impl Chains {
+    const NONE: Chains = Chains { heads: Vec::new(), shift: 63 };
+
+    /// So many empty chains, a power of 2. `None` without memory.
+    fn new(count: usize) -> Option<Self> {
+        let mut heads = Vec::new();
+        heads.try_reserve_exact(count).ok()?;
+        heads.resize(count, 0);
+        Some(Chains { heads, shift: 64 - count.trailing_zeros() })
+    }
+
+    #[inline]
+    fn place(&self, hash: u64) -> usize {
+        (hash >> self.shift) as usize
+    }
+}
+
+/// The live pools.
+#[derive(Debug)]
+pub struct Live {
+    chunks: Vec<Vec<Entry>>,
+    /// One more than the first free entry; 0 for none.
+    free: u32,
+    count: usize,
+    chains: Chains,
+    /// The smaller table, while some of its chains have not moved: those from `moved` on.
+    before: Chains,
+    moved: usize,
+    /// The pool whose memory is being read in pieces; 0 when it is gone, or none is.
+    watched: usize,
+}
+
+#[inline]
+fn hash(address: usize) -> u64 {
+    (address as u64).wrapping_mul(GOLDEN)
+}
+
+impl Live {
+    /// None.
+    pub const fn new() -> Self {
+        Live {
+            chunks: Vec::new(),
+            free: 0,
+            count: 0,
+            chains: Chains::NONE,
+            before: Chains::NONE,
+            moved: 0,
+            watched: 0,
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of the entries and the tables.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        let heads = self.chains.heads.capacity() + self.before.heads.capacity();
+        self.chunks.len() * CHUNK * size_of::<Entry>() + heads * size_of::<u32>()
+    }
+
+    #[inline]
+    fn entry(&self, index: u32) -> Option<&Entry> {
+        let index = index as usize;
+        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry> {
+        let index = index as usize;
+        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
+    }
+
+    /// The head of the chain of a hash.
+    #[inline]
+    fn head(&mut self, hash: u64) -> Option<&mut u32> {
+        let before = self.before.place(hash);
+        if before >= self.moved {
+            if let Some(head) = self.before.heads.get_mut(before) {
+                return Some(head);
+            }
+        }
+        let place = self.chains.place(hash);
+        self.chains.heads.get_mut(place)
+    }
+
+    /// Whether [`Live::make_room`] is to be called before the next insertion.
+    #[inline]
+    pub fn needs_room(&self) -> bool {
+        self.free == 0 || self.count >= self.chains.heads.len() || !self.before.heads.is_empty()
+    }
+
+    /// Records a pool; false when there is no room for it.
+    #[inline]
+    pub fn insert(&mut self, address: usize, creator: usize, created: u32) -> bool {
+        let key = (address as u64 >> ALIGNMENT) | (creator as u64) << CREATOR;
+        let place = self.free;
+        let Some(next) = place.checked_sub(1).and_then(|index| self.head_to(hash(address), index))
+        else {
+            return false;
+        };
+        let Some(entry) = self.entry_mut(place - 1) else { return false };
+        let free = entry.next;
+        *entry = Entry { key, next, created };
+        self.free = free;
+        self.count += 1;
+        true
+    }
+
+    /// Makes an entry the head of a chain; returns the head before.
+    #[inline]
+    fn head_to(&mut self, hash: u64, index: u32) -> Option<u32> {
+        let head = self.head(hash)?;
+        Some(std::mem::replace(head, index + 1))
+    }
+
+    /// Forgets a pool; its creator, if it was known.
+    #[inline]
+    pub fn remove(&mut self, address: usize) -> Option<usize> {
+        self.disturb(address);
+        let hash = hash(address);
+        let mut previous = None;
+        let mut next = *self.head(hash)?;
+        loop {
+            let index = next.checked_sub(1)?;
+            let entry = *self.entry(index)?;
+            if entry.address() == address {
+                match previous {
+                    Some(previous) => self.entry_mut(previous)?.next = entry.next,
+                    None => *self.head(hash)? = entry.next,
+                }
+                *self.entry_mut(index)? = Entry { key: 0, next: self.free, created: 0 };
+                self.free = next;
+                self.count -= 1;
+                return Some((entry.key >> CREATOR) as usize);
+            }
+            (previous, next) = (Some(index), entry.next);
+        }
+    }
+
+    /// A pool by its address.
+    pub fn find(&mut self, address: usize) -> Option<Pool> {
+        let mut next = *self.head(hash(address))?;
+        loop {
+            let entry = self.entry(next.checked_sub(1)?)?;
+            if entry.address() == address {
+                return entry.pool();
+            }
+            next = entry.next;
+        }
+    }
+
+    /// The first pool at or behind a place, and the place behind it.
+    pub fn next(&self, place: usize) -> Option<(Pool, usize)> {
+        let chunks = self.chunks.iter().enumerate().skip(place / CHUNK);
+        let entries = chunks.flat_map(|(i, chunk)| {
+            let first = if i == place / CHUNK { place % CHUNK } else { 0 };
+            chunk.iter().enumerate().skip(first).map(move |(j, entry)| (i * CHUNK + j, entry))
+        });
+        entries.filter_map(|(at, entry)| Some((entry.pool()?, at + 1))).next()
+    }
+
+    /// Remembers that the memory of this pool is being read in pieces.
+    pub fn watch(&mut self, address: usize) {
+        self.watched = address;
+    }
+
+    /// The pool that is being read, unless it was destroyed or reset meanwhile.
+    pub fn watched(&self) -> Option<usize> {
+        (self.watched != 0).then_some(self.watched)
+    }
+
+    /// The memory of a pool is about to change.
+    #[inline]
+    pub fn disturb(&mut self, address: usize) {
+        if self.watched == address {
+            self.watched = 0;
+        }
+    }
+
+    /// Sees to a free entry and to the tables. Without memory all stays as it is.
+    pub fn make_room(&mut self) {
+        for _ in 0..STEP {
+            self.move_chain();
+        }
+        if self.before.heads.is_empty() && self.count >= self.chains.heads.len() {
+            let count = self.chains.heads.len().saturating_mul(2).max(FIRST);
+            if let Some(larger) = Chains::new(count) {
+                self.before = std::mem::replace(&mut self.chains, larger);
+                self.moved = 0;
+                if self.before.heads.is_empty() {
+                    self.before = Chains::NONE;
+                }
+            }
+        }
+        if self.free == 0 {
+            self.add_chunk();
+        }
+    }
+
+    /// Moves a chain of the smaller table.
+    fn move_chain(&mut self) {
+        let Some(head) = self.before.heads.get_mut(self.moved) else {
+            self.before = Chains::NONE;
+            self.moved = 0;
+            return;
+        };
+        let mut next = std::mem::take(head);
+        self.moved += 1;
+        while let Some(index) = next.checked_sub(1) {
+            let Some(address) = self.entry(index).map(Entry::address) else { return };
+            let Some(before) = self.head_to(hash(address), index) else { return };
+            let Some(entry) = self.entry_mut(index) else { return };
+            next = std::mem::replace(&mut entry.next, before);
+        }
+    }
+
+    fn add_chunk(&mut self) {
+        let mut chunk = Vec::new();
+        let first = self.chunks.len() * CHUNK;
+        let Ok(last) = u32::try_from(first + CHUNK) else { return };
+        if self.chunks.try_reserve(1).is_err() || chunk.try_reserve_exact(CHUNK).is_err() {
+            return;
+        }
+        // Each leads to the next, the last to those that were free before: none.
+        let nexts = (first as u32 + 2..=last).chain([0]);
+        chunk.extend(nexts.map(|next| Entry { key: 0, next, created: 0 }));
+        self.chunks.push(chunk);
+        self.free = first as u32 + 1;
+    }
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Live::new()
+    }
+}
