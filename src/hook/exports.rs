@@ -17,23 +17,27 @@ pub struct Neighbours {
     pub below: Option<String>,
     /// The first one that starts behind it.
     pub above: Option<String>,
+    /// How many start between the address and the start of a function.
+    pub between: usize,
 }
 
-/// The neighbours of an address, among the functions that the object exports. Both are `None` where
-/// its tables cannot be read.
+/// The neighbours of an address, among the functions that the object exports, and how far a function
+/// is from it. Both are `None` where the object's tables cannot be read.
 ///
 /// # Safety
 ///
 /// The object is loaded, and stays so during the call.
-pub unsafe fn around(object: &LoadedObject, address: usize) -> Neighbours {
+pub unsafe fn around(object: &LoadedObject, address: usize, function: usize) -> Neighbours {
     // SAFETY: by contract.
     let image = unsafe { Image::new(object) };
-    neighbours(&image, address).unwrap_or_default()
+    neighbours(&image, address, function).unwrap_or_default()
 }
 
-fn neighbours(image: &Image, address: usize) -> Option<Neighbours> {
+fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbours> {
     let dynamic = image.dynamic(image.object.dynamic?)?;
     let (mut below, mut above): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let (low, high) = (address.min(function), address.max(function));
+    let mut between = 0;
     for index in 0..count(image, &dynamic)? {
         let symbol = dynamic.symbols.wrapping_add(index.wrapping_mul(SYM_SIZE));
         let entry = image.bytes(symbol, SYM_SIZE)?;
@@ -42,6 +46,7 @@ fn neighbours(image: &Image, address: usize) -> Option<Neighbours> {
             continue;
         }
         let at = image.object.bias.wrapping_add(image.word(symbol.wrapping_add(8))? as usize);
+        between += usize::from(low < at && at < high);
         if at <= address && below.is_none_or(|(best, _)| best < at) {
             below = Some((at, symbol));
         }
@@ -50,7 +55,7 @@ fn neighbours(image: &Image, address: usize) -> Option<Neighbours> {
         }
     }
     let name = |found: Option<(usize, usize)>| name(image, &dynamic, found?.1);
-    Some(Neighbours { below: name(below), above: name(above) })
+    Some(Neighbours { below: name(below), above: name(above), between })
 }
 
 fn name(image: &Image, dynamic: &Dynamic, symbol: usize) -> Option<String> {
@@ -113,14 +118,15 @@ mod tests {
             // SAFETY: the pointer's type; the library is loaded.
             let hidden = unsafe { library.symbol(c"pointer").cast::<usize>().read() };
             // SAFETY: as above.
-            let found = unsafe { around(object, hidden) };
+            let found = unsafe { around(object, hidden, library.symbol(c"two") as usize) };
             let [one, two] = [Some("one".to_owned()), Some("two".to_owned())];
-            assert_eq!(found, Neighbours { below: one, above: two.clone() });
+            assert_eq!(found, Neighbours { below: one, above: two.clone(), between: 0 });
             // SAFETY: as above.
-            let last = unsafe { around(object, library.symbol(c"two") as usize) };
+            let last = unsafe { around(object, library.symbol(c"two") as usize, 0) };
+            assert_eq!(last.between, 1, "the first");
             assert_eq!(last.below, two);
             // SAFETY: as above.
-            assert_eq!(unsafe { around(object, 0) }.below, None);
+            assert_eq!(unsafe { around(object, 0, 0) }.below, None);
             library.close();
         }
     }

@@ -34,6 +34,8 @@ use aarch64::{plan, REACH};
 #[cfg(target_arch = "x86_64")]
 use x86_64::{plan, REACH};
 
+use serde::{Deserialize, Serialize};
+
 use super::protect::Protections;
 use super::refusal::Refusal;
 use super::symbol;
@@ -60,7 +62,7 @@ pub type Check = fn() -> Result<(), Refusal>;
 const BLOCK: usize = 128;
 
 /// What makes a detour of a function.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Detour {
     /// Bytes at its start that stay.
     skip: usize,
@@ -110,14 +112,23 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
     let (low, high) = (near.clone().min().unwrap_or(0), near.max().unwrap_or(0));
     let at = protections.gap_near(low..high, REACH).ok_or(Refusal::Room)?;
 
-    let detours = functions.iter().enumerate().map(|(i, function)| function.detour(at, i));
-    let (new, blocks): (Vec<Place>, Vec<Block>) =
-        detours.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    // In a child, as the decoder's tables would stay in memory for good.
+    let detours: Vec<Detour> = trial::run(|| {
+        let detours = functions.iter().enumerate().map(|(i, function)| function.detour(at, i));
+        detours.collect()
+    })?;
+    let mut new = Vec::new();
+    let mut blocks = Vec::new();
+    for (index, (function, detour)) in functions.iter().zip(detours).enumerate() {
+        new.push(function.place(&detour).ok_or(Refusal::Room)?);
+        blocks.push((code::block(at, index).ok_or(Refusal::Room)?, detour));
+    }
     let hook_all = || {
         let page = Page::at(at)?;
-        for (target, block) in targets.iter().zip(&blocks) {
-            page.fill(block.address, &block.bytes);
-            target.original.store(block.original as *mut c_void, Ordering::Release);
+        for (target, (block, detour)) in targets.iter().zip(&blocks) {
+            page.fill(*block, &detour.block);
+            let original = block.wrapping_add(detour.original) as *mut c_void;
+            target.original.store(original, Ordering::Release);
         }
         page.seal()?;
         switch(&new, Place::put_in)
@@ -194,14 +205,6 @@ impl Place {
     }
 }
 
-/// A block as it is to be.
-struct Block {
-    address: usize,
-    bytes: Vec<u8>,
-    /// The way to the function itself.
-    original: usize,
-}
-
 /// A target as it was found.
 struct Function<'a> {
     target: &'a Target,
@@ -215,29 +218,34 @@ impl<'a> Function<'a> {
             objects.iter().flat_map(LoadedObject::executable).any(|range| range.contains(address))
         };
         let found = symbol::address(target.symbol).filter(is_code);
-        let symbol = || target.symbol.to_string_lossy().into_owned();
-        let address = found.ok_or_else(|| Refusal::Unresolved { symbol: symbol() })?;
+        let address = found.ok_or_else(|| Refusal::Unresolved { symbol: symbol_of(target) })?;
         let length = symbol::length(address);
         // SAFETY: 1.
         let code = unsafe { std::slice::from_raw_parts(address as *const u8, length) };
         Ok(Function { target, address, code })
     }
 
-    /// Where its code is to change, and its block in the page that is to be at an address.
-    fn detour(&self, page: usize, index: usize) -> Result<(Place, Block), Refusal> {
-        let symbol = self.target.symbol;
-        let refusal = || Refusal::Code { symbol: symbol.to_string_lossy().into_owned() };
+    /// Its detour, with the block in the page that is to be at an address.
+    fn detour(&self, page: usize, index: usize) -> Result<Detour, Refusal> {
         let block = code::block(page, index).ok_or(Refusal::Room)?;
         let hook = (self.target.hook)() as u64;
-        let detour = plan(self.code, self.address as u64, hook, block as u64);
-        let Detour { skip, patch, block: bytes, original } = detour.ok_or_else(refusal)?;
-        let before = self.code.get(skip..).and_then(|code| code.get(..patch.len()));
-        let before = before.ok_or_else(refusal)?.to_vec();
-        let place =
-            Place { symbol, address: self.address.wrapping_add(skip), before, after: patch };
-        let original = block.wrapping_add(original);
-        Ok((place, Block { address: block, bytes, original }))
+        plan(self.code, self.address as u64, hook, block as u64)
+            .ok_or_else(|| Refusal::Code { symbol: symbol_of(self.target) })
     }
+
+    /// Where its code is to change.
+    fn place(&self, detour: &Detour) -> Option<Place> {
+        Some(Place {
+            symbol: self.target.symbol,
+            address: self.address.wrapping_add(detour.skip),
+            before: self.code.get(detour.skip..)?.get(..detour.patch.len())?.to_vec(),
+            after: detour.patch.clone(),
+        })
+    }
+}
+
+fn symbol_of(target: &Target) -> String {
+    target.symbol.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::ffi::{c_int, c_void};
 use super::symbol;
 use crate::tally::pools::Origin;
 
-/// Frames that are looked at.
-const FRAMES: usize = 32;
+/// Calls up the stack that are looked at.
+const CALLS: u8 = 32;
 
 /// What a callback of `_Unwind_Backtrace` returns.
 const CONTINUE: c_int = 0;
@@ -31,12 +31,15 @@ pub fn of(return_address: usize) -> Origin {
     // The address behind a call may belong to the next function already.
     let call = return_address.wrapping_sub(1);
     if let Some(function) = symbol::with(call, |symbol| symbol.address) {
-        return Origin { function, exact: true };
+        return Origin { function, calls: 0 };
     }
-    let mut search = Search { return_address, base: symbol::base(call), found: None, frames: 0 };
+    let mut search = Search { return_address, base: symbol::base(call), found: None, calls: None };
     // SAFETY: 1; `step` takes the pointer for what it is.
     unsafe { _Unwind_Backtrace(step, (&raw mut search).cast()) };
-    Origin { function: search.found.unwrap_or(0), exact: false }
+    match (search.found, search.calls) {
+        (Some(function), Some(calls)) => Origin { function, calls },
+        _ => Origin::default(),
+    }
 }
 
 struct Search {
@@ -44,8 +47,8 @@ struct Search {
     /// The object.
     base: Option<usize>,
     found: Option<usize>,
-    /// Frames seen from that of the call on.
-    frames: usize,
+    /// Calls from the frame that is looked at down to that of the creator; `None` below that.
+    calls: Option<u8>,
 }
 
 unsafe extern "C" fn step(context: *mut c_void, search: *mut c_void) -> c_int {
@@ -53,12 +56,13 @@ unsafe extern "C" fn step(context: *mut c_void, search: *mut c_void) -> c_int {
     let search = unsafe { &mut *search.cast::<Search>() };
     // SAFETY: 1.
     let address = unsafe { _Unwind_GetIP(context) };
-    if search.frames == 0 && address != search.return_address {
-        return CONTINUE;
-    }
-    search.frames += 1;
+    search.calls = match search.calls {
+        None if address != search.return_address => return CONTINUE,
+        None => Some(0),
+        Some(calls) => calls.checked_add(1),
+    };
     let call = address.wrapping_sub(1);
-    if search.frames > FRAMES || symbol::base(call) != search.base {
+    if search.calls.is_none_or(|calls| calls > CALLS) || symbol::base(call) != search.base {
         return STOP;
     }
     search.found = symbol::with(call, |symbol| symbol.address);

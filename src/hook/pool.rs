@@ -106,7 +106,7 @@ pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
     let now = now();
     let _ = with(|pools| {
         if let Some(function) = symbol::address(creator) {
-            let origin = Origin { function, exact: true };
+            let origin = Origin { function, calls: 0 };
             let creator =
                 pools.creator(function).or_else(|| pools.add_creator(function, origin, 0));
             if let Some(creator) = creator {

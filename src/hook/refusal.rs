@@ -1,8 +1,10 @@
 //! Why a hook is not in place.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
+
 /// Why a hook is not in place. The text is a short reason, fit for `off: reason`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
     /// There are no relocation numbers for this architecture here.
     #[error("not supported on this architecture")]
@@ -72,7 +74,10 @@ pub enum Refusal {
         /// The function.
         symbol: String,
     },
-    /// What was tried in a child process did not work there.
-    #[error("{0}")]
-    Trial(&'static str),
+    /// There can be no child process to try it in.
+    #[error("cannot try it in a child process")]
+    Fork,
+    /// The child process that tried it was killed.
+    #[error("a child process that tried it was killed")]
+    Killed,
 }

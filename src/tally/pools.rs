@@ -23,8 +23,15 @@ pub struct Origin {
     /// The start of an exported function: the one that the creator's code is in, or the first one
     /// up the stack. 0 when there is none.
     pub function: usize,
-    /// The creator's code is in that function itself.
-    pub exact: bool,
+    /// So many calls up the stack from the creator's code: 0 is that function itself.
+    pub calls: u8,
+}
+
+impl Origin {
+    /// Whether the creator's code is in the function.
+    pub fn is_exact(&self) -> bool {
+        self.function != 0 && self.calls == 0
+    }
 }
 
 /// What a creator has done.
@@ -143,7 +150,7 @@ impl Pools {
             reset: 0,
             peak: 0,
             sizes: [0; SIZES],
-            check_at: if origin.exact { u64::MAX } else { 2 },
+            check_at: if origin.is_exact() { u64::MAX } else { 2 },
         });
         Some(index)
     }

@@ -1,4 +1,4 @@
-//! Trying something dangerous in a forked child first.
+//! Doing something in a forked child that is dangerous, or that leaves memory behind.
 //!
 //! What the unsafe code below relies on:
 //!
@@ -7,23 +7,27 @@
 //!    run, flushed or removed. Its death is told to nobody (no `SIGCHLD`), and only `waitpid` with
 //!    `__WALL` collects it, so the program's own bookkeeping of children does not see it.
 
+use std::fs::File;
+use std::io::{Read, Write};
+
 use libc::c_int;
+use rustix::pipe::{pipe_with, PipeFlags};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
 
 use crate::hook::refusal::Refusal;
 
 /// Seconds after which a trial that hangs is ended.
 const LIMIT: libc::c_uint = 5;
 
-/// Exit statuses of the child: `Ok`, an errno of `mprotect` (1 to 133), or another refusal.
-const DONE: c_int = 0;
-const REFUSED: c_int = 200;
-const LAYOUT: c_int = 201;
-const ROOM: c_int = 202;
-
-/// Runs the trial in a child. What it changes in memory is gone with the child.
+/// Runs the trial in a child, and returns what it returned there. What it changes in memory is gone
+/// with the child.
 ///
 /// Call it while the process has one thread.
-pub fn run(trial: impl FnOnce() -> Result<(), Refusal>) -> Result<(), Refusal> {
+pub fn run<T: Serialize + DeserializeOwned>(
+    trial: impl FnOnce() -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let (result, into) = pipe_with(PipeFlags::CLOEXEC).map_err(|_| Refusal::Fork)?;
     let nothing: usize = 0;
     // SAFETY: 1, 2: a plain fork, but without a signal at its end; the arguments that differ in
     // order between architectures are all 0.
@@ -31,12 +35,23 @@ pub fn run(trial: impl FnOnce() -> Result<(), Refusal>) -> Result<(), Refusal> {
     match pid {
         0 => {
             prepare();
-            let status = trial().map_or_else(|refusal| status_of(&refusal), |()| DONE);
+            // Without a result the parent sees a trial that was killed.
+            if let Ok(bytes) = postcard::to_stdvec(&trial()) {
+                let _ = File::from(into).write_all(&bytes);
+            }
             // SAFETY: 2.
-            unsafe { libc::_exit(status) }
+            unsafe { libc::_exit(0) }
         }
-        pid if pid > 0 => refusal_of(wait(pid as libc::pid_t)),
-        _ => Err(Refusal::Trial("cannot fork")),
+        pid if pid > 0 => {
+            drop(into);
+            let mut bytes = Vec::new();
+            let read = File::from(result).read_to_end(&mut bytes);
+            wait(pid as libc::pid_t);
+            read.ok()
+                .and_then(|_| postcard::from_bytes(&bytes).ok())
+                .unwrap_or(Err(Refusal::Killed))
+        }
+        _ => Err(Refusal::Fork),
     }
 }
 
@@ -53,38 +68,13 @@ fn prepare() {
     }
 }
 
-/// The wait status of the child; `None` when it cannot be had.
-fn wait(pid: libc::pid_t) -> Option<c_int> {
-    let mut status = 0;
-    loop {
-        // SAFETY: room for a status.
-        if unsafe { libc::waitpid(pid, &mut status, libc::__WALL) } == pid {
-            return Some(status);
-        }
+/// Collects the child.
+fn wait(pid: libc::pid_t) {
+    let mut status: c_int = 0;
+    // SAFETY: room for a status.
+    while unsafe { libc::waitpid(pid, &mut status, libc::__WALL) } != pid {
         if std::io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
-            return None;
+            return;
         }
     }
-}
-
-fn status_of(refusal: &Refusal) -> c_int {
-    match refusal {
-        Refusal::Protect(errno) if (1..=133).contains(errno) => *errno,
-        Refusal::Layout => LAYOUT,
-        Refusal::Room => ROOM,
-        _ => REFUSED,
-    }
-}
-
-fn refusal_of(status: Option<c_int>) -> Result<(), Refusal> {
-    let Some(status) = status.filter(|status| libc::WIFEXITED(*status)) else {
-        return Err(Refusal::Trial("a trial in a child process was killed"));
-    };
-    Err(match libc::WEXITSTATUS(status) {
-        DONE => return Ok(()),
-        errno @ 1..=133 => Refusal::Protect(errno),
-        LAYOUT => Refusal::Layout,
-        ROOM => Refusal::Room,
-        _ => Refusal::Trial("a trial in a child process failed"),
-    })
 }

@@ -100,7 +100,7 @@ fn pools_are_counted_by_creator() {
             assert_eq!((creator.created, creator.destroyed, creator.reset), (1000, 400, 1));
             assert_eq!((creator.first_size, creator.peak, creator.sizes[8]), (256, 256, 400));
             assert_eq!(creator.origin.function, nginx.0.symbol(c"exported") as usize);
-            assert!(creator.origin.exact);
+            assert!(creator.origin.is_exact());
             assert_eq!(pools.live().count(), 600);
             assert_eq!(pools.live().find(made[500]).unwrap().created, 64000 / 32);
         })
@@ -120,7 +120,7 @@ fn static_creators_are_told_by_their_caller() {
         let first = nginx.0.symbol(c"first") as usize;
         for _ in 0..9 {
             nginx.make(c"first");
-            assert_eq!(origin(), Origin { function: first, exact: false });
+            assert_eq!(origin(), Origin { function: first, calls: 1 });
         }
         // Called from elsewhere as well, it is nobody's: seen at the sixteenth at the latest.
         for _ in 0..7 {

@@ -51,7 +51,9 @@ fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
     let object = objects.iter().find(|object| object.contains(call));
     let neighbours = match object {
         // SAFETY: 1.
-        Some(object) if !creator.origin.exact => unsafe { exports::around(object, call) },
+        Some(object) if !creator.origin.is_exact() => unsafe {
+            exports::around(object, call, creator.origin.function)
+        },
         _ => exports::Neighbours::default(),
     };
     let text = |symbol: symbol::Symbol| symbol.name.to_string_lossy().into_owned();
@@ -61,7 +63,8 @@ fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
     };
     let known = Known {
         function: function.as_deref(),
-        exact: creator.origin.exact,
+        calls: creator.origin.calls,
+        between: neighbours.between,
         below: neighbours.below.as_deref(),
         above: neighbours.above.as_deref(),
         object: object.map_or("", |object| &object.name),

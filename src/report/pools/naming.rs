@@ -8,8 +8,10 @@ use super::Kind;
 pub struct Known<'a> {
     /// The exported function that it is in, or else the nearest one that called it.
     pub function: Option<&'a str>,
-    /// It is in that function itself.
-    pub exact: bool,
+    /// So many calls up the stack: 0 is that function itself.
+    pub calls: u8,
+    /// How many exported functions start between it and that function.
+    pub between: usize,
     /// The exported functions of its object on both sides of it.
     pub below: Option<&'a str>,
     /// See `below`.
@@ -34,16 +36,17 @@ const GENERAL: [&str; 8] = [
     "ngx_http_script",
 ];
 
+/// Functions of one source file are not further apart.
+const NEAR: usize = 8;
+
 /// The name of a creator: a function, or `prefix_*`. `None` when neither is sure.
 ///
-/// The function that called a function without a name is named only if it stands beside it: then
-/// they are of the same source file, and the one without a name is a part of the other. nginx's
-/// functions stand in the order of its source files, so what both neighbours' names begin with is
-/// what a file's names begin with.
+/// A function without a name takes that of the one that calls it, if that does it itself and stands
+/// near, in the same source file: then it is a part of that one. nginx's functions stand in the order
+/// of its source files, so what the names on both sides begin with is what a file's names begin with.
 pub fn name(known: &Known) -> Option<String> {
-    let function = known
-        .function
-        .filter(|function| known.exact || [known.below, known.above].contains(&Some(function)));
+    let is_sure = known.calls == 0 || known.calls == 1 && known.between <= NEAR;
+    let function = known.function.filter(|_| is_sure);
     if let Some(function) = function {
         return Some(function.to_owned());
     }
@@ -97,7 +100,8 @@ mod tests {
 
     const NGINX: Known = Known {
         function: None,
-        exact: false,
+        calls: 1,
+        between: 100,
         below: None,
         above: None,
         object: "nginx",
@@ -107,45 +111,33 @@ mod tests {
 
     #[test]
     fn names() {
-        let none = None;
-        for (function, exact, below, above, expected) in [
-            (Some("ngx_event_accept"), true, none, none, Some("ngx_event_accept")),
-            // A static function beside the exported one that calls it.
-            (Some("a_b"), false, Some("a_b"), Some("c"), Some("a_b")),
-            (Some("a_b"), false, Some("c"), Some("a_b"), Some("a_b")),
-            // One that is called from afar: what its neighbours have in common.
-            (
-                Some("far"),
-                false,
-                Some("ngx_http_v2_init"),
-                Some("ngx_http_v2_close"),
-                Some("ngx_http_v2_*"),
-            ),
-            (
-                none,
-                false,
-                Some("ngx_http_v2_init"),
-                Some("ngx_http_v2_close"),
-                Some("ngx_http_v2_*"),
-            ),
-            (none, false, Some("ngx_http_v2"), Some("ngx_http_v2_close"), Some("ngx_http_v2_*")),
+        let (near, far) = (NEAR, NEAR + 1);
+        let http2 = (Some("ngx_http_v2_init"), Some("ngx_http_v2_close"));
+        for (function, calls, between, (below, above), expected) in [
+            (Some("ngx_event_accept"), 0, 0, (None, None), Some("ngx_event_accept")),
+            (Some("ngx_event_accept"), 1, near, (None, None), Some("ngx_event_accept")),
+            (Some("ngx_event_accept"), 1, far, http2, Some("ngx_http_v2_*")),
+            (Some("ngx_event_accept"), 2, near, http2, Some("ngx_http_v2_*")),
+            (None, 0, 0, http2, Some("ngx_http_v2_*")),
+            (None, 0, 0, (Some("ngx_http_v2"), Some("ngx_http_v2_b")), Some("ngx_http_v2_*")),
             // Not sure.
-            (Some("far"), false, Some("ngx_http_v2_init"), Some("ngx_http_v3_init"), none),
-            (none, false, Some("ngx_http_v2_init"), Some("ngx_http_core_init"), none),
-            (none, false, Some("ngx_http_v2_init"), none, none),
-            (none, false, none, Some("ngx_http_v2_init"), none),
-            (none, false, Some("alpha"), Some("beta"), none),
-            (none, false, Some(""), Some(""), none),
-            (none, false, none, none, none),
+            (Some("ngx_event_accept"), 2, near, (None, None), None),
+            (None, 0, 0, (Some("ngx_http_v2_init"), Some("ngx_http_v3_init")), None),
+            (None, 0, 0, (Some("ngx_http_v2_init"), Some("ngx_http_core_init")), None),
+            (None, 0, 0, (Some("ngx_http_v2_init"), None), None),
+            (None, 0, 0, (None, Some("ngx_http_v2_init")), None),
+            (None, 0, 0, (Some("alpha"), Some("beta")), None),
+            (None, 0, 0, (Some(""), Some("")), None),
+            (None, 0, 0, (None, None), None),
         ] {
-            let known = Known { function, exact, below, above, ..NGINX };
+            let known = Known { function, calls, between, below, above, ..NGINX };
             assert_eq!(name(&known).as_deref(), expected, "{known:?}");
         }
     }
 
     #[test]
     fn kinds() {
-        let exact = |function| Known { function: Some(function), exact: true, ..NGINX };
+        let exact = |function| Known { function: Some(function), calls: 0, ..NGINX };
         let around = |below, above| Known { below: Some(below), above: Some(above), ..NGINX };
         let http2 = around("ngx_http_v2_init", "ngx_http_v2_close");
         for (known, expected) in [

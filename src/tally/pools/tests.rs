@@ -3,8 +3,8 @@ use std::collections::HashMap;
 use super::*;
 use crate::report::sample::Random;
 
-const EXACT: Origin = Origin { function: 0x1000, exact: true };
-const UNWOUND: Origin = Origin { function: 0x1000, exact: false };
+const EXACT: Origin = Origin { function: 0x1000, calls: 0 };
+const UNWOUND: Origin = Origin { function: 0x1000, calls: 1 };
 
 fn insert(live: &mut Live, address: usize, creator: usize, created: u32) -> bool {
     if live.needs_room() {
@@ -155,7 +155,7 @@ fn an_origin_is_looked_at_at_each_doubling() {
     }
     assert_eq!(looks, [2, 4, 8, 16, 32, 64, 128, 256, 512]);
     assert_eq!(pools.creators()[creator].origin, UNWOUND);
-    pools.looked(creator, Origin { function: 0x2000, exact: false });
+    pools.looked(creator, Origin { function: 0x2000, calls: 1 });
     pools.looked(creator, UNWOUND);
     assert_eq!(pools.creators()[creator].origin, Origin::default());
     assert!((1001..5000).all(|i| created(&mut pools, 16 * i, creator) == Look::No));
