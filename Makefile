@@ -50,7 +50,7 @@ unit: ## run the unit tests: they need no nginx
 integration: ## build, run the integration tests (TESTS=t/some.t JOBS=1)
 	@tools/install-packages bindings $(if $(INSTALLED),build) test
 	@$(MAKE) --no-print-directory build
-	TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
+	$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		prove -It/lib -j$(JOBS) -r $(TESTS)
 
 check: tree ## format and lint checks, with and without nginx

@@ -21,6 +21,9 @@ pub struct Neighbours {
     pub between: usize,
 }
 
+/// A function: where it starts, and where its symbol is.
+type Found = (usize, usize);
+
 /// The neighbours of an address, among the functions that the object exports, and how far a function
 /// is from it. Both are `None` where the object's tables cannot be read.
 ///
@@ -35,7 +38,7 @@ pub unsafe fn around(object: &LoadedObject, address: usize, function: usize) -> 
 
 fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbours> {
     let dynamic = image.dynamic(image.object.dynamic?)?;
-    let (mut below, mut above): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let (mut below, mut above): (Option<Found>, Option<Found>) = (None, None);
     let (low, high) = (address.min(function), address.max(function));
     let mut between = 0;
     for index in 0..count(image, &dynamic)? {
@@ -54,7 +57,7 @@ fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbou
             above = Some((at, symbol));
         }
     }
-    let name = |found: Option<(usize, usize)>| name(image, &dynamic, found?.1);
+    let name = |found: Option<Found>| name(image, &dynamic, found?.1);
     Some(Neighbours { below: name(below), above: name(above), between })
 }
 

@@ -52,6 +52,7 @@ struct Walk {
     reading: Option<(Pool, Reading)>,
     /// What the pools of each creator hold.
     held: Vec<Held>,
+    cycles: Top,
     oldest: Top,
     largest: Top,
     now: u32,
@@ -64,6 +65,7 @@ impl PoolsProbe {
             place: 0,
             reading: None,
             held: Vec::new(),
+            cycles: Top::new(TOLD),
             oldest: Top::new(TOLD),
             largest: Top::new(TOLD),
             now: hook::pool::now(),
@@ -103,7 +105,7 @@ impl Walk {
                 if pools.live().watched() == Some(pool.address) {
                     // SAFETY: 1.
                     if unsafe { reading.step(left) } {
-                        self.count(pool, reading.held);
+                        self.count(pool, reading.held, pools.generation(pool).is_some());
                     } else {
                         self.reading = Some((pool, reading));
                         return ControlFlow::Continue(());
@@ -122,14 +124,15 @@ impl Walk {
         ControlFlow::Continue(())
     }
 
-    fn count(&mut self, pool: Pool, held: Held) {
+    fn count(&mut self, pool: Pool, held: Held, of_a_cycle: bool) {
         if self.held.len() <= pool.creator {
             self.held.resize(pool.creator.saturating_add(1), Held::default());
         }
         if let Some(sum) = self.held.get_mut(pool.creator) {
             sum.add(&held);
         }
-        self.oldest.offer(self.now.wrapping_sub(pool.created).into(), pool, held);
+        let by_age = if of_a_cycle { &mut self.cycles } else { &mut self.oldest };
+        by_age.offer(self.now.wrapping_sub(pool.created).into(), pool, held);
         self.largest.offer(held.size(), pool, held);
     }
 
@@ -139,7 +142,7 @@ impl Walk {
         names: &mut Names,
         owner: impl Fn(usize, Kind) -> Owner,
     ) -> (Pools, Option<String>) {
-        for top in [&self.oldest, &self.largest] {
+        for top in [&self.cycles, &self.oldest, &self.largest] {
             for (pool, held) in top.iter() {
                 pools.see(pool.creator, held.size());
             }
@@ -175,7 +178,9 @@ impl Walk {
                 })
                 .collect()
         };
-        (report.oldest, report.largest) = (told(&self.oldest), told(&self.largest));
+        report.cycles = told(&self.cycles);
+        report.oldest = told(&self.oldest);
+        report.largest = told(&self.largest);
         let note = (pools.unrecorded() > 0).then(|| {
             format!("pools: {} could not be recorded and are not counted", pools.unrecorded())
         });

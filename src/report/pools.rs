@@ -34,7 +34,10 @@ pub struct Pools {
     pub large_count: u64,
     /// The same by creator, the one that holds most first.
     pub by_creator: Vec<Creator>,
-    /// The oldest live pools, the oldest first.
+    /// The live pools of cycles, the oldest first. A process that a reload made or that lives on
+    /// through one may have several.
+    pub cycles: Vec<LivePool>,
+    /// The oldest live pools, those of cycles apart; the oldest first.
     pub oldest: Vec<LivePool>,
     /// The largest live pools, the largest first.
     pub largest: Vec<LivePool>,
@@ -118,7 +121,7 @@ pub struct LivePool {
     pub request: Option<String>,
 }
 
-/// Leaves the request lines out.
+/// Leaves the request lines out of what the processes say.
 pub fn forget_requests(processes: &mut [Process]) {
     for pools in processes.iter_mut().filter_map(|process| process.pools.as_mut()) {
         for pool in pools.oldest.iter_mut().chain(&mut pools.largest) {

@@ -168,6 +168,7 @@ impl Random {
                 peak_bytes: r.figure(),
                 sizes: Sizes((0..r.below(4)).map(|class| (1 << class, r.figure())).collect()),
             }),
+            cycles: self.many(Self::live_pool),
             oldest: self.many(Self::live_pool),
             largest: self.many(Self::live_pool),
         }
@@ -230,7 +231,8 @@ fn pools() -> Pools {
             creator("ngx_http_create_request", pools::Kind::Request, 35, 140),
             creator("ngx_event_accept", pools::Kind::Connection, 15, 20),
         ],
-        oldest: vec![cycle.clone(), request.clone()],
+        cycles: vec![cycle.clone()],
+        oldest: vec![request.clone()],
         largest: vec![cycle, request],
     }
 }

@@ -35,12 +35,18 @@ pub(super) fn pools(out: &mut String, processes: &[Process]) {
     column(&["large"], |p| size(p.large_bytes));
     table.print(out);
     creators(out, &pools);
-    let each = || processes.iter().copied().zip(pools.iter().copied());
-    let oldest = each().flat_map(|(process, pools)| pools.oldest.iter().map(move |p| (process, p)));
-    single(out, "Oldest pools", oldest.collect(), |pool| (pool.age_s, held(pool)));
-    let largest =
-        each().flat_map(|(process, pools)| pools.largest.iter().map(move |p| (process, p)));
-    single(out, "Largest pools", largest.collect(), |pool| (held(pool), pool.age_s));
+    type Told = fn(&Pools) -> &Vec<LivePool>;
+    type Rank = fn(&LivePool) -> (u64, u64);
+    let lists: [(&str, Told, Rank); 3] = [
+        ("Pools of cycles", |p| &p.cycles, |pool| (pool.age_s, held(pool))),
+        ("Oldest pools", |p| &p.oldest, |pool| (pool.age_s, held(pool))),
+        ("Largest pools", |p| &p.largest, |pool| (held(pool), pool.age_s)),
+    ];
+    for (title, told, rank) in lists {
+        let each = processes.iter().zip(&pools);
+        let all = each.flat_map(|(process, pools)| told(pools).iter().map(|pool| (*process, pool)));
+        single(out, title, all.collect(), rank);
+    }
 }
 
 fn held(pool: &LivePool) -> u64 {

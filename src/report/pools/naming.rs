@@ -54,9 +54,13 @@ pub fn name(known: &Known) -> Option<String> {
     Some(format!("{prefix}_*"))
 }
 
+/// Words of a prefix: more of them may be common to neighbours of two source files (`ngx_http_lua`
+/// is the module's, `ngx_http_lua_inject` is not).
+const WORDS: usize = 3;
+
 /// What two names have in common, in whole words, if that is more than general.
 fn common<'a>(one: &'a str, other: &str) -> Option<&'a str> {
-    let words = one.split('_').zip(other.split('_'));
+    let words = one.split('_').zip(other.split('_')).take(WORDS);
     let length: usize = words.take_while(|(a, b)| a == b).map(|(word, _)| word.len() + 1).sum();
     let prefix = one.get(..length.checked_sub(1)?)?;
     (!prefix.is_empty() && !GENERAL.contains(&prefix)).then_some(prefix)
@@ -113,13 +117,16 @@ mod tests {
     fn names() {
         let (near, far) = (NEAR, NEAR + 1);
         let http2 = (Some("ngx_http_v2_init"), Some("ngx_http_v2_close"));
-        for (function, calls, between, (below, above), expected) in [
+        type Case<'a> =
+            (Option<&'a str>, u8, usize, (Option<&'a str>, Option<&'a str>), Option<&'a str>);
+        let table: [Case; 15] = [
             (Some("ngx_event_accept"), 0, 0, (None, None), Some("ngx_event_accept")),
             (Some("ngx_event_accept"), 1, near, (None, None), Some("ngx_event_accept")),
             (Some("ngx_event_accept"), 1, far, http2, Some("ngx_http_v2_*")),
             (Some("ngx_event_accept"), 2, near, http2, Some("ngx_http_v2_*")),
             (None, 0, 0, http2, Some("ngx_http_v2_*")),
             (None, 0, 0, (Some("ngx_http_v2"), Some("ngx_http_v2_b")), Some("ngx_http_v2_*")),
+            (None, 0, 0, (Some("ngx_http_v2_a_b"), Some("ngx_http_v2_a_c")), Some("ngx_http_v2_*")),
             // Not sure.
             (Some("ngx_event_accept"), 2, near, (None, None), None),
             (None, 0, 0, (Some("ngx_http_v2_init"), Some("ngx_http_v3_init")), None),
@@ -129,7 +136,8 @@ mod tests {
             (None, 0, 0, (Some("alpha"), Some("beta")), None),
             (None, 0, 0, (Some(""), Some("")), None),
             (None, 0, 0, (None, None), None),
-        ] {
+        ];
+        for (function, calls, between, (below, above), expected) in table {
             let known = Known { function, calls, between, below, above, ..NGINX };
             assert_eq!(name(&known).as_deref(), expected, "{known:?}");
         }

@@ -41,11 +41,11 @@ fn live_pools_are_those_of_a_map() {
         // Addresses as malloc gives them out: close together, and used again.
         let address = 0x5555_5555_0000 + random.below(40_000) as usize * 4112 / 16 * 16;
         if random.below(10) < if grows { 8 } else { 2 } {
-            if !map.contains_key(&address) {
+            map.entry(address).or_insert_with(|| {
                 let creator = random.below(CREATORS as u64) as usize;
                 assert!(insert(&mut live, address, creator, round));
-                map.insert(address, Pool { address, creator, created: round });
-            }
+                Pool { address, creator, created: round }
+            });
         } else {
             assert_eq!(live.remove(address), map.remove(&address).map(|pool| pool.creator));
         }

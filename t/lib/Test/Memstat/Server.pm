@@ -15,6 +15,7 @@ use POSIX qw(:sys_wait_h);
 use Test::More ();
 use Time::HiRes qw(sleep time);
 
+use Test::Memstat::Build ();
 use Test::Memstat::Client;
 use Test::Memstat::Proc qw(proc_status read_file);
 
@@ -96,12 +97,14 @@ END
     return $self;
 }
 
-# $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1, $TEST_NGINX_PORT_2.
+# $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1, $TEST_NGINX_PORT_2, and
+# $TEST_NGINX_BUILT_name for the module that t/modules/name.c makes.
 sub expand {
     my ($self, $text) = @_;
     $text =~ s/\$TEST_NGINX_SERVER_PORT\b/$self->port/ge;
     $text =~ s/\$TEST_NGINX_SERVER_ROOT\b/$self->{root}/g;
     $text =~ s/\$TEST_NGINX_PORT_([12])\b/$self->port($1)/ge;
+    $text =~ s/\$TEST_NGINX_BUILT_(\w+)/Test::Memstat::Build::module($1)/ge;
     return $text;
 }
 

@@ -1,0 +1,47 @@
+# What the tests build themselves, with the headers of the nginx they test: programs of t/tools and
+# nginx modules of t/modules, each once a run.
+package Test::Memstat::Build;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Basename qw(dirname);
+use File::Temp;
+
+our @EXPORT_OK = qw(module program);
+
+my $REPOSITORY = abs_path(dirname(__FILE__) . '/../../../..');
+my $SOURCE     = $ENV{NGINX_SOURCE_DIR} || "$REPOSITORY/build/nginx";
+my $BUILD      = $ENV{NGINX_BUILD_DIR}  || "$SOURCE/objs";
+
+my $folder;
+my %built;
+
+# The path of the program that t/tools/NAME.c makes.
+sub program {
+    my ($name) = @_;
+    return build("t/tools/$name.c", $name);
+}
+
+# The path of the dynamic module that t/modules/NAME.c makes.
+sub module {
+    my ($name) = @_;
+    return build("t/modules/$name.c", "$name.so", qw(-shared -fPIC));
+}
+
+sub build {
+    my ($source, $name, @options) = @_;
+    return $built{$name} if $built{$name};
+    $folder //= File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
+    chmod 0755, $folder;
+    my @headers = map { "-I$SOURCE/src/$_" }
+        qw(core event event/modules os/unix http http/modules http/v2 stream);
+    my @command = ('gcc', '-O1', '-Wall', @options, @headers, "-I$BUILD", '-o', "$folder/$name",
+        "$REPOSITORY/$source");
+    system(@command) == 0 or die "cannot build $source\n";
+    return $built{$name} = "$folder/$name";
+}
+
+1;

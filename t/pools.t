@@ -1,0 +1,464 @@
+# Pools: each figure by what a test did, or by a walk from outside.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+use IO::Socket::INET;
+use Time::HiRes qw(sleep);
+
+use Test::Memstat::Build qw(program);
+
+my @SUMS = qw(live created destroyed reset bytes unused large_bytes large_count);
+
+# The pools of every process that tells them, by pid; what has to be true of any is checked.
+sub pools_of {
+    my ($reply) = @_;
+    my %pools;
+    my @wrong;
+    for my $process (@{ $reply->{processes} }) {
+        my $pools = $process->{pools} // next;
+        my $pid = $process->{pid};
+        $pools{$pid} = $pools;
+        for my $figure (@SUMS) {
+            my $sum = sum(map { $_->{$figure} } @{ $pools->{by_creator} });
+            push @wrong, "$pid: $figure $pools->{$figure}, by creators $sum" if $sum != $pools->{$figure};
+        }
+        for my $creator (@{ $pools->{by_creator} }) {
+            my $live = $creator->{created} - $creator->{destroyed};
+            push @wrong, "$pid: $creator->{live} live, not $live" if $creator->{live} != $live;
+            my $sizes = sum(values %{ $creator->{sizes} });
+            push @wrong, "$pid: $creator->{destroyed} destroyed, $sizes by size"
+                if $sizes != $creator->{destroyed};
+            push @wrong, "$pid: $creator->{unused} unused of $creator->{bytes}"
+                if $creator->{unused} > $creator->{bytes};
+        }
+        my $allocator = $process->{allocator};
+        my $held = $pools->{bytes} + $pools->{large_bytes};
+        push @wrong, "$pid: $held held, $allocator->{pools} in the allocator"
+            if $held != $allocator->{pools};
+        push @wrong, "$pid: $held held, $allocator->{in_use} in use"
+            if defined $allocator->{in_use} && $held > $allocator->{in_use};
+        push @wrong, "$pid: hooks $process->{hooks}{pool}" if $process->{hooks}{pool} ne 'on';
+    }
+    is join("\n", @wrong), '', 'the figures fit together';
+    return \%pools;
+}
+
+# Over all processes, the sum of a figure of the creators with these values.
+sub of_creators {
+    my ($pools, $figure, %values) = @_;
+    return sum(map { $_->{$figure} } grep { has($_, %values) } map { @{ $_->{by_creator} } } values %$pools);
+}
+
+sub has {
+    my ($thing, %values) = @_;
+    return !grep { ($thing->{$_} // '') ne $values{$_} } keys %values;
+}
+
+# What a program of its own finds in a pool of a process: see t/tools/pool.c.
+sub walk {
+    my ($pid, @where) = @_;
+    my @command = (program('pool'), $pid, @where);
+    open my $out, '-|', @command or die "cannot run @command: $!\n";
+    my %found = map { /^(\S+) (\d+)$/ ? ($1 => $2) : () } <$out>;
+    close $out or die "@command failed\n";
+    return \%found;
+}
+
+# The same of the pool of the cycle of a process.
+sub walk_cycle {
+    my ($pid) = @_;
+    my ($path) = readlink "/proc/$pid/exe";
+    my ($offset) = `nm -D '$path'` =~ /^(\w+) \w ngx_cycle\b/m or die "no ngx_cycle in $path\n";
+    my ($map) = grep { $_->{path} eq $path } maps($pid);
+    return walk($pid, 'cycle', sprintf '%x', $map->{from} + hex $offset);
+}
+
+# A server that accepts and keeps silent.
+sub silent_server {
+    my ($port) = @_;
+    return IO::Socket::INET->new(
+        LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1,
+    ) // die "cannot listen: $!\n";
+}
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: 500 idle connections
+--- main_config
+worker_processes 2;
+events { worker_connections 1024; }
+--- http_config
+connection_pool_size 768;
+keepalive_timeout 60s;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- perl
+my %kind = (kind => 'connection');
+my $before = pools_of($t->fresh);
+is of_creators($before, 'live', %kind), 1, 'the asking one';
+my @clients = map { $t->connect->send(GET => '/empty') } 1 .. 500;
+$_->receive for @clients;
+my $during = pools_of($t->fresh);
+is of_creators($during, 'live', %kind), 501, 'and 500';
+is of_creators($during, 'bytes', %kind), 501 * 768, 'each with its block';
+is of_creators($during, 'large_count', %kind), 1, 'only the asking one has its buffer';
+is of_creators($during, 'live', kind => 'request'), 1, 'requests are gone';
+is of_creators($during, 'destroyed', kind => 'request') - of_creators($before, 'destroyed', kind => 'request'),
+    501, 'as many as there were';
+my ($creator) = grep { $_->{kind} eq 'connection' } map { @{ $_->{by_creator} } } values %$during;
+is $creator->{creator}, 'ngx_event_accept', 'their creator';
+is $creator->{object}, 'nginx', 'and where it is';
+my @listed = grep { $_->{kind} eq 'connection' } map { @{ $_->{oldest} } } values %$during;
+is_deeply { map { $_->{server_name} => 1 } @listed }, { localhost => 1 }, 'their server';
+$_->close for @clients;
+$t->wait_for('the connections are closed', 5, sub {
+    of_creators(pools_of($t->fresh), 'live', %kind) == 1;
+});
+my $after = pools_of($t->fresh);
+is of_creators($after, 'bytes', %kind), of_creators($before, 'bytes', %kind), 'as before';
+cmp_ok of_creators($after, 'destroyed', %kind) - of_creators($before, 'destroyed', %kind), '>=', 501,
+    'and counted';
+
+=== TEST 2: requests that wait for their upstream
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /uri { memstat; memstat_uri on; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my @clients = map { $t->connect->send(GET => "/slow?secret=$_") } 1 .. 20;
+my @held = map { scalar $upstream->accept } @clients;
+sleep 1.2;
+my $reply = $t->fresh;
+my $pools = pools_of($reply);
+is of_creators($pools, 'live', kind => 'request'), 21, 'twenty and the asking one';
+is of_creators($pools, 'live', kind => 'upstream'), 20, 'each with a connection to its upstream';
+my @oldest = grep { $_->{kind} eq 'request' && $_->{age_s} > 0 } map { @{ $_->{oldest} } } values %$pools;
+cmp_ok scalar(@oldest), '>=', 4, 'they are among the oldest';
+is_deeply { map { $_->{creator} => 1 } @oldest }, { ngx_http_create_request => 1 }, 'by their creator';
+is_deeply { map { $_->{server_name} => 1 } @oldest }, { localhost => 1 }, 'and their server';
+is_deeply [ grep { defined $_->{request} } map { @{ $_->{oldest} }, @{ $_->{largest} } } values %$pools ],
+    [], 'request lines are not told';
+unlike $t->get('/memstat')->{body}, qr/secret/, 'anywhere';
+
+my $uris = pools_of($t->fresh('/uri'));
+my @lines = map { $_->{request} // () } map { @{ $_->{oldest} } } values %$uris;
+my @secrets = grep { m{^GET /slow\?secret=\d+ HTTP/1\.1$} } @lines;
+cmp_ok scalar(@secrets), '>=', 4, 'unless that is wanted' or diag "@lines";
+
+my $age = sub { (sort { $b <=> $a } map { $_->{age_s} } @{ $_[0] })[0] };
+my $first = $age->(\@oldest);
+sleep 1.1;
+$pools = pools_of($t->fresh);
+@oldest = grep { $_->{kind} eq 'request' } map { @{ $_->{oldest} } } values %$pools;
+cmp_ok $age->(\@oldest), '>', $first, 'they grow older';
+
+for my $socket (@held) {
+    $socket->syswrite("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    $socket->close;
+}
+is $_->receive->{body}, 'ok', 'answered' for @clients[ 0, 19 ];
+$_->receive for @clients[ 1 .. 18 ];
+$t->wait_for('the requests are gone', 5, sub {
+    of_creators(pools_of($t->fresh), 'live', kind => 'request') == 1;
+});
+is of_creators(pools_of($t->fresh), 'live', kind => 'upstream'), 0, 'and their upstreams';
+
+=== TEST 3: blocks and large allocations, against the pool's own headers and malloc's
+--- main_config
+load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;
+worker_processes 1;
+--- http_config
+request_pool_size 32k;
+--- config
+location /memstat { memstat; }
+location /blocks { pool_test_hold 100000 0 0; }
+location /large { pool_test_hold 500 300000 7; }
+location /odd { pool_test_hold 12345 5003 100; }
+--- perl
+my ($worker) = $t->workers;
+for my $path (qw(/blocks /large /odd)) {
+    my $client = $t->connect->send(GET => $path);
+    my $before = length $t->error_log;
+    my ($address) = $t->wait_for('the request is held', 5, sub {
+        $t->error_log =~ /pool_test holds 0*([0-9A-F]+).*?"GET \Q$path\E/;
+    }) && $t->error_log =~ /pool_test holds 0*([0-9A-F]+).*?"GET \Q$path\E/;
+    my $walked = walk($worker, $address);
+    my $pools = pools_of($t->fresh)->{$worker};
+    my ($largest) = grep { $_->{kind} eq 'request' } @{ $pools->{largest} };
+    is $largest->{bytes}, $walked->{bytes}, "$path: blocks";
+    is $largest->{large_bytes}, $walked->{large_bytes}, "$path: large allocations";
+    my ($creator) = grep { $_->{kind} eq 'request' } @{ $pools->{by_creator} };
+    is $creator->{live}, 2, "$path: it and the asking one";
+    cmp_ok $creator->{bytes} - $walked->{bytes}, '>=', 32768, "$path: the creator has both";
+    is $creator->{large_count} - $walked->{large_count}, 0, "$path: and the large ones of one";
+    cmp_ok $creator->{peak_bytes}, '>=', $walked->{bytes} + $walked->{large_bytes}, "$path: the largest yet";
+    near $creator->{unused} - $walked->{unused}, $creator->{bytes} - $walked->{bytes}, 32768,
+        "$path: unused";
+    $client->close;
+    # The handler never answers: nginx keeps the request until the worker ends.
+    $t->reload;
+    ($worker) = $t->workers;
+}
+--- error_log
+open socket #\d+ left in connection
+aborting
+
+=== TEST 4: created is live and destroyed, at every moment
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /file { root $TEST_NGINX_SERVER_ROOT/html; }
+--- user_files
+>>> file
+content
+--- perl
+my $loader = fork // die "cannot fork: $!\n";
+if (!$loader) {
+    $SIG{TERM} = sub { POSIX::_exit(0) };
+    while (1) {
+        my $client = $t->connect;
+        $client->send(GET => '/file')->receive for 1 .. 20;
+        $client->close;
+    }
+}
+my $last = 0;
+for (1 .. 40) {
+    my $pools = pools_of($t->fresh);
+    my $created = of_creators($pools, 'created', kind => 'request');
+    cmp_ok $created, '>=', $last, 'it goes on';
+    $last = $created;
+}
+kill TERM => $loader;
+waitpid $loader, 0;
+cmp_ok $last, '>', 500, 'there was load';
+
+=== TEST 5: who creates pools
+--- main_config
+worker_processes 1;
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+stream {
+    server {
+        listen 127.0.0.1:$TEST_NGINX_PORT_1;
+        proxy_pass 127.0.0.1:$TEST_NGINX_SERVER_PORT;
+    }
+}
+--- http_config
+upstream kept {
+    server 127.0.0.1:$TEST_NGINX_SERVER_PORT;
+    keepalive 4;
+}
+server {
+    listen 127.0.0.1:$TEST_NGINX_PORT_2 http2;
+    server_name two;
+    location / { return 204; }
+}
+init_worker_by_lua_block { ngx.timer.every(60, function () end) }
+--- config
+location /memstat { memstat; }
+location /empty { return 200 "empty\n"; }
+location /kept {
+    proxy_pass http://kept/empty;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+}
+location /capture {
+    content_by_lua_block { ngx.say(ngx.location.capture("/empty").body) }
+}
+location /cosocket {
+    content_by_lua_block {
+        local socket = ngx.socket.tcp()
+        assert(socket:connect("127.0.0.1", $TEST_NGINX_SERVER_PORT))
+        assert(socket:send("GET /empty HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        assert(socket:receiveuntil("empty\n")())
+        assert(socket:setkeepalive(60000))
+        ngx.say("kept")
+    }
+}
+location /timer {
+    content_by_lua_block {
+        assert(ngx.timer.at(0, function () ngx.log(ngx.NOTICE, "timer ran") end))
+        ngx.say("set")
+    }
+}
+--- perl
+my $seen = sub { my ($pools, %is) = @_; return of_creators($pools, 'created', %is) };
+my $grown = sub {
+    my ($what, $do, %is) = @_;
+    my $before = $seen->(pools_of($t->fresh), %is);
+    $do->();
+    return $seen->(pools_of($t->fresh), %is) - $before;
+};
+my $get = sub { my ($path) = @_; return sub { is $t->get($path)->{status}, 200, "$path answers" } };
+# Each answer to /memstat is a connection and a request itself.
+is $grown->('request', $get->('/empty'), creator => 'ngx_http_create_request', kind => 'request'), 2, 'requests';
+is $grown->('subrequest', $get->('/capture'), kind => 'request'), 2, 'a subrequest has none of its own';
+is $grown->('connection', $get->('/empty'), creator => 'ngx_event_accept', kind => 'connection'), 2, 'connections';
+my %upstream = (creator => 'ngx_http_upstream_*', kind => 'upstream', object => 'nginx');
+is $grown->('upstream', sub { $get->('/kept')->() for 1 .. 3 }, %upstream), 1, 'an upstream connection is kept';
+is of_creators(pools_of($t->fresh), 'live', %upstream), 1, 'and stays live';
+my %lua = (kind => 'lua', object => 'ngx_http_lua_module.so');
+is $grown->('cosocket', $get->('/cosocket'), %lua), 1, 'a cosocket';
+is of_creators(pools_of($t->fresh), 'live', %lua) >= 1, 1, 'that is kept';
+cmp_ok $grown->('timer', sub {
+    $get->('/timer')->();
+    $t->wait_for('the timer', 5, sub { $t->error_log =~ /timer ran/ });
+}, %lua), '>=', 1, 'a timer';
+my $stream = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $t->port(1));
+$t->wait_for('the session is accepted', 5, sub { of_creators(pools_of($t->fresh), 'live', kind => 'connection') == 5 });
+pass 'a session of stream is a connection, and so is the one it makes to this server';
+$stream->close;
+
+my $http2 = 'http://127.0.0.1:' . $t->port(2) . '/';
+my $curl = sub {
+    for (1 .. 3) {
+        my $said = `curl -s -o /dev/null -w '%{http_version} %{http_code}' --http2-prior-knowledge $http2`;
+        is $said, '2 204', 'a stream';
+    }
+};
+is $grown->('http2', $curl, kind => 'http2_stream'), 3, 'a pool each';
+my @http2 = grep { $_->{kind} eq 'http2_stream' } map { @{ $_->{by_creator} } } values %{ pools_of($t->fresh) };
+is_deeply [ map { $_->{creator} } @http2 ], ['ngx_http_v2_*'], 'by the name of the file';
+is $grown->('http2', $curl, creator => 'ngx_http_v2_init', kind => 'connection'), 3, 'and one for each connection';
+
+my @names = map { $_->{creator} } grep { $_->{kind} eq 'lua' } map { @{ $_->{by_creator} } } values %{ pools_of($t->fresh) };
+like $_, qr/^ngx_http_lua_/, "a name of the Lua module: $_" for @names;
+
+diag join "\n", map { sprintf '%-26s %-24s %-13s %d', $_->{creator} // '?', @$_{qw(object kind created)} }
+    map { @{ $_->{by_creator} } } values %{ pools_of($t->fresh) }
+    if $ENV{TEST_NGINX_VERBOSE};
+
+=== TEST 6: a pool that is forgotten at each request
+--- main_config
+load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;
+worker_processes 1;
+--- config
+location /memstat { memstat; }
+location /leak { pool_test_leak 2000; }
+location /reset { pool_test_reset 3000; }
+--- perl
+my ($worker) = $t->workers;
+$t->get('/leak') for 1 .. 30;
+sleep 1.1;
+my $pools = pools_of($t->fresh)->{$worker};
+my %leak = (object => 'ngx_http_pool_test_module.so', kind => 'other');
+my ($creator) = grep { has($_, %leak) } @{ $pools->{by_creator} };
+is $creator->{creator}, undef, 'its functions have no names';
+is_deeply [ @$creator{qw(live created destroyed bytes)} ], [ 30, 30, 0, 30 * 2000 ], 'all are live';
+is_deeply [ map { $_->{kind} } @{ $pools->{oldest} } ], [ ('other') x 10 ], 'and the oldest there are';
+cmp_ok $_, '>=', 1, 'of age' for map { $_->{age_s} } @{ $pools->{oldest} };
+
+$t->get('/reset') for 1 .. 3;
+my ($reset) = grep { has($_, %leak) } @{ pools_of($t->fresh)->{$worker}{by_creator} };
+is_deeply [ @$reset{qw(live created destroyed reset)} ], [ 30, 33, 3, 3 ], 'resets are counted';
+cmp_ok $reset->{peak_bytes}, '>=', 3000 + 30000, 'with what the pool held until then';
+is_deeply $reset->{sizes}, { 4096 => 3 }, 'and what it held at its end';
+
+=== TEST 7: two thousand servers
+--- main_config
+worker_processes 1;
+--- config
+location /memstat { memstat; }
+--- perl
+$t->reload(http_config => join "\n", map {
+    "server { listen 127.0.0.1:\$TEST_NGINX_PORT_1; server_name s$_.example www.s$_.example; location / { root /srv/$_; } }"
+} 1 .. 2000);
+my ($worker) = $t->workers;
+my $pools = pools_of($t->fresh)->{$worker};
+my ($cycle) = @{ $pools->{cycles} };
+my $walked = walk_cycle($worker);
+cmp_ok $walked->{bytes} + $walked->{large_bytes}, '>', 2000 * 2000, 'a large cycle';
+is $cycle->{bytes}, $walked->{bytes}, 'its blocks';
+is $cycle->{large_bytes}, $walked->{large_bytes}, 'its large allocations';
+my ($creator) = grep { $_->{kind} eq 'cycle' } @{ $pools->{by_creator} };
+is $creator->{unused}, $walked->{unused}, 'what is unused';
+is $creator->{large_count}, $walked->{large_count}, 'the number of large ones';
+is_deeply $pools->{largest}[0], $cycle, 'it is the largest';
+
+=== TEST 8: the cycles of two generations
+--- main_config
+worker_processes 1;
+--- config
+location /memstat { memstat; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my ($old) = $t->workers;
+my ($first) = @{ pools_of($t->fresh)->{$old}{cycles} };
+is_deeply [ @$first{qw(creator kind generation)} ], [ 'ngx_init_cycle', 'cycle', 1 ], 'the first cycle';
+my $client = $t->connect->send(GET => '/slow');
+my $held = scalar $upstream->accept;
+$t->reload(http_config => join "\n", map {
+    "server { listen 127.0.0.1:\$TEST_NGINX_PORT_2; server_name s$_.example; }"
+} 1 .. 100);
+my ($new) = $t->workers;
+my $pools = pools_of($t->fresh);
+is_deeply $pools->{$old}{cycles}[0], { %$first, age_s => $pools->{$old}{cycles}[0]{age_s} },
+    'the old worker has its own still';
+my ($second) = @{ $pools->{$new}{cycles} };
+is $second->{generation}, 2, 'the new one has the second';
+is scalar @{ $pools->{$new}{cycles} }, 1, 'and no other';
+my $walked = walk_cycle($new);
+is $second->{bytes} + $second->{large_bytes}, $walked->{bytes} + $walked->{large_bytes}, 'as large as it is';
+my ($creator) = grep { $_->{kind} eq 'cycle' } @{ $pools->{$new}{by_creator} };
+is_deeply [ @$creator{qw(live created destroyed)} ], [ 1, 2, 1 ], 'the first one ended in the master';
+my %conf = (kind => 'conf', creator => 'ngx_init_cycle');
+is of_creators({ new => $pools->{$new} }, 'live', %conf), 0, 'and so did what reads configurations';
+cmp_ok of_creators({ new => $pools->{$new} }, 'created', %conf), '>=', 1, 'which was seen';
+$held->close;
+$client->close;
+
+=== TEST 9: without the hooks
+--- main_config
+worker_processes 1;
+memstat_hooks slab lua thread;
+--- config
+location /memstat { memstat; }
+--- perl
+my ($worker) = $t->workers;
+my $process = process_of($t->memstat, $worker);
+is $process->{pools}, undef, 'no pools';
+is $process->{allocator}{pools}, undef, 'nor how much of the heap they are';
+is $process->{hooks}{pool}, 'off: not among memstat_hooks', 'why';
+is scalar(grep { $_ eq 'pools, allocator.pools: not among memstat_hooks' } @{ $process->{notes} }), 1, 'and again';
+my $patched = sub { return scalar grep { $_->{rights} =~ /x/ && $_->{path} eq '' } maps($_[0]) };
+is $patched->($worker), 0, 'no code of ours';
+
+$t->reload(main_config => 'worker_processes 1;');
+($worker) = $t->workers;
+is $patched->($worker), 1, 'after a reload with them a page of it';
+is scalar(grep { $_->{rights} =~ /wx/ } maps($worker)), 0, 'which nobody can write to';
+my $pools = pools_of($t->fresh)->{$worker};
+is scalar @{ $pools->{cycles} }, 1, 'and pools';
+
+$t->reload(main_config => 'worker_processes 1; memstat_hooks off;');
+($worker) = $t->workers;
+is process_of($t->fresh, $worker)->{pools}, undef, 'and without them none';
+$t->get('/memstat') for 1 .. 3;
+
+$t->reload(main_config => 'worker_processes 1;');
+($worker) = $t->workers;
+is scalar @{ pools_of($t->fresh)->{$worker}{cycles} }, 1, 'and again';
+is $patched->($worker), 1, 'in the same page';
+--- no_error_log
+no hook on
+
+=== TEST 10: one process
+--- main_config
+master_process off;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- perl
+my $pools = pools_of($t->fresh);
+is_deeply [ map { $_->{cycles}[0]{generation} } values %$pools ], [1], 'its cycle';
+$t->get('/empty') for 1 .. 5;
+is of_creators(pools_of($t->fresh), 'created', kind => 'request')
+    - of_creators($pools, 'created', kind => 'request'), 6, 'its requests';
