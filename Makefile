@@ -23,7 +23,12 @@ else
 NGINX_BINARY ?= $(or $(wildcard $(or $(NGINX_BUILD_DIR),$(NGINX_SOURCE_DIR)/objs)/nginx),/usr/sbin/nginx)
 endif
 
-.PHONY: help run stop build test unit integration check clean tree
+# The other nginx that is built and tested: a current one, with --with-debug.
+CURRENT       = $(abspath $(BUILD)/nginx-current)
+CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
+	--with-http_ssl_module --with-http_stub_status_module
+
+.PHONY: help run stop build test unit integration current check clean tree
 
 help: ## list the targets (the default)
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,7 +47,7 @@ stop: ## end the demo
 build: tree ## write OBJS/ngx_http_memstat_module.so (OBJS=objs), a release build
 	@$(WITH_TREE) CARGO='$(CARGO)' tools/build-module '$(MODULE)'
 
-test: unit integration ## run the unit tests, then the integration tests
+test: unit integration current ## run the unit tests, the integration tests, and those on a current nginx
 
 unit: ## run the unit tests: they need no nginx
 	$(CARGO) test --locked --no-default-features
@@ -50,8 +55,15 @@ unit: ## run the unit tests: they need no nginx
 integration: ## build, run the integration tests (TESTS=t/some.t JOBS=1)
 	@tools/install-packages bindings $(if $(INSTALLED),build) test
 	@$(MAKE) --no-print-directory build
-	$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
+	$(WITH_TREE) TEST_NGINX_WITHOUT_LUA='$(TEST_NGINX_WITHOUT_LUA)' TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		prove -It/lib -j$(JOBS) -r $(TESTS)
+
+current: ## build a current nginx and the module for it, run the integration tests there
+	@tools/install-packages bindings test current
+	@CARGO='$(CARGO)' tools/build-nginx '$(CURRENT)' $(CURRENT_FLAGS)
+	@$(MAKE) --no-print-directory integration NGINX_SOURCE_DIR='$(CURRENT)' NGINX_BUILD_DIR='$(CURRENT)/objs' \
+		OBJS='$(CURRENT)/modules' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/current' \
+		TEST_NGINX_WITHOUT_LUA=1
 
 check: tree ## format and lint checks, with and without nginx
 	$(CARGO) fmt --check
@@ -60,7 +72,7 @@ check: tree ## format and lint checks, with and without nginx
 
 clean: stop ## remove all that was built
 	$(CARGO) clean
-	rm -rf '$(BUILD)/demo' '$(BUILD)/nginx' '$(MODULE)'
+	rm -rf '$(BUILD)/demo' '$(BUILD)/nginx' '$(CURRENT)' '$(MODULE)'
 
 # The source tree for the installed nginx.
 tree:

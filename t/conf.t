@@ -55,6 +55,14 @@ my @CASES = (
         qr/"memstat_timeout" directive is duplicate/ ],
     [ main => 'memstat_timeout 1s;', qr/"memstat_timeout" directive is not allowed here/ ],
 
+    [ location => 'memstat_uri on;' ],
+    [ server => 'memstat_uri off;' ],
+    [ http => 'memstat_uri on;' ],
+    [ location => 'memstat_uri;', qr/invalid number of arguments in "memstat_uri" directive/ ],
+    [ location => 'memstat_uri yes;', qr/invalid value "yes" in "memstat_uri", expected "on" or "off"/ ],
+    [ location => "memstat_uri on;\nmemstat_uri on;", qr/"memstat_uri" directive is duplicate/ ],
+    [ main => 'memstat_uri on;', qr/"memstat_uri" directive is not allowed here/ ],
+
     [ main => 'memstat_hooks on;' ],
     [ http => 'memstat_hooks off;' ],
     [ main => 'memstat_hooks thread;' ],

@@ -23,7 +23,8 @@
 # them is every worker that a signal ended.
 #
 # Environment: TEST_NGINX_BINARY, TEST_NGINX_MODULE, TEST_NGINX_LOAD_MODULES (paths of further
-# modules, instead of those found), TEST_NGINX_KEEP=1 (keep the server roots).
+# modules, instead of those found), TEST_NGINX_WITHOUT_LUA=1 (skip what needs Lua), TEST_NGINX_KEEP=1
+# (keep the server roots).
 package Test::Memstat;
 
 use strict;
@@ -66,6 +67,10 @@ sub run_block {
     }
     my %sections = map { $_ => scalar $block->$_ }
         grep { defined $block->$_ } qw(main_config http_config config user_files env);
+    if ($ENV{TEST_NGINX_WITHOUT_LUA} && Test::Memstat::Server::needs_lua(join ' ', values %sections)) {
+        plan(skip_all => 'this nginx has no Lua');
+        return;
+    }
     my $t = Test::Memstat::Server->new(%sections);
 
     if (defined $block->must_die) {

@@ -113,12 +113,16 @@ sub further_modules {
     my ($conf) = @_;
     return split ' ', $ENV{TEST_NGINX_LOAD_MODULES} if defined $ENV{TEST_NGINX_LOAD_MODULES};
     my @names;
-    push @names, qw(ndk_http_module ngx_http_lua_module) if $conf =~ /\blua_|_by_lua/;
+    push @names, qw(ndk_http_module ngx_http_lua_module) if needs_lua($conf);
+    push @names, 'ngx_stream_module'
+        if $conf =~ /^\s*stream\s*\{/m && nginx_version() =~ /--with-stream=dynamic/;
     return unless @names;
     my ($path) = nginx_version() =~ /--modules-path=(\S+)/
         or die "$BINARY does not say where its modules are\n";
     return map { "$path/$_.so" } @names;
 }
+
+sub needs_lua { return $_[0] =~ /\blua_|_by_lua/ }
 
 my $nginx_version;
 sub nginx_version { return $nginx_version //= `'$BINARY' -V 2>&1` }
