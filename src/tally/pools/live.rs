@@ -10,6 +10,9 @@ pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Entries in a chunk.
 const CHUNK: usize = 256;
 
+/// A chunk; its length is known, so a place in it needs no check.
+type Chunk = Box<[Entry; CHUNK]>;
+
 /// Chains of the first table: a power of 2.
 const FIRST: usize = 256;
 
@@ -80,7 +83,7 @@ impl Chains {
 /// The live pools.
 #[derive(Debug)]
 pub struct Live {
-    chunks: Vec<Vec<Entry>>,
+    chunks: Vec<Chunk>,
     /// One more than the first free entry; 0 for none.
     free: u32,
     count: usize,
@@ -88,6 +91,8 @@ pub struct Live {
     /// The smaller table, while some of its chains have not moved: those from `moved` on.
     before: Chains,
     moved: usize,
+    /// Whether there is a smaller table still.
+    is_growing: bool,
     /// The pool whose memory is being read in pieces; 0 when it is gone, or none is.
     watched: usize,
 }
@@ -107,6 +112,7 @@ impl Live {
             chains: Chains::NONE,
             before: Chains::NONE,
             moved: 0,
+            is_growing: false,
             watched: 0,
         }
     }
@@ -126,22 +132,22 @@ impl Live {
     #[inline]
     fn entry(&self, index: u32) -> Option<&Entry> {
         let index = index as usize;
-        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+        Some(&self.chunks.get(index / CHUNK)?[index % CHUNK])
     }
 
     #[inline]
     fn entry_mut(&mut self, index: u32) -> Option<&mut Entry> {
         let index = index as usize;
-        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
+        Some(&mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK])
     }
 
     /// The head of the chain of a hash.
     #[inline]
     fn head(&mut self, hash: u64) -> Option<&mut u32> {
-        let before = self.before.place(hash);
-        if before >= self.moved {
-            if let Some(head) = self.before.heads.get_mut(before) {
-                return Some(head);
+        if self.is_growing {
+            let before = self.before.place(hash);
+            if before >= self.moved {
+                return self.before.heads.get_mut(before);
             }
         }
         let place = self.chains.place(hash);
@@ -157,14 +163,11 @@ impl Live {
     /// Records a pool; false when there is no room for it.
     #[inline]
     pub fn insert(&mut self, address: usize, creator: usize, created: u32) -> bool {
-        let key = (address as u64 >> ALIGNMENT) | (creator as u64) << CREATOR;
-        let place = self.free;
-        let Some(next) = place.checked_sub(1).and_then(|index| self.head_to(hash(address), index))
-        else {
-            return false;
-        };
-        let Some(entry) = self.entry_mut(place - 1) else { return false };
+        let Some(index) = self.free.checked_sub(1) else { return false };
+        let Some(next) = self.head_to(hash(address), index) else { return false };
+        let Some(entry) = self.entry_mut(index) else { return false };
         let free = entry.next;
+        let key = (address as u64 >> ALIGNMENT) | (creator as u64) << CREATOR;
         *entry = Entry { key, next, created };
         self.free = free;
         self.count += 1;
@@ -183,22 +186,32 @@ impl Live {
     pub fn remove(&mut self, address: usize) -> Option<usize> {
         self.disturb(address);
         let hash = hash(address);
-        let mut previous = None;
-        let mut next = *self.head(hash)?;
+        let head = self.head(hash)?;
+        let mut index = head.checked_sub(1)?;
+        let mut entry = *self.entry(index)?;
+        if entry.address() == address {
+            *self.head(hash)? = entry.next;
+        } else {
+            let previous = self.before_in_chain(entry.next, index, address)?;
+            index = self.entry(previous)?.next.checked_sub(1)?;
+            entry = *self.entry(index)?;
+            self.entry_mut(previous)?.next = entry.next;
+        }
+        let free = std::mem::replace(&mut self.free, index + 1);
+        *self.entry_mut(index)? = Entry { key: 0, next: free, created: 0 };
+        self.count -= 1;
+        Some((entry.key >> CREATOR) as usize)
+    }
+
+    /// The entry in front of a pool's, in the chain that goes on with `next` behind `previous`.
+    fn before_in_chain(&self, mut next: u32, mut previous: u32, address: usize) -> Option<u32> {
         loop {
             let index = next.checked_sub(1)?;
-            let entry = *self.entry(index)?;
+            let entry = self.entry(index)?;
             if entry.address() == address {
-                match previous {
-                    Some(previous) => self.entry_mut(previous)?.next = entry.next,
-                    None => *self.head(hash)? = entry.next,
-                }
-                *self.entry_mut(index)? = Entry { key: 0, next: self.free, created: 0 };
-                self.free = next;
-                self.count -= 1;
-                return Some((entry.key >> CREATOR) as usize);
+                return Some(previous);
             }
-            (previous, next) = (Some(index), entry.next);
+            (previous, next) = (index, entry.next);
         }
     }
 
@@ -247,14 +260,12 @@ impl Live {
         for _ in 0..STEP {
             self.move_chain();
         }
-        if self.before.heads.is_empty() && self.count >= self.chains.heads.len() {
+        if !self.is_growing && self.count >= self.chains.heads.len() {
             let count = self.chains.heads.len().saturating_mul(2).max(FIRST);
             if let Some(larger) = Chains::new(count) {
                 self.before = std::mem::replace(&mut self.chains, larger);
                 self.moved = 0;
-                if self.before.heads.is_empty() {
-                    self.before = Chains::NONE;
-                }
+                self.is_growing = !self.before.heads.is_empty();
             }
         }
         if self.free == 0 {
@@ -266,7 +277,7 @@ impl Live {
     fn move_chain(&mut self) {
         let Some(head) = self.before.heads.get_mut(self.moved) else {
             self.before = Chains::NONE;
-            self.moved = 0;
+            self.is_growing = false;
             return;
         };
         let mut next = std::mem::take(head);
@@ -289,6 +300,7 @@ impl Live {
         // Each leads to the next, the last to those that were free before: none.
         let nexts = (first as u32 + 2..=last).chain([0]);
         chunk.extend(nexts.map(|next| Entry { key: 0, next, created: 0 }));
+        let Ok(chunk) = Chunk::try_from(chunk.into_boxed_slice()) else { return };
         self.chunks.push(chunk);
         self.free = first as u32 + 1;
     }
