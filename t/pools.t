@@ -135,8 +135,9 @@ cmp_ok of_creators($after, 'destroyed', %kind) - of_creators($before, 'destroyed
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; }
-location /uri { memstat; memstat_uri on; }
+memstat_uri on;
+location /memstat { memstat; memstat_uri off; }
+location /uri { memstat; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));

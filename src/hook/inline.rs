@@ -148,6 +148,7 @@ pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
 }
 
 /// Whether all of the functions are hooked.
+#[cfg(test)]
 pub fn are_in(targets: &'static [Target]) -> bool {
     let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
     targets

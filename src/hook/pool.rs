@@ -95,11 +95,6 @@ pub fn with<T>(use_it: impl FnOnce(&mut Pools) -> T) -> Result<T, &'static str> 
     Ok(use_it(unsafe { &mut *POOLS.0.get() }))
 }
 
-/// Whether the pools in [`with`] can be read: the hooks are in place in this process.
-pub fn is_installed() -> bool {
-    !CREATE.load(Relaxed).is_null() && inline::are_in(&TARGETS)
-}
-
 /// Records the pool of a cycle. One that is older than the hooks is said to be from `creator`, an
 /// exported function, and as old as this call.
 pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
@@ -172,51 +167,46 @@ unsafe extern "C" fn create(size: usize, log: *mut c_void, caller: usize) -> *mu
     if pool.is_null() {
         return pool;
     }
-    if thread_pointer() != MAIN.load(Relaxed) {
-        ELSEWHERE.store(true, Relaxed);
-        return pool;
-    }
-    // SAFETY: 3.
-    let pools = unsafe { &mut *POOLS.0.get() };
-    if pools.needs_room() {
-        make_room(pools);
-    }
-    let creator = match pools.creator(caller) {
-        Some(creator) => creator,
-        None => add_creator(pools, caller, size),
-    };
-    if pools.created(pool as usize, creator, now()) == Look::Again {
-        look_again(pools, creator, caller);
-    }
+    counted(|pools| {
+        if pools.needs_room() {
+            make_room(pools);
+        }
+        let creator = match pools.creator(caller) {
+            Some(creator) => creator,
+            None => add_creator(pools, caller, size),
+        };
+        if pools.created(pool as usize, creator, now()) == Look::Again {
+            look_again(pools, creator, caller);
+        }
+    });
     pool
 }
 
 /// Stands in for `ngx_destroy_pool`.
 unsafe extern "C" fn destroy(pool: *mut c_void) {
-    if thread_pointer() == MAIN.load(Relaxed) {
-        // SAFETY: 3.
-        let pools = unsafe { &mut *POOLS.0.get() };
-        // SAFETY: 1, 5: it is live until the original runs.
-        pools.destroyed(pool as usize, || unsafe { held(pool as usize) }.size());
-    } else {
-        ELSEWHERE.store(true, Relaxed);
-    }
+    // SAFETY: 1, 5: it is live until the original runs.
+    counted(|pools| pools.destroyed(pool as usize, || unsafe { held(pool as usize) }.size()));
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }
 }
 
 /// Stands in for `ngx_reset_pool`.
 unsafe extern "C" fn reset(pool: *mut c_void) {
+    // SAFETY: 1, 5.
+    counted(|pools| pools.reset(pool as usize, || unsafe { held(pool as usize) }.size()));
+    // SAFETY: 1, 2.
+    unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }
+}
+
+/// Counts something on the main thread. On another one it is remembered that there are such.
+#[inline(always)]
+fn counted(count: impl FnOnce(&mut Pools)) {
     if thread_pointer() == MAIN.load(Relaxed) {
         // SAFETY: 3.
-        let pools = unsafe { &mut *POOLS.0.get() };
-        // SAFETY: 1, 5.
-        pools.reset(pool as usize, || unsafe { held(pool as usize) }.size());
+        count(unsafe { &mut *POOLS.0.get() });
     } else {
         ELSEWHERE.store(true, Relaxed);
     }
-    // SAFETY: 1, 2.
-    unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }
 }
 
 #[cold]

@@ -85,7 +85,7 @@ fn pools_are_counted_by_creator() {
         let nginx = Nginx::new("");
         let older = nginx.make(c"exported");
         assert_eq!(install(), Ok(()));
-        assert!(is_installed());
+        assert!(inline::are_in(&TARGETS));
         assert_eq!(with(|pools| pools.creators().len()), Ok(0), "the trial left nothing");
         nginx.with(c"ngx_destroy_pool", older);
 
@@ -106,7 +106,7 @@ fn pools_are_counted_by_creator() {
         })
         .unwrap();
         assert_eq!(uninstall(), Ok(()));
-        assert!(!is_installed());
+        assert!(!inline::are_in(&TARGETS));
         assert_eq!(with(|pools| pools.live().count()), Ok(0));
     });
 }
@@ -154,7 +154,7 @@ fn another_layout_is_refused() {
     alone(&name("another_layout_is_refused"), || {
         let nginx = Nginx::new("long more;");
         assert_eq!(install(), Err(Refusal::Layout));
-        assert!(!is_installed());
+        assert!(!inline::are_in(&TARGETS));
         nginx.with(c"ngx_destroy_pool", nginx.make(c"exported"));
     });
 }
@@ -177,7 +177,7 @@ fn other_threads_end_the_tally() {
 fn without_nginx() {
     alone(&name("without_nginx"), || {
         assert_eq!(install(), Err(Refusal::Unresolved { symbol: "ngx_current_msec".into() }));
-        assert!(!is_installed());
+        assert!(!inline::are_in(&TARGETS));
         assert_eq!(uninstall(), Ok(()));
     });
 }
