@@ -23,7 +23,7 @@ use crate::hook::set::HookSet;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
 use crate::nginx::{guard, log};
-use crate::{handler, ngx_http_memstat_module, ngx_memstat_module};
+use crate::{handler, lifecycle, ngx_http_memstat_module, ngx_memstat_module};
 
 /// How long a request waits for other processes, in milliseconds, unless `memstat_timeout` says.
 const DEFAULT_TIMEOUT_MS: ngx_msec_t = 200;
@@ -422,10 +422,12 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
         let Some(zone) = main.zone else {
             return conf::OK;
         };
+        let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
         let needed = needed_slots(worker_processes(cycle));
         let Some(SizeAt { size, file, line }) = main.zone_size else {
             // A few workers more or less leave the size as it is, so a reload keeps the zone.
             zone.set_size(shm::zone_size(needed.next_multiple_of(16)));
+            lifecycle::before_zones(hooks);
             return conf::OK;
         };
         if size < shm::zone_size(needed) {
@@ -439,6 +441,7 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
             return conf::ERROR;
         }
         zone.set_size(size);
+        lifecycle::before_zones(hooks);
         conf::OK
     })
 }

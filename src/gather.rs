@@ -13,32 +13,30 @@ use rustix::time::{clock_gettime, ClockId};
 use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
 use crate::nginx::request::Request;
-use crate::nginx::{owner, process};
+use crate::nginx::{owner, process, zones};
 use crate::probe::budget::{Budget, Progress};
-use crate::probe::heap::HeapProbe;
-use crate::probe::pools::PoolsProbe;
-use crate::probe::shared::SharedResidency;
+use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
+use crate::probe::zones::ZonesReading;
 use crate::query::Query;
-use crate::report::model::{Hooks, Kind, Process, State};
+use crate::report::model::{Hooks, Kind, Published, State};
+use crate::report::zones::SharedZone;
 use crate::slot::{Board, PublishError, Slot};
 
+pub use collect::Collected;
 use peers::Peer;
+pub use waiter::Answer;
+use waiter::{wants, Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
 
 mod collect;
 mod peers;
-
-/// A snapshot this young answers again.
-const FRESH_MS: u64 = 50;
+mod waiter;
 
 /// The longest slice of the event loop that a reading takes at a time.
 const SLICE: Duration = Duration::from_micros(300);
 
 /// How often a process that cannot be woken looks for what it waits for.
 const POLL_MS: u64 = 5;
-
-/// A bit of [`Slot::ask`]: refresh the allocator's statistics whatever it costs.
-const REFRESH_HEAP: u32 = 1;
 
 /// This process's part in answering.
 pub static GATHER: MainThread<Option<Gather>> = MainThread::new(None);
@@ -67,7 +65,7 @@ struct Local {
     job: Option<(Snapshot, Identity)>,
     /// The last one, and when it was done.
     own: Option<(Taken, u64)>,
-    loaded: Loaded,
+    zones: Zones,
     /// Slots to wake once the snapshot is done.
     askers: Vec<usize>,
     waiters: Vec<Waiter>,
@@ -76,44 +74,11 @@ struct Local {
     timer: Timer,
 }
 
-/// The count of loaded shared memory, which only an answering process takes.
-enum Loaded {
-    Counting(SharedResidency),
-    /// Bytes, or why they can't be counted; and when.
-    Counted(Result<u64, String>, u64),
-}
-
-/// A request that waits.
-struct Waiter {
-    request: Request,
-    query: Query,
-    arrived: Instant,
-    asked_ms: u64,
-    deadline_ms: u64,
-}
-
-/// A request that can be answered.
-pub struct Answer {
-    /// The request.
-    pub request: Request,
-    /// What it asked.
-    pub query: Query,
-    /// When it arrived.
-    pub arrived: Instant,
-    /// Everybody's figures.
-    pub processes: Vec<Process>,
-    /// Bytes of nginx's shared memory in RAM, counted once.
-    pub shared_memory: Option<u64>,
-}
-
-impl Waiter {
-    /// The oldest snapshot that answers this request.
-    fn oldest_ms(&self) -> u64 {
-        if self.query.refresh_heap {
-            return self.asked_ms;
-        }
-        self.asked_ms.saturating_sub(FRESH_MS)
-    }
+/// The reading of this process's zones, which only an answering process takes.
+enum Zones {
+    Reading(Box<ZonesReading>),
+    /// What is in them, and when it was.
+    Read(Vec<(String, SharedZone)>, u64),
 }
 
 impl Gather {
@@ -132,9 +97,7 @@ impl Gather {
             }
             // Who is left of the last cycle still listens to its own wakers.
             Some(before) => (Vec::new(), before.probes, None),
-            None => {
-                (Vec::new(), Probes { heap: HeapProbe::new(), pools: PoolsProbe::default() }, None)
-            }
+            None => (Vec::new(), Probes::default(), None),
         };
         while wakers.len() < board.slots().len() {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
@@ -162,7 +125,7 @@ impl Gather {
             started: Instant::now(),
             job: None,
             own: None,
-            loaded: Loaded::Counted(Ok(0), 0),
+            zones: Zones::Read(Vec::new(), 0),
             askers: Vec::new(),
             waiters: Vec::new(),
             answers: VecDeque::new(),
@@ -192,9 +155,9 @@ impl Gather {
     pub fn arrive(&mut self, request: Request, query: Query, arrived: Instant, timeout_ms: u64) {
         let asked_ms = now_ms();
         let deadline_ms = asked_ms.saturating_add(timeout_ms);
+        let wants = wants(&query);
         let waiter = Waiter { request, query, arrived, asked_ms, deadline_ms };
         let me = self.local.as_ref().and_then(|local| local.me);
-        let wants = if query.refresh_heap { REFRESH_HEAP } else { 0 };
         for Peer { index, .. } in peers::live(&self.board, asked_ms) {
             let Some(slot) = self.board.get(index) else {
                 continue;
@@ -204,9 +167,7 @@ impl Gather {
                 self.wake(index);
             }
         }
-        if query.refresh_heap {
-            self.refresh_heap();
-        }
+        self.refresh(wants);
         if let Some(local) = &mut self.local {
             local.waiters.push(waiter);
         }
@@ -248,9 +209,7 @@ impl Gather {
             if let Some(local) = &mut self.local {
                 local.askers.extend(askers);
             }
-            if wants & REFRESH_HEAP != 0 {
-                self.refresh_heap();
-            }
+            self.refresh(wants);
         }
         let more = self.read(now);
         self.answer();
@@ -270,19 +229,18 @@ impl Gather {
         if local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest) {
             self.read_own();
         }
-        self.read_loaded(oldest);
+        self.read_zones(oldest);
         self.wake_askers(oldest);
         self.local
             .as_ref()
-            .is_some_and(|local| local.job.is_some() || matches!(local.loaded, Loaded::Counting(_)))
+            .is_some_and(|local| local.job.is_some() || matches!(local.zones, Zones::Reading(_)))
     }
 
     /// A slice of this process's own snapshot; publishes it when it is done.
     fn read_own(&mut self) {
-        let fresh_identity = self.identity();
+        let under_way = self.local.as_mut().and_then(|local| local.job.take());
+        let (mut job, identity) = under_way.unwrap_or_else(|| (Snapshot::begin(), self.identity()));
         let Some(local) = &mut self.local else { return };
-        let (mut job, identity) =
-            local.job.take().unwrap_or_else(|| (Snapshot::begin(), fresh_identity));
         if job.step(&identity, &mut self.probes, &Budget::new(SLICE)) == Progress::More {
             local.job = Some((job, identity));
             return;
@@ -290,32 +248,39 @@ impl Gather {
         let taken = job.finish(&identity, &mut self.probes);
         let done_ms = now_ms();
         if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
-            if slot.publish(&taken.process, done_ms) == Err(PublishError::TooLarge) {
-                let mut process = taken.process.clone();
-                process.text = None;
-                process.notes = vec!["text, notes: too long for the slot".to_owned()];
-                let _ = slot.publish(&process, done_ms);
+            let Taken { process, zones } = taken.clone();
+            let mut published = Published { process, zones };
+            if slot.publish(&published, done_ms) == Err(PublishError::TooLarge) {
+                published.zones = Vec::new();
+                published.process.zones = None;
+                published.process.text = None;
+                let note = "zones, text, notes: too long for the slot";
+                published.process.notes = vec![note.to_owned()];
+                let _ = slot.publish(&published, done_ms);
             }
         }
         local.own = Some((taken, done_ms));
     }
 
-    /// A slice of the count of loaded shared memory, which only requests need.
-    fn read_loaded(&mut self, oldest: u64) {
-        let Some(local) = &mut self.local else { return };
-        let Some((taken, _)) = local.own.as_ref().filter(|_| !local.waiters.is_empty()) else {
+    /// A slice of the reading of zones, which only requests need.
+    fn read_zones(&mut self, oldest: u64) {
+        let Some(local) = self.local.as_mut().filter(|local| !local.waiters.is_empty()) else {
             return;
         };
-        if matches!(local.loaded, Loaded::Counted(_, at_ms) if at_ms < oldest) {
-            local.loaded = Loaded::Counting(SharedResidency::begin(taken.shared.clone()));
+        if local.own.is_none() {
+            return;
         }
-        if let Loaded::Counting(count) = &mut local.loaded {
-            let counted = match count.step(&Budget::new(SLICE)) {
-                Ok(Progress::More) => return,
-                Ok(Progress::Done) => Ok(count.finish()),
-                Err(error) => Err(format!("mincore: {error}")),
-            };
-            local.loaded = Loaded::Counted(counted, now_ms());
+        if matches!(local.zones, Zones::Read(_, at_ms) if at_ms < oldest) {
+            let known = std::mem::take(&mut self.probes.resident);
+            let reading = ZonesReading::begin(zones::mappings(), zones::LAYOUT, known);
+            local.zones = Zones::Reading(Box::new(reading));
+        }
+        if let Zones::Reading(reading) = &mut local.zones {
+            if reading.step(&Budget::new(SLICE)) == Progress::Done {
+                let (zones, known) = reading.finish();
+                self.probes.resident = known;
+                local.zones = Zones::Read(zones, now_ms());
+            }
         }
     }
 
@@ -340,20 +305,18 @@ impl Gather {
         let now = now_ms();
         let peers = peers::live(&self.board, now);
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
-        let (shared_memory, counted) = match &local.loaded {
-            Loaded::Counted(_, 0) => (Err("it was not counted in time".to_owned()), 0),
-            Loaded::Counted(bytes, at_ms) => (bytes.clone(), *at_ms),
-            Loaded::Counting(_) => (Err("it is still being counted".to_owned()), 0),
+        let read = match &local.zones {
+            Zones::Read(_, at_ms) => *at_ms,
+            Zones::Reading(_) => 0,
         };
         let everybody = peers.iter().map(|peer| self.published_ms(peer));
-        let oldest = everybody.chain([own, counted]).min().unwrap_or(0);
+        let oldest = everybody.chain([own, read]).min().unwrap_or(0);
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
         let answers = local.waiters.iter().filter(|waiter| ready(waiter)).map(|waiter| Answer {
             request: waiter.request,
-            query: waiter.query,
+            query: waiter.query.clone(),
             arrived: waiter.arrived,
-            processes: self.collect(&peers, waiter, now, shared_memory.as_ref().err()),
-            shared_memory: shared_memory.as_ref().ok().copied(),
+            collected: self.collect(&peers, waiter, now),
         });
         let answers: Vec<_> = answers.collect();
         if let Some(local) = &mut self.local {
@@ -382,10 +345,22 @@ impl Gather {
         }
     }
 
-    /// Refreshes the allocator's statistics whatever it costs, and reads anew.
-    fn refresh_heap(&mut self) {
-        self.probes.heap.refresh_full();
-        if let Some(local) = &mut self.local {
+    /// Reads anew what is wanted fresh whatever it costs.
+    fn refresh(&mut self, wants: u32) {
+        if wants & REFRESH_HEAP != 0 {
+            self.probes.heap.refresh_full();
+        }
+        if wants & REFRESH_ZONES != 0 {
+            self.probes.refresh_zones = true;
+            self.probes.resident = Remembered::default();
+            if let Some(local) = &mut self.local {
+                // A reading under way may have figures from before.
+                if matches!(local.zones, Zones::Reading(_)) {
+                    local.zones = Zones::Read(Vec::new(), 0);
+                }
+            }
+        }
+        if let Some(local) = self.local.as_mut().filter(|_| wants != 0) {
             local.job = None;
         }
     }
@@ -404,7 +379,8 @@ impl Gather {
             started,
             hooks: self.hooks.clone(),
             own_bytes: crate::own::live_bytes(),
-            shared: process::shared_addresses(),
+            zones: zones::mappings(),
+            slab: zones::LAYOUT,
             owner: owner::of,
             requests: self.requests,
         }

@@ -7,11 +7,11 @@ use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SE
 use ngx::http::HttpModule;
 
 use crate::conf::{LocationConf, Module};
-use crate::gather::{Answer, GATHER};
+use crate::gather::{Answer, Collected, GATHER};
 use crate::nginx::request::{Request, Response};
 use crate::nginx::{guard, process};
 use crate::probe::pagemap::page_size;
-use crate::query::Query;
+use crate::query::{unknown_zone, Query};
 use crate::render::{render, Format};
 use crate::report::model::AnsweredBy;
 use crate::report::{assemble, pools, Facts};
@@ -58,7 +58,7 @@ fn serve(mut request: Request) -> ngx_int_t {
     let code = match answer {
         None => refuse(request, 503, &[NO_STORE], "this process could not prepare for answering"),
         Some(Some(answer)) => match body(&answer) {
-            Some((content_type, body)) => request.respond(&ok(content_type, &body)),
+            Some(body) => request.respond(&body.response()),
             None => FAILED,
         },
         Some(None) => match request.hold(gone) {
@@ -104,7 +104,7 @@ unsafe extern "C" fn gone(request: *mut c_void) {
 fn finish_others() {
     while let Some(answer) = with_gather(|gather| gather.take_answer(None)).flatten() {
         match body(&answer) {
-            Some((content_type, body)) => answer.request.finish(Some(&ok(content_type, &body))),
+            Some(body) => answer.request.finish(Some(&body.response())),
             None => answer.request.finish(None),
         }
     }
@@ -114,11 +114,25 @@ fn with_gather<R>(use_it: impl FnOnce(&mut crate::gather::Gather) -> R) -> Optio
     GATHER.with(|gather| gather.as_mut().filter(|gather| gather.has_joined()).map(use_it)).flatten()
 }
 
-fn body(answer: &Answer) -> Option<(&'static str, Vec<u8>)> {
+/// What is sent.
+struct Body {
+    status: u16,
+    content_type: &'static str,
+    bytes: Vec<u8>,
+}
+
+impl Body {
+    fn response(&self) -> Response<'_> {
+        let Body { status, content_type, ref bytes } = *self;
+        Response { status, content_type, headers: &[NO_STORE], body: bytes }
+    }
+}
+
+fn body(answer: &Answer) -> Option<Body> {
     let mut request = answer.request;
     // SAFETY: `Module` makes this type for its locations.
     let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
-    let mut processes = answer.processes.clone();
+    let Collected { mut processes, zones } = answer.collected.clone();
     if !conf.is_some_and(LocationConf::has_uris) {
         pools::forget_requests(&mut processes);
     }
@@ -130,13 +144,18 @@ fn body(answer: &Answer) -> Option<(&'static str, Vec<u8>)> {
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
         elapsed_us: u64::try_from(answer.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
-    let server = assemble(facts, processes, answer.shared_memory);
+    let mut server = assemble(facts, processes, zones);
+    if let Some(zone) = &answer.query.zone {
+        let names = server.shared_zones.names();
+        if !server.narrow(zone) {
+            let sentence = unknown_zone(zone, &names);
+            let content_type = Format::Text.content_type();
+            return Some(Body { status: 404, content_type, bytes: sentence.into_bytes() });
+        }
+    }
     let format = answer.query.format.unwrap_or(Format::Json);
-    Some((format.content_type(), render(format, &server).ok()?))
-}
-
-fn ok<'a>(content_type: &'static str, body: &'a [u8]) -> Response<'a> {
-    Response { status: 200, content_type, headers: &[NO_STORE], body }
+    let bytes = render(format, &server).ok()?;
+    Some(Body { status: 200, content_type: format.content_type(), bytes })
 }
 
 fn refuse(

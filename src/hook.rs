@@ -27,6 +27,7 @@ pub mod pool;
 pub mod protect;
 pub mod refusal;
 pub mod set;
+pub mod slab;
 pub mod stacks;
 pub mod state;
 pub mod symbol;

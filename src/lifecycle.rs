@@ -13,8 +13,8 @@ use crate::gather::{Gather, GATHER};
 use crate::handler;
 use crate::hook::set::HookSet;
 use crate::hook::state::State;
-use crate::hook::{pin, pool, refusal::Refusal, thread};
-use crate::nginx::{guard, log, process};
+use crate::hook::{pin, pool, refusal::Refusal, slab, thread};
+use crate::nginx::{guard, log, process, zones};
 use crate::report::model::Hooks;
 
 /// What nginx looks for in a dynamic module: its modules. The macro of the `ngx` crate takes one
@@ -85,6 +85,23 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     })
 }
 
+/// A configuration is read, and its zones are made next, in the master: the slab hook goes in first,
+/// so that it sees all of them from their beginning.
+pub fn before_zones(wanted: HookSet) {
+    if wanted.slab && !process::is_config_test() && pin_module().is_ok() {
+        // What becomes of it, `install` finds out.
+        let _ = install_slab();
+    }
+}
+
+fn pin_module() -> Result<(), Refusal> {
+    pin::pin(init_module as *const () as *const _)
+}
+
+fn install_slab() -> Result<(), Refusal> {
+    slab::install(zones::check)
+}
+
 fn prepare(
     settings: Settings,
     cycle: &ngx_cycle_t,
@@ -92,11 +109,15 @@ fn prepare(
     before: Option<Gather>,
 ) -> Option<Gather> {
     // Whatever points into the module from now on stays valid when nginx unloads it.
-    if let Err(refusal) = pin::pin(init_module as *const () as *const _) {
+    if let Err(refusal) = pin_module() {
         log::alert(&format!("memstat: {refusal}, so it does nothing"));
         return None;
     }
     let hooks = install(settings.hooks);
+    if slab::state() == State::On {
+        // SAFETY: N3.
+        unsafe { zones::loaded(cycle, generation) };
+    }
     pool::cycle(cycle.pool as usize, generation, c"ngx_init_cycle");
     let board = settings.zone.board();
     let prepared = board.ok_or_else(|| "there is no shared zone".to_owned());
@@ -116,7 +137,7 @@ fn install(wanted: HookSet) -> Hooks {
     let planned = |wanted: bool| if wanted { NOT_BUILT } else { NOT_WANTED }.to_owned();
     Hooks {
         pool: switch(wanted.pool, "nginx's pools", pool::install, pool::uninstall),
-        slab: planned(wanted.slab),
+        slab: switch(wanted.slab, "nginx's slab allocator", install_slab, slab::uninstall),
         lua: planned(wanted.lua),
         thread: switch(wanted.thread, "pthread_create", thread::install, thread::uninstall),
     }

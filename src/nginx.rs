@@ -17,6 +17,7 @@ pub mod owner;
 pub mod process;
 pub mod request;
 pub mod shm;
+pub mod zones;
 
 /// Runs the body of a callback. A panic ends here, with a line in the log and `otherwise` for nginx.
 pub fn guard<R>(otherwise: R, body: impl FnOnce() -> R) -> R {

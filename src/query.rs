@@ -7,35 +7,40 @@ use std::fmt;
 use percent_encoding::percent_decode;
 use thiserror::Error;
 
-use crate::render::Format;
+use crate::render::{ascii, Format};
+use crate::report::zones;
 
 /// What a request asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
     /// `format=`: the format of the reply; without it, another part of the request may tell.
     pub format: Option<Format>,
     /// `refresh=heap`: fresh statistics of each allocator, even where they are expensive.
     pub refresh_heap: bool,
+    /// `refresh=zones`: all touched pages of zones are counted anew.
+    pub refresh_zones: bool,
+    /// `zone=`: only this zone, by its name in the reply.
+    pub zone: Option<String>,
 }
 
 /// Why a query string was refused, in one sentence that names what is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueryError {
     /// A parameter that does not exist.
-    #[error("unknown parameter \"{0}\": accepted are \"format\" and \"refresh\"")]
+    #[error("unknown parameter \"{0}\": accepted are \"format\", \"refresh\" and \"zone\"")]
     Parameter(Quoted),
     /// A format that does not exist.
     #[error("unknown format \"{0}\": accepted are {formats}", formats = Format::names())]
     Format(Quoted),
     /// Something to refresh that does not exist.
-    #[error("unknown refresh \"{0}\": accepted is \"heap\"")]
+    #[error("unknown refresh \"{0}\": accepted are \"heap\" and \"zones\"")]
     Refresh(Quoted),
     /// The same parameter twice.
-    #[error("repeated parameter \"{0}\": accepted are one \"format\" and one \"refresh\"")]
+    #[error("repeated parameter \"{0}\": accepted are one \"format\", one \"zone\" and one \"refresh\" of a kind")]
     Repeated(&'static str),
     /// A parameter without `=`.
     #[error(
-        "no value in \"{0}\": accepted are parameters with a value, \"format\" and \"refresh\""
+        "no value in \"{0}\": accepted are parameters with a value, \"format\", \"refresh\" and \"zone\""
     )]
     NoValue(Quoted),
 }
@@ -43,8 +48,8 @@ pub enum QueryError {
 impl Query {
     /// Parses the arguments of a request, as the client sent them.
     pub fn parse(args: &[u8]) -> Result<Query, QueryError> {
-        let mut format = None;
-        let mut refresh = None;
+        let (mut format, mut zone) = (None, None);
+        let (mut heap, mut zones) = (None, None);
         for pair in args.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut sides = pair.splitn(2, |byte| *byte == b'=');
             let name = decode(sides.next().unwrap_or_default());
@@ -57,16 +62,16 @@ impl Query {
                         .ok_or_else(|| QueryError::Format(Quoted::new(&value)))?;
                     once(&mut format, known, "format")?;
                 }
-                b"refresh" => {
-                    if &*value != b"heap" {
-                        return Err(QueryError::Refresh(Quoted::new(&value)));
-                    }
-                    once(&mut refresh, (), "refresh")?;
-                }
+                b"refresh" => match &*value {
+                    b"heap" => once(&mut heap, (), "refresh")?,
+                    b"zones" => once(&mut zones, (), "refresh")?,
+                    _ => return Err(QueryError::Refresh(Quoted::new(&value))),
+                },
+                b"zone" => once(&mut zone, zones::name(&value), "zone")?,
                 _ => return Err(QueryError::Parameter(Quoted::new(&name))),
             }
         }
-        Ok(Query { format, refresh_heap: refresh.is_some() })
+        Ok(Query { format, refresh_heap: heap.is_some(), refresh_zones: zones.is_some(), zone })
     }
 }
 
@@ -79,6 +84,17 @@ fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), Qu
         Some(_) => Err(QueryError::Repeated(name)),
         None => Ok(()),
     }
+}
+
+/// The sentence about a zone that does not exist: the names of those that do.
+pub fn unknown_zone(zone: &str, names: &[String]) -> String {
+    let mut names: Vec<_> = names.iter().map(|name| format!("\"{}\"", ascii(name))).collect();
+    names.sort();
+    let names = match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => names.concat(),
+    };
+    format!("unknown zone \"{}\": there are {names}\n", Quoted::new(zone.as_bytes()))
 }
 
 /// A part of the query string that is fit to be quoted: printable ASCII, at most 32 characters.
@@ -122,8 +138,19 @@ mod tests {
 
     #[test]
     fn accepted() {
-        let query = |format, refresh_heap| Query { format, refresh_heap };
-        let table: [(&str, Query); 12] = [
+        let query = |format, refresh_heap| Query { format, refresh_heap, ..Query::default() };
+        let zone = |zone: &str| Query { zone: Some(zone.to_owned()), ..Query::default() };
+        let refresh_zones = Query { refresh_zones: true, ..Query::default() };
+        let table: [(&str, Query); 18] = [
+            ("zone=one", zone("one")),
+            ("zone=", zone("")),
+            ("zone=a%26b%3d%c3%a4+", zone("a&b=ä+")),
+            ("zone=%ffx", zone(r"\xffx")),
+            ("refresh=zones", refresh_zones.clone()),
+            (
+                "refresh=zones&zone=one&refresh=heap",
+                Query { refresh_heap: true, zone: Some("one".to_owned()), ..refresh_zones },
+            ),
             ("", query(None, false)),
             ("&", query(None, false)),
             ("&&&", query(None, false)),
@@ -145,10 +172,14 @@ mod tests {
     #[test]
     fn refused() {
         let formats = r#"accepted are "json" and "text""#;
-        let names = r#"accepted are "format" and "refresh""#;
-        let one = r#"accepted are one "format" and one "refresh""#;
-        let values = r#"accepted are parameters with a value, "format" and "refresh""#;
-        let table: [(&[u8], String); 21] = [
+        let names = r#"accepted are "format", "refresh" and "zone""#;
+        let one = r#"accepted are one "format", one "zone" and one "refresh" of a kind"#;
+        let values = r#"accepted are parameters with a value, "format", "refresh" and "zone""#;
+        let refreshes = r#"accepted are "heap" and "zones""#;
+        let table: [(&[u8], String); 24] = [
+            (b"zone=a&zone=a", format!(r#"repeated parameter "zone": {one}"#)),
+            (b"zone", format!(r#"no value in "zone": {values}"#)),
+            (b"refresh=zones&refresh=zones", format!(r#"repeated parameter "refresh": {one}"#)),
             (b"format=xml", format!(r#"unknown format "xml": {formats}"#)),
             (b"format=", format!(r#"unknown format "": {formats}"#)),
             (b"format=JSON", format!(r#"unknown format "JSON": {formats}"#)),
@@ -160,8 +191,8 @@ mod tests {
             (b"format=json&format=xml", format!(r#"unknown format "xml": {formats}"#)),
             (b"format=json&format=json", format!(r#"repeated parameter "format": {one}"#)),
             (b"refresh=heap&&refresh=heap", format!(r#"repeated parameter "refresh": {one}"#)),
-            (b"refresh=all", r#"unknown refresh "all": accepted is "heap""#.to_owned()),
-            (b"refresh=", r#"unknown refresh "": accepted is "heap""#.to_owned()),
+            (b"refresh=all", format!(r#"unknown refresh "all": {refreshes}"#)),
+            (b"refresh=", format!(r#"unknown refresh "": {refreshes}"#)),
             (b"pretty=1", format!(r#"unknown parameter "pretty": {names}"#)),
             (b"=json", format!(r#"unknown parameter "": {names}"#)),
             (b"=", format!(r#"unknown parameter "": {names}"#)),
@@ -177,6 +208,20 @@ mod tests {
         for (args, expected) in table {
             let error = Query::parse(args).unwrap_err();
             assert_eq!(error.to_string(), expected, "{}", args.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn zones_that_exist() {
+        let names = ["two".to_owned(), "one".to_owned(), "\u{1b}\"".to_owned()];
+        let table = [
+            (&names[..0], "unknown zone \"x\\n\": there are \n"),
+            (&names[..1], "unknown zone \"x\\n\": there are \"two\"\n"),
+            (&names[..2], "unknown zone \"x\\n\": there are \"one\" and \"two\"\n"),
+            (&names[..], "unknown zone \"x\\n\": there are \"\\u{1b}\"\", \"one\" and \"two\"\n"),
+        ];
+        for (names, expected) in table {
+            assert_eq!(unknown_zone("x\n", names), expected);
         }
     }
 
@@ -198,9 +243,9 @@ mod tests {
     #[test]
     fn any_bytes() {
         let mut random = Random::new(5);
-        let words: [&[u8]; 12] = [
-            b"format", b"refresh", b"json", b"text", b"heap", b"=", b"=", b"&", b"%", b"%66",
-            b"\xff", b"\0",
+        let words: [&[u8]; 14] = [
+            b"format", b"refresh", b"zone", b"zones", b"json", b"text", b"heap", b"=", b"=", b"&",
+            b"%", b"%66", b"\xff", b"\0",
         ];
         let mut accepted = 0;
         for round in 0..100_000 {
@@ -208,14 +253,14 @@ mod tests {
             for _ in 0..random.below(if round % 100 == 0 { 2000 } else { 8 }) {
                 match random.below(4) {
                     0 => args.push(random.bits() as u8),
-                    _ => args.extend(words[random.below(12) as usize]),
+                    _ => args.extend(words[random.below(14) as usize]),
                 }
             }
             match Query::parse(&args) {
                 Ok(_) => accepted += 1,
                 Err(error) => {
                     let line = error.to_string();
-                    assert!(line.len() <= 110, "{line}");
+                    assert!(line.len() <= 130, "{line}");
                     assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line:?}");
                     assert!(line.contains("accepted"), "{line}");
                 }

@@ -7,6 +7,8 @@ pub mod text;
 mod units;
 mod who;
 
+pub(crate) use units::ascii;
+
 use crate::report::model::Server;
 
 /// A format of the reply.

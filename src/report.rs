@@ -8,11 +8,13 @@ pub mod pools;
 mod roundtrip;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod zones;
 
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use model::{AnsweredBy, Process, Server, Totals, SCHEMA};
+use model::{AnsweredBy, Process, Server, State, Totals, SCHEMA};
+use zones::{Reported, SharedZones};
 
 /// The version of the module.
 pub const MODULE: &str = env!("CARGO_PKG_VERSION");
@@ -32,10 +34,11 @@ pub struct Facts {
     pub elapsed_us: u64,
 }
 
-/// The reply: `processes` in order, and their totals. `shared_memory` is nginx shared memory loaded
-/// in RAM, counted once.
-pub fn assemble(facts: Facts, mut processes: Vec<Process>, shared_memory: Option<u64>) -> Server {
+/// The reply: `processes` in order, the zones that some of them reported, and the totals.
+pub fn assemble(facts: Facts, mut processes: Vec<Process>, reported: Vec<Reported>) -> Server {
     processes.sort_by_key(|p| (p.kind, p.id.is_none(), p.id, p.generation, p.pid));
+    let shared_zones = zones::merge(reported, &processes);
+    let shared_memory = shared_memory(&shared_zones, &mut processes, facts.answered_by.pid);
     let totals = totals(&processes, shared_memory);
     Server {
         schema: SCHEMA,
@@ -46,8 +49,33 @@ pub fn assemble(facts: Facts, mut processes: Vec<Process>, shared_memory: Option
         answered_by: facts.answered_by,
         elapsed_us: facts.elapsed_us,
         processes,
+        shared_zones,
         totals,
+        narrowed: false,
     }
+}
+
+/// nginx shared memory loaded in RAM, each mapping once. Why it is not known goes into the notes of
+/// the process that answers.
+fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i32) -> Option<u64> {
+    let newest = processes.iter().filter_map(|process| process.generation).max();
+    // A process of before a reload may have mappings that nobody else has.
+    let is_old = |p: &Process| {
+        p.state == State::ShuttingDown || (p.generation.is_some() && p.generation != newest)
+    };
+    let hidden = |p: &&Process| p.zones.is_none() && is_old(p);
+    let counted = match processes.iter().find(hidden) {
+        Some(process) => Err(format!("the zones of process {} are not known", process.pid)),
+        None => zones::resident(zones),
+    };
+    counted
+        .map_err(|why| {
+            let own = processes.iter_mut().find(|process| process.pid == answered_by);
+            if let Some(own) = own {
+                own.notes.push(format!("totals.shared_memory: {why}"));
+            }
+        })
+        .ok()
 }
 
 /// Sums over `processes`. A sum of which some part is not known is not known.
@@ -82,6 +110,7 @@ pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::model::{Kind, System};
+    use super::zones::SharedZone;
     use super::*;
 
     fn facts() -> Facts {
@@ -126,8 +155,13 @@ mod tests {
             for i in (1..shuffled.len()).rev() {
                 shuffled.swap(i, random.below(i as u64 + 1) as usize);
             }
-            assert_eq!(assemble(facts(), shuffled, None).processes, sorted);
+            assert_eq!(assemble(facts(), shuffled, Vec::new()).processes, sorted);
         }
+    }
+
+    fn one_zone(resident: Option<u64>) -> Vec<Reported> {
+        let zone = SharedZone { resident, ..SharedZone::default() };
+        vec![Reported { generation: None, zones: vec![("one".to_owned(), zone)] }]
     }
 
     #[test]
@@ -141,15 +175,15 @@ mod tests {
             swap: Some(10),
             shared_memory: Some(64),
         };
-        assert_eq!(assemble(facts(), two.clone(), Some(64)).totals, expected);
+        assert_eq!(assemble(facts(), two.clone(), one_zone(Some(64))).totals, expected);
         assert_eq!(
-            assemble(facts(), two.clone(), None).totals,
+            assemble(facts(), two.clone(), one_zone(None)).totals,
             Totals { resident_unique: None, shared_memory: None, ..expected }
         );
         let with = |change: fn(&mut System)| {
             let mut processes = two.clone();
             change(&mut processes[1].system);
-            assemble(facts(), processes, Some(64)).totals
+            assemble(facts(), processes, one_zone(Some(64))).totals
         };
         assert_eq!(
             with(|s| s.resident = None),
@@ -160,12 +194,34 @@ mod tests {
         assert_eq!(with(|s| s.swap = None), Totals { swap: None, ..expected });
         assert_eq!(with(|s| s.swap = Some(u64::MAX)).swap, None);
         assert_eq!(with(|s| s.resident = Some(u64::MAX)).resident_unique, None);
-        assert_eq!(assemble(facts(), Vec::new(), Some(1)).totals.resident_unique, Some(1));
+        let nobody = assemble(facts(), Vec::new(), one_zone(Some(1)));
+        assert_eq!(nobody.totals.resident_unique, Some(1));
+    }
+
+    #[test]
+    fn zones_that_are_not_known_are_not_summed() {
+        let old = |state, generation| {
+            let mut processes = vec![
+                process(Kind::Worker, Some(0), Some(2), 11),
+                process(Kind::Worker, Some(0), generation, 12),
+            ];
+            processes[0].zones = Some(Default::default());
+            processes[1].state = state;
+            assemble(facts(), processes, one_zone(Some(64)))
+        };
+        assert_eq!(old(State::Active, Some(2)).totals.shared_memory, Some(64));
+        assert_eq!(old(State::Active, None).totals.shared_memory, Some(64), "it has just begun");
+        for server in [old(State::Active, Some(1)), old(State::ShuttingDown, None)] {
+            assert_eq!(server.totals.shared_memory, None);
+            let note = "totals.shared_memory: the zones of process 12 are not known";
+            let answering = server.processes.iter().find(|process| process.pid == 11).unwrap();
+            assert_eq!(answering.notes, [note]);
+        }
     }
 
     #[test]
     fn facts_are_kept() {
-        let server = assemble(facts(), Vec::new(), None);
+        let server = assemble(facts(), Vec::new(), Vec::new());
         assert_eq!((server.schema, server.module.as_str()), (1, env!("CARGO_PKG_VERSION")));
         assert_eq!(
             (server.nginx.as_str(), server.page_size, server.elapsed_us),

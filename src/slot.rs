@@ -28,7 +28,7 @@
 
 use std::sync::atomic::{fence, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use crate::report::model::Process;
+use crate::report::model::Published;
 
 /// The size of a slot in bytes.
 pub const SLOT_SIZE: usize = 32 * 1024;
@@ -148,8 +148,8 @@ impl Slot {
     }
 
     /// Publishes a snapshot of the calling process, which must own the slot.
-    pub fn publish(&self, process: &Process, now_ms: u64) -> Result<(), PublishError> {
-        let bytes = postcard::to_stdvec(process).map_err(|_| PublishError::TooLarge)?;
+    pub fn publish(&self, published: &Published, now_ms: u64) -> Result<(), PublishError> {
+        let bytes = postcard::to_stdvec(published).map_err(|_| PublishError::TooLarge)?;
         if bytes.len() > BODY_SIZE {
             return Err(PublishError::TooLarge);
         }
@@ -159,15 +159,15 @@ impl Slot {
     }
 
     /// Reads the snapshot, and when it was published.
-    pub fn read(&self) -> Result<(Process, u64), ReadError> {
+    pub fn read(&self) -> Result<(Published, u64), ReadError> {
         let published_ms = self.published_ms().ok_or(ReadError::Empty)?;
         // A writer needs microseconds: a handful of tries outlasts any that is alive and running.
         let bytes = (0..7).find_map(|_| self.copy().ok()).map_or_else(|| self.copy(), Ok)?;
         if bytes.is_empty() {
             return Err(ReadError::Empty);
         }
-        let process = postcard::from_bytes(&bytes).map_err(|_| ReadError::Damaged)?;
-        Ok((process, published_ms))
+        let published = postcard::from_bytes(&bytes).map_err(|_| ReadError::Damaged)?;
+        Ok((published, published_ms))
     }
 
     fn write(&self, bytes: &[u8]) {

@@ -1,40 +1,43 @@
 //! Everybody's figures, as they are when a request is answered.
 
 use super::peers::Peer;
-use super::{Gather, Waiter};
-use crate::nginx::process;
+use super::{Gather, Local, Waiter, Zones};
+use crate::nginx::{process, zones};
 use crate::probe::{status, title};
-use crate::report::model::{Kind, Process, State};
+use crate::report::model::{Kind, Process, Published, State};
+use crate::report::zones::{Named, Reported};
 use crate::slot::Slot;
+
+/// Everybody's figures.
+#[derive(Debug, Clone, Default)]
+pub struct Collected {
+    /// The processes.
+    pub processes: Vec<Process>,
+    /// What they reported of zones.
+    pub zones: Vec<Reported>,
+}
 
 impl Gather {
     /// This process, `peers`, and those who cannot answer for themselves, by what `/proc` says.
-    /// Why the shared memory is not counted goes into this process's notes.
-    pub(super) fn collect(
-        &self,
-        peers: &[Peer],
-        waiter: &Waiter,
-        now: u64,
-        uncounted: Option<&String>,
-    ) -> Vec<Process> {
-        let mut processes = Vec::with_capacity(peers.len() + 2);
-        let own = self.local.as_ref().and_then(|local| local.own.as_ref());
-        processes.extend(own.map(|(taken, at_ms)| {
-            let mut process = taken.process.clone();
-            process.age_ms = now.saturating_sub(*at_ms);
-            if *at_ms < waiter.oldest_ms() {
-                process.notes.push(MEASURING.to_owned());
+    pub(super) fn collect(&self, peers: &[Peer], waiter: &Waiter, now: u64) -> Collected {
+        let mut all = Collected::default();
+        if let Some(local) = &self.local {
+            all.processes.extend(own(local, waiter, now));
+            if let Zones::Read(zones, _) = &local.zones {
+                let generation = Some(self.generation);
+                all.zones.push(Reported { generation, zones: zones.clone() });
             }
-            process.notes.extend(uncounted.map(|why| format!("totals.shared_memory: {why}")));
-            process
-        }));
-        let from_slots = peers.iter().filter_map(|peer| {
-            let slot = self.board.get(peer.index)?;
-            from_slot(slot, peer.pid, waiter, now)
-        });
-        processes.extend(from_slots);
+        }
+        for peer in peers {
+            let Some(slot) = self.board.get(peer.index) else { continue };
+            let Some(Published { process, zones }) = from_slot(slot, peer.pid, waiter, now) else {
+                continue;
+            };
+            all.zones.push(Reported { generation: process.generation, zones });
+            all.processes.push(process);
+        }
         if let Some(master) = process::master() {
-            let known = |pid: i32| processes.iter().any(|process| process.pid == pid);
+            let known = |pid: i32| all.processes.iter().any(|process| process.pid == pid);
             let mut unknown = vec![master];
             unknown.extend(
                 status::children(master)
@@ -43,25 +46,43 @@ impl Gather {
                     .filter(|pid| !known(*pid)),
             );
             let reason = "it has no slot in the shared zone";
-            processes.extend(
-                unknown.into_iter().filter_map(|pid| from_proc(pid, State::Active, reason)),
-            );
+            let found = unknown.into_iter().filter_map(|pid| from_proc(pid, State::Active, reason));
+            all.processes.extend(found);
         }
-        processes
+        all
     }
 }
 
+/// This process.
+fn own(local: &Local, waiter: &Waiter, now: u64) -> Option<Process> {
+    let (taken, at_ms) = local.own.as_ref()?;
+    let mut process = taken.process.clone();
+    process.age_ms = now.saturating_sub(*at_ms);
+    if *at_ms < waiter.oldest_ms() {
+        process.notes.push(MEASURING.to_owned());
+    }
+    match local.zones {
+        Zones::Read(_, at_ms) if at_ms >= waiter.oldest_ms() => {}
+        Zones::Read(_, 0) | Zones::Reading(_) => process.notes.push(READING.to_owned()),
+        Zones::Read(..) => process.notes.push(READ_BEFORE.to_owned()),
+    }
+    Some(process)
+}
+
+const READING: &str = "shared_zones: they are still being read";
+const READ_BEFORE: &str = "shared_zones: these are their last figures";
 const MEASURING: &str = "all figures: a new measurement is under way; these are the last ones";
 
 /// A process by its slot. `None` when it is gone.
-fn from_slot(slot: &Slot, pid: i32, waiter: &Waiter, now: u64) -> Option<Process> {
+fn from_slot(slot: &Slot, pid: i32, waiter: &Waiter, now: u64) -> Option<Published> {
     let noticed = slot.noticed_ms() >= waiter.asked_ms;
     let silent = if noticed { State::Active } else { State::Unresponsive };
     match slot.read() {
-        Ok((mut process, published_ms)) if process.pid == pid => {
+        Ok((mut published, published_ms)) if published.process.pid == pid => {
+            let process = &mut published.process;
             process.age_ms = now.saturating_sub(published_ms);
             if published_ms >= waiter.oldest_ms() {
-                return Some(process);
+                return Some(published);
             }
             if status::of(pid).is_ok_and(|reading| reading.ended) {
                 return None;
@@ -71,11 +92,15 @@ fn from_slot(slot: &Slot, pid: i32, waiter: &Waiter, now: u64) -> Option<Process
             } else {
                 process.state = State::Unresponsive;
             }
-            Some(process)
+            Some(published)
         }
-        Ok(_) => from_proc(pid, silent, "its snapshot is another process's"),
-        Err(error) => from_proc(pid, silent, &error.to_string()),
+        Ok(_) => from_proc(pid, silent, "its snapshot is another process's").map(without_zones),
+        Err(error) => from_proc(pid, silent, &error.to_string()).map(without_zones),
     }
+}
+
+fn without_zones(process: Process) -> Published {
+    Published { process, zones: Vec::new() }
 }
 
 /// A process by what `/proc` says. `None` when it is gone, or no child of this server.
@@ -88,8 +113,18 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     }
     let reason = if is_master { "the master runs no event loop to answer on" } else { reason };
     let mut notes = vec![format!(
-        "generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"
+        "generation, breakdown, allocator, pools, zones, text, stacks, hooks, self: {reason}"
     )];
+    let master_zones = is_master.then(|| {
+        let zones = zones::mappings();
+        Named(zones.into_iter().map(|zone| (zone.name.clone(), zone.uses_by_master())).collect())
+    });
+    if is_master {
+        notes = vec![
+            format!("generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"),
+            format!("zones, touched: {reason}"),
+        ];
+    }
     let system = match status::of(pid) {
         Ok(reading) if reading.ended => return None,
         Ok(reading) if !is_master && Some(reading.parent) != process::master() => return None,
@@ -112,6 +147,7 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         breakdown: None,
         allocator: None,
         pools: None,
+        zones: master_zones,
         text: None,
         stacks: None,
         hooks: None,

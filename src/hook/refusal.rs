@@ -80,4 +80,7 @@ pub enum Refusal {
     /// The child process that tried it was killed.
     #[error("a child process that tried it was killed")]
     Killed,
+    /// There is no memory for what the hook counts.
+    #[error("there is no memory for its counters")]
+    Memory,
 }

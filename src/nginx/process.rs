@@ -3,9 +3,9 @@
 use std::ffi::CStr;
 
 use nginx_sys::{
-    ngx_connection_counter, ngx_cycle, ngx_exiting, ngx_last_process, ngx_list_part_t, ngx_parent,
-    ngx_pid, ngx_process, ngx_processes, ngx_quit, ngx_shm_zone_t, ngx_terminate, ngx_test_config,
-    ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+    ngx_exiting, ngx_last_process, ngx_parent, ngx_pid, ngx_process, ngx_processes, ngx_quit,
+    ngx_terminate, ngx_test_config, ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE,
+    NGX_PROCESS_WORKER,
 };
 
 use crate::report::model::Kind;
@@ -80,30 +80,6 @@ pub fn siblings() -> Vec<i32> {
     let used = usize::try_from(unsafe { ngx_last_process }).unwrap_or(0);
     let live = |process: &&nginx_sys::ngx_process_t| process.pid > 0 && process.detached() == 0;
     table.iter().take(used).filter(live).map(|process| process.pid).collect()
-}
-
-/// An address in each shared mapping of nginx that this process knows of: the zones of its cycle,
-/// and the counters of nginx's core.
-pub fn shared_addresses() -> Vec<usize> {
-    let mut addresses = Vec::new();
-    // SAFETY: N2.
-    let counters = unsafe { ngx_connection_counter } as usize;
-    if counters != 0 {
-        addresses.push(counters);
-    }
-    // SAFETY: N2, N4: the list is in the cycle and its parts are in the cycle's pool.
-    let mut part: *const ngx_list_part_t = unsafe { &(*ngx_cycle).shared_memory.part };
-    // SAFETY: as above; a part holds `nelts` zones.
-    while let Some(list) = unsafe { part.as_ref() } {
-        for i in 0..list.nelts {
-            // SAFETY: as above.
-            let zone = unsafe { &*list.elts.cast::<ngx_shm_zone_t>().add(i) };
-            addresses.push(zone.shm.addr as usize);
-        }
-        part = list.next;
-    }
-    addresses.retain(|address| *address != 0);
-    addresses
 }
 
 /// Whether a process with this pid exists.

@@ -94,6 +94,29 @@ impl PageMap {
         Ok(next.min(range.end))
     }
 
+    /// Counts pages of a range of shared memory that are in RAM and in this process's page table, a
+    /// bounded piece of it. Returns where to continue, as [`PageMap::count`] does.
+    pub fn count_shared(&self, range: &Range<usize>, bytes: &mut u64) -> io::Result<usize> {
+        /// 16 MiB of address space, about 50 us when every page is there.
+        const BYTES_A_SCAN: usize = 16 << 20;
+        let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
+        if self.scans.get() {
+            let scanned = scan::present_alike(self.file.as_fd(), &(range.start..end), |run| {
+                *bytes += run.len() as u64;
+            });
+            match scanned {
+                Ok(next) => return Ok(next),
+                Err(_) => self.scans.set(false),
+            }
+        }
+        let next = self.piece(range, |_, page| {
+            if page.present() {
+                *bytes += page_size() as u64;
+            }
+        })?;
+        Ok(next.min(range.end))
+    }
+
     /// Reads the words of up to [`PAGES_A_PIECE`] pages from the page of `range.start` on, and hands
     /// each page's address and word to `each`. Returns where to continue, `range.end` or more when
     /// the range is done.
@@ -185,6 +208,24 @@ mod tests {
         }
         if scans && words != scanned {
             assert_eq!(scanned, Resident { anon: pages as u64 / 5 * page, file: 0 });
+        }
+    }
+
+    #[test]
+    fn shared_pages() {
+        use crate::probe::shared::tests::{shared, touch};
+        let pages = 3 * PAGES_A_PIECE;
+        let start = shared(pages, libc::PROT_READ | libc::PROT_WRITE);
+        let at = |page: usize| start + page * page_size();
+        (0..pages).step_by(5).for_each(|page| touch(&(at(page)..at(page + 1)), 1));
+        let map = PageMap::open().unwrap();
+        for scans in [true, false] {
+            map.scans.set(scans);
+            let (mut from, mut bytes) = (start, 0);
+            while from < at(pages) {
+                from = map.count_shared(&(from..at(pages)), &mut bytes).unwrap();
+            }
+            assert_eq!(bytes, (pages.div_ceil(5) * page_size()) as u64);
         }
     }
 

@@ -55,6 +55,31 @@ pub fn present(
     range: &Range<usize>,
     mut each: impl FnMut(Range<usize>, bool),
 ) -> io::Result<usize> {
+    scan(pagemap, range, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_FILE, |run| {
+        each(run.start as usize..run.end as usize, run.categories & PAGE_IS_FILE != 0)
+    })
+}
+
+/// The same of pages that are all of one kind: they need not be told apart, which takes the kernel
+/// a sixth of the time.
+pub fn present_alike(
+    pagemap: BorrowedFd,
+    range: &Range<usize>,
+    mut each: impl FnMut(Range<usize>),
+) -> io::Result<usize> {
+    scan(pagemap, range, PAGE_IS_PRESENT, PAGE_IS_PRESENT, |run| {
+        each(run.start as usize..run.end as usize)
+    })
+}
+
+/// Pages that are present and, with that in the mask, not the zero page; the categories to return.
+fn scan(
+    pagemap: BorrowedFd,
+    range: &Range<usize>,
+    mask: u64,
+    returned: u64,
+    mut each: impl FnMut(&Run),
+) -> io::Result<usize> {
     let mut runs = [Run::default(); RUNS];
     let mut argument = Argument {
         size: std::mem::size_of::<Argument>() as u64,
@@ -65,17 +90,15 @@ pub fn present(
         vec: runs.as_mut_ptr() as u64,
         vec_len: RUNS as u64,
         max_pages: 0,
-        category_inverted: PAGE_IS_PFNZERO,
-        category_mask: PAGE_IS_PRESENT | PAGE_IS_PFNZERO,
+        category_inverted: mask & PAGE_IS_PFNZERO,
+        category_mask: mask,
         category_anyof_mask: 0,
-        return_mask: PAGE_IS_FILE,
+        return_mask: returned,
     };
     // SAFETY: S1; both live through the call, and the length is that of the array.
     let count =
         unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut argument as *mut _) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    for run in runs.iter().take(count) {
-        each(run.start as usize..run.end as usize, run.categories & PAGE_IS_FILE != 0);
-    }
+    runs.iter().take(count).for_each(&mut each);
     Ok((argument.walk_end as usize).max(range.start))
 }

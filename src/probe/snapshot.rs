@@ -17,13 +17,18 @@ use super::layout::{Layout, Target};
 use super::maps::{self, MapsReader};
 use super::pagemap::PageMap;
 use super::pools::{Owner, PoolsProbe};
-use super::{ranges, status};
+use super::shared::Remembered;
+use super::touched::Touched;
+use super::uses::{fit_full, uses};
+use super::zones::{ZoneMapping, ZonesReading};
+use super::{ranges, slab, status};
 use crate::report::close::{close, settle, Part};
 use crate::report::model::{
     Allocator, Breakdown, Category, Hooks, Kind, Object, Own, Process, Region, Stacks, State,
     System, Text,
 };
 use crate::report::pools::{Kind as PoolKind, Pools};
+use crate::report::zones::{SharedZone, ZoneUses};
 
 /// What only nginx knows of the process.
 #[derive(Debug, Clone)]
@@ -44,8 +49,10 @@ pub struct Identity {
     pub hooks: Hooks,
     /// See [`Own::bytes`].
     pub own_bytes: u64,
-    /// Where nginx's shared memory starts: the zones of the cycle and the counters of its core.
-    pub shared: Vec<usize>,
+    /// nginx's shared mappings.
+    pub zones: Vec<ZoneMapping>,
+    /// How a slab pool is laid out.
+    pub slab: slab::Layout,
     /// Whom a live pool of this kind belongs to, with the request line if that is wanted.
     pub owner: fn(usize, PoolKind, bool) -> Owner,
     /// Whether request lines are wanted.
@@ -58,15 +65,34 @@ pub struct Probes {
     pub heap: HeapProbe,
     /// nginx's pools.
     pub pools: PoolsProbe,
+    /// Touched pages of zones.
+    pub touched: Touched,
+    /// Whether the next measurement is to count all of them.
+    pub refresh_zones: bool,
+    /// Pages of zones that are in RAM.
+    pub resident: Remembered,
+}
+
+impl Default for Probes {
+    /// Nothing is known yet.
+    fn default() -> Self {
+        Probes {
+            heap: HeapProbe::new(),
+            pools: PoolsProbe::default(),
+            touched: Touched::default(),
+            refresh_zones: false,
+            resident: Remembered::default(),
+        }
+    }
 }
 
 /// A measurement that is done.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Taken {
     /// The figures.
     pub process: Process,
-    /// nginx's shared mappings.
-    pub shared: Vec<Range<usize>>,
+    /// The zones in full, where this process may be the only one to have them.
+    pub zones: Vec<(String, SharedZone)>,
 }
 
 /// A measurement under way.
@@ -78,6 +104,8 @@ pub struct Snapshot {
     heap: Option<HeapReading>,
     pages: Option<PageMap>,
     targets: Vec<Target>,
+    uses: Option<ZoneUses>,
+    zones: Vec<(String, SharedZone)>,
     spent: Duration,
     longest: Duration,
     notes: Vec<String>,
@@ -90,6 +118,8 @@ enum Stage {
     /// Counting target `.0` from address `.1` on.
     Count(usize, usize),
     Pools,
+    Touched,
+    Zones(ZonesReading),
     Done,
 }
 
@@ -103,6 +133,8 @@ impl Snapshot {
             heap: None,
             pages: None,
             targets: Vec::new(),
+            uses: None,
+            zones: Vec::new(),
             spent: Duration::ZERO,
             longest: Duration::ZERO,
             notes: Vec::new(),
@@ -118,7 +150,7 @@ impl Snapshot {
                 Ok(Progress::Done) if !budget.spent() => continue,
                 Ok(_) => break Progress::More,
                 Err(error) => {
-                    self.notes.push(format!("breakdown: {error}"));
+                    self.notes.push(format!("breakdown, zones: {error}"));
                     self.targets.clear();
                     self.pages = None;
                     self.stage = Stage::Done;
@@ -151,7 +183,8 @@ impl Snapshot {
                 }
                 self.maps = reader.finish();
                 self.pages = Some(PageMap::open().map_err(|e| at("/proc/self/pagemap", e))?);
-                self.layout = Layout::find(&self.maps, &identity.shared);
+                let shared: Vec<_> = identity.zones.iter().map(|zone| zone.range.start).collect();
+                self.layout = Layout::find(&self.maps, &shared);
                 probes.heap.begin(&self.maps, &self.layout.claimed);
                 self.stage = Stage::Heap;
                 Ok(Progress::Done)
@@ -189,6 +222,37 @@ impl Snapshot {
                 if probes.pools.step(budget) == Progress::More {
                     return Ok(Progress::More);
                 }
+                let ranges = identity.zones.iter().map(ZoneMapping::pages);
+                probes.touched.begin(ranges, std::mem::take(&mut probes.refresh_zones));
+                self.stage = Stage::Touched;
+                Ok(Progress::Done)
+            }
+            Stage::Touched => {
+                let step = self.pages.as_ref().map(|pages| probes.touched.step(pages, budget));
+                match step {
+                    Some(Ok(Progress::More)) => return Ok(Progress::More),
+                    Some(Err(error)) => {
+                        self.notes.push(format!("zones, touched: /proc/self/pagemap: {error}"));
+                    }
+                    _ => {}
+                }
+                self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
+                self.stage = match identity.state {
+                    State::ShuttingDown => {
+                        let zones = identity.zones.clone();
+                        let known = std::mem::take(&mut probes.resident);
+                        Stage::Zones(ZonesReading::begin(zones, identity.slab, known))
+                    }
+                    _ => Stage::Done,
+                };
+                Ok(Progress::Done)
+            }
+            Stage::Zones(reading) => {
+                if reading.step(budget) == Progress::More {
+                    return Ok(Progress::More);
+                }
+                (self.zones, probes.resident) = reading.finish();
+                fit_full(&mut self.zones);
                 self.stage = Stage::Done;
                 Ok(Progress::Done)
             }
@@ -232,6 +296,7 @@ impl Snapshot {
             breakdown,
             allocator,
             pools,
+            zones: self.uses,
             text: Some(text(&self.layout.objects, &self.maps)),
             stacks: Some(stacks),
             hooks: Some(identity.hooks.clone()),
@@ -242,7 +307,7 @@ impl Snapshot {
             }),
             notes: self.notes,
         };
-        Taken { process, shared: self.layout.shared }
+        Taken { process, zones: self.zones }
     }
 
     /// The pools, if the hooks that know them are in place.

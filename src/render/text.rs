@@ -5,6 +5,7 @@
 
 mod matrix;
 mod pools;
+mod zones;
 
 use super::layout::{paragraph, Align, Table};
 use super::units::{ascii, count, known, micros, millis, seconds, size};
@@ -19,10 +20,15 @@ pub fn text(server: &Server) -> String {
     let names = Names::new(&server.processes);
     let mut out = String::new();
     header(&mut out, server);
+    if server.narrowed {
+        zones::zones(&mut out, server);
+        return out;
+    }
     processes(&mut out, &server.processes);
     matrix::breakdowns(&mut out, &server.processes);
     allocators(&mut out, &server.processes);
     pools::pools(&mut out, &server.processes);
+    zones::zones(&mut out, server);
     threads(&mut out, &server.processes);
     out.push('\n');
     for (text, who) in groups(&server.processes, |p| p.text.clone().into_iter().collect()) {

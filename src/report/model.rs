@@ -12,6 +12,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::pools::Pools;
+use super::zones::{SharedZone, SharedZones, ZoneUses};
 
 /// The version of the JSON shape.
 pub const SCHEMA: u32 = 1;
@@ -35,8 +36,25 @@ pub struct Server {
     pub elapsed_us: u64,
     /// Master first, then by kind, id and generation.
     pub processes: Vec<Process>,
+    /// The shared memory zones, by name.
+    pub shared_zones: SharedZones,
     /// Sums over the processes.
     pub totals: Totals,
+    /// Whether only one zone was asked for.
+    #[serde(skip)]
+    pub narrowed: bool,
+}
+
+impl Server {
+    /// Leaves only one of the zones, by name; `false` when there is none of that name.
+    pub fn narrow(&mut self, zone: &str) -> bool {
+        self.narrowed = true;
+        self.shared_zones.narrow(zone);
+        for zones in self.processes.iter_mut().filter_map(|process| process.zones.as_mut()) {
+            zones.narrow(zone);
+        }
+        !self.shared_zones.0.is_empty()
+    }
 }
 
 /// The process that answered a request.
@@ -105,6 +123,8 @@ pub struct Process {
     pub allocator: Option<Allocator>,
     /// nginx's pools; `null` when the hooks on their allocator are not in place.
     pub pools: Option<Pools>,
+    /// The shared memory zones that it has mapped, by name, and what it did to them.
+    pub zones: Option<ZoneUses>,
     /// Code of the executable and its libraries.
     pub text: Option<Text>,
     /// Stacks of all threads.
@@ -116,6 +136,16 @@ pub struct Process {
     pub own: Option<Own>,
     /// Why a figure is `null` or less than exact, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// What a process hands to the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// Its figures.
+    pub process: Process,
+    /// Its zones in full, when the process is one of before a reload: it may be the only one to have
+    /// them.
+    pub zones: Vec<(String, SharedZone)>,
 }
 
 /// Memory as the kernel accounts it, from `/proc/PID/status`.

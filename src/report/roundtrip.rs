@@ -78,5 +78,7 @@ fn elements(process: &Process) -> usize {
         .text
         .as_ref()
         .map_or(0, |text| text.objects.iter().map(|object| 1 + object.path.len()).sum());
-    notes + entries + objects
+    let zones: usize =
+        process.zones.as_ref().map_or(0, |z| z.0.iter().map(|(name, _)| 1 + name.len()).sum());
+    notes + entries + objects + zones
 }

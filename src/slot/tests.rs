@@ -2,6 +2,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use super::*;
+use crate::report::model::Process;
 use crate::report::sample;
 
 /// A board in memory of its own, freed with it.
@@ -21,8 +22,9 @@ impl Memory {
     }
 }
 
-fn process(pid: i32) -> Process {
-    Process { pid, ..sample::bare() }
+fn process(pid: i32) -> Published {
+    let process = Process { pid, ..sample::bare() };
+    Published { process, zones: Vec::new() }
 }
 
 #[test]
@@ -134,7 +136,7 @@ fn too_large_a_snapshot_is_refused_and_the_last_one_stays() {
     let slot = board.get(0).unwrap();
     slot.publish(&process(1), 1).unwrap();
     let mut large = process(1);
-    large.notes = vec!["x".repeat(BODY_SIZE)];
+    large.process.notes = vec!["x".repeat(BODY_SIZE)];
     assert_eq!(slot.publish(&large, 2), Err(PublishError::TooLarge));
     assert_eq!(slot.read(), Ok((process(1), 1)));
 }
@@ -158,7 +160,7 @@ fn nothing_torn_is_read() {
                 let mut read = 0;
                 while !done.load(Ordering::Relaxed) {
                     match slot.read() {
-                        Ok((process, _)) => {
+                        Ok((Published { process, .. }, _)) => {
                             assert!(whole(&process), "{process:?}");
                             read += 1;
                         }
@@ -169,10 +171,10 @@ fn nothing_torn_is_read() {
             })
         });
         for pid in 1..writes {
-            let mut process = process(pid);
-            process.uptime_s = Some(pid as u64);
-            process.notes = vec![pid.to_string().repeat(pid as usize % 50)];
-            slot.publish(&process, pid as u64).unwrap();
+            let mut published = process(pid);
+            published.process.uptime_s = Some(pid as u64);
+            published.process.notes = vec![pid.to_string().repeat(pid as usize % 50)];
+            slot.publish(&published, pid as u64).unwrap();
             if pid % 16 == 0 {
                 thread::yield_now();
             }

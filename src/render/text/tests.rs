@@ -4,6 +4,7 @@ use super::text;
 use crate::render::layout::WIDTH;
 use crate::report::model::{Kind, Process, State};
 use crate::report::sample::{self, Random};
+use crate::report::zones::merge;
 
 /// Whatever is shown, it is printable, and no line is too long.
 fn check(shown: &str) {
@@ -71,6 +72,31 @@ fn largest_category_first() {
     assert_eq!(names, expected);
     assert!(resident[2].contains("6.25 MiB  48%"), "{}", resident[2]);
     assert!(shown.contains("Virtual memory by category"));
+}
+
+#[test]
+fn zones() {
+    let mut server = sample::small();
+    let shown = text(&server);
+    let zones = section(&shown, "Shared memory zones");
+    let first: Vec<_> = zones[2..5].iter().map(|line| words(line)[..3].join(" ")).collect();
+    assert_eq!(first, ["one 3 http_limit_req", "one 2 old", "nginx_shared_zone 1 ?"]);
+    assert!(zones[2].contains(" 10.0 MiB "), "{}", zones[2]);
+    let together = section(&shown, "What these processes together did");
+    // The cache manager of the sample tells nothing of zones.
+    assert_eq!(words(together[1]), ["one", "3", "6", "420", "52.7", "KiB", "120", "12"]);
+    assert_eq!(words(together[2]), ["one", "2", "old", "0", "0", "0", "0", "0"]);
+    assert!(shown.contains("- nginx_shared_zone: pages, slots: it is no zone"), "{shown}");
+    assert!(!shown.contains("slots of"), "{shown}");
+
+    assert!(server.narrow("one"));
+    let shown = text(&server);
+    check(&shown);
+    assert_eq!(section(&shown, "Shared memory zones").len(), 4);
+    assert_eq!(section(&shown, "What each process has and did").len(), 2 + 6);
+    assert_eq!(section(&shown, "Slots, generation 3").len(), 1 + 9 + 2, "{shown}");
+    assert!(!shown.contains("Resident memory") && !shown.contains("nginx_shared_zone"), "{shown}");
+    assert!(!server.narrow("two"));
 }
 
 #[test]
@@ -150,6 +176,13 @@ fn any_server() {
         let mut server = sample::server(processes);
         server.elapsed_us = random.figure();
         server.nginx = random.text();
+        let reported = (0..random.below(4)).map(|_| random.reported()).collect();
+        server.shared_zones = merge(reported, &server.processes);
         check(&text(&server));
+        let names = server.shared_zones.names();
+        if let Some(name) = names.get(random.below(4) as usize) {
+            assert!(server.narrow(name));
+            check(&text(&server));
+        }
     }
 }

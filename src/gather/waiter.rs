@@ -1,0 +1,54 @@
+//! Requests that wait for figures.
+
+use std::time::Instant;
+
+use super::collect::Collected;
+use crate::nginx::request::Request;
+use crate::query::Query;
+
+/// A snapshot this young answers again.
+pub(super) const FRESH_MS: u64 = 50;
+
+/// A bit of `Slot::ask`: refresh the allocator's statistics whatever it costs.
+pub(super) const REFRESH_HEAP: u32 = 1;
+
+/// Another: count all pages of zones anew.
+pub(super) const REFRESH_ZONES: u32 = 2;
+
+/// A request that waits.
+pub(super) struct Waiter {
+    pub(super) request: Request,
+    pub(super) query: Query,
+    pub(super) arrived: Instant,
+    pub(super) asked_ms: u64,
+    pub(super) deadline_ms: u64,
+}
+
+/// A request that can be answered.
+pub struct Answer {
+    /// The request.
+    pub request: Request,
+    /// What it asked.
+    pub query: Query,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// Everybody's figures.
+    pub collected: Collected,
+}
+
+/// The bits of `Slot::ask` for a query.
+pub(super) fn wants(query: &Query) -> u32 {
+    let heap = if query.refresh_heap { REFRESH_HEAP } else { 0 };
+    let zones = if query.refresh_zones { REFRESH_ZONES } else { 0 };
+    heap | zones
+}
+
+impl Waiter {
+    /// The oldest snapshot that answers this request.
+    pub(super) fn oldest_ms(&self) -> u64 {
+        if wants(&self.query) != 0 {
+            return self.asked_ms;
+        }
+        self.asked_ms.saturating_sub(FRESH_MS)
+    }
+}

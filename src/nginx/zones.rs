@@ -1,0 +1,288 @@
+//! The shared memory zones as nginx has them, and the proof that the hooks count in them.
+//!
+//! Beyond the invariants of [`crate::nginx`]: **Z1** a pool made for the proof is memory of this
+//! function's own, aligned to a page, which nginx's slab functions use as they would a zone.
+
+use std::alloc::Layout as Memory;
+use std::ffi::CStr;
+use std::mem::{offset_of, size_of};
+
+use nginx_sys::{
+    ngx_connection_counter, ngx_cycle, ngx_cycle_t, ngx_list_part_t, ngx_shm_alloc, ngx_shm_free,
+    ngx_shm_t, ngx_shm_zone_t, ngx_shmtx_create, ngx_shmtx_destroy, ngx_slab_alloc,
+    ngx_slab_alloc_locked, ngx_slab_calloc_locked, ngx_slab_free, ngx_slab_free_locked,
+    ngx_slab_init, ngx_slab_page_t, ngx_slab_pool_t, ngx_slab_stat_t, NGX_OK,
+};
+
+use crate::hook::refusal::Refusal;
+use crate::hook::slab::{self as hook, Shm};
+use crate::probe::memory::{Memory as _, Own};
+use crate::probe::pagemap::page_size;
+use crate::probe::slab::runs::Runs;
+use crate::probe::slab::{Header, Layout, DESCRIPTOR, STATISTIC};
+use crate::probe::zones::ZoneMapping;
+use crate::report::zones::name;
+use crate::tally::zones::Counts;
+
+/// A slab pool of this nginx.
+pub const LAYOUT: Layout = Layout {
+    size: size_of::<ngx_slab_pool_t>(),
+    min_size: offset_of!(ngx_slab_pool_t, min_size),
+    min_shift: offset_of!(ngx_slab_pool_t, min_shift),
+    pages: offset_of!(ngx_slab_pool_t, pages),
+    last: offset_of!(ngx_slab_pool_t, last),
+    stats: offset_of!(ngx_slab_pool_t, stats),
+    pfree: offset_of!(ngx_slab_pool_t, pfree),
+    start: offset_of!(ngx_slab_pool_t, start),
+    end: offset_of!(ngx_slab_pool_t, end),
+    addr: offset_of!(ngx_slab_pool_t, addr),
+};
+
+const _: () = {
+    assert!(size_of::<ngx_slab_page_t>() == DESCRIPTOR);
+    assert!(size_of::<ngx_slab_stat_t>() == STATISTIC);
+    assert!(offset_of!(ngx_slab_page_t, slab) == 0);
+    assert!(offset_of!(ngx_slab_page_t, next) == 8);
+    assert!(offset_of!(ngx_slab_page_t, prev) == 16);
+    assert!(offset_of!(ngx_slab_stat_t, total) == 0);
+    assert!(offset_of!(ngx_slab_stat_t, used) == 8);
+    assert!(offset_of!(ngx_slab_stat_t, reqs) == 16);
+    assert!(offset_of!(ngx_slab_stat_t, fails) == 24);
+    assert!(offset_of!(ngx_shm_t, addr) == offset_of!(Shm, addr));
+    assert!(offset_of!(ngx_shm_t, size) == offset_of!(Shm, size));
+    assert!(offset_of!(ngx_shm_t, name) == offset_of!(Shm, name_len));
+    assert!(offset_of!(ngx_shm_t, name) + 8 == offset_of!(Shm, name_data));
+};
+
+/// What nginx calls the mapping of its counters.
+const COUNTERS: &str = "nginx_shared_zone";
+
+/// What this module calls the mapping of its own.
+const OWN_COUNTERS: &str = "memstat_counters";
+
+/// The zones of a cycle.
+///
+/// # Safety
+///
+/// The cycle is a valid one, and stays so while the iterator lives.
+unsafe fn zones_of(cycle: *const ngx_cycle_t) -> impl Iterator<Item = &'static ngx_shm_zone_t> {
+    // SAFETY: by contract; N4: the list is in the cycle and its parts are in the cycle's pool.
+    let first: Option<&ngx_list_part_t> = unsafe { cycle.as_ref() }.map(|c| &c.shared_memory.part);
+    // SAFETY: as above.
+    let parts = std::iter::successors(first, |part| unsafe { part.next.as_ref() });
+    let zones = parts.flat_map(|part| {
+        let zones: *const ngx_shm_zone_t = part.elts.cast();
+        // SAFETY: as above; a part holds `nelts` zones.
+        (0..part.nelts).map(move |i| unsafe { &*zones.add(i) })
+    });
+    zones.filter(|zone| !zone.shm.addr.is_null())
+}
+
+/// Tells the hook of the zones of a cycle that is loaded.
+///
+/// # Safety
+///
+/// `cycle` is what nginx handed to `init_module`.
+pub unsafe fn loaded(cycle: *const ngx_cycle_t, generation: u64) {
+    // SAFETY: by contract.
+    let zones = unsafe { zones_of(cycle) };
+    let zones: Vec<_> = zones
+        .map(|zone| (zone.shm.name.as_bytes().to_vec(), zone.shm.addr as usize, zone.shm.size))
+        .collect();
+    hook::loaded(generation, &zones);
+}
+
+/// nginx's shared mappings in this process: those that the hook has seen, the zones of the cycle,
+/// the counters of nginx's core, and those of this module.
+pub fn mappings() -> Vec<ZoneMapping> {
+    let seen = hook::mappings();
+    // SAFETY: N2.
+    let cycle = unsafe { ngx_cycle };
+    // SAFETY: N2: the cycle lasts until the next one, which begins on this thread.
+    let zones = unsafe { zones_of(cycle) };
+    let mut mappings: Vec<ZoneMapping> = zones
+        .map(|zone| {
+            let (start, size) = (zone.shm.addr as usize, zone.shm.size);
+            ZoneMapping {
+                name: name(zone.shm.name.as_bytes()),
+                owner: owner(zone),
+                range: start..start.saturating_add(size),
+                is_zone: true,
+                seen: seen.iter().find(|m| m.address == start && m.size == size).cloned(),
+            }
+        })
+        .collect();
+    let mut add = |start: usize, mapping: ZoneMapping| {
+        if !mappings.iter().any(|known| known.range.contains(&start)) {
+            mappings.push(mapping);
+        }
+    };
+    for mapping in seen {
+        let start = mapping.address;
+        let range = start..start.saturating_add(mapping.size);
+        let name = name(&mapping.name);
+        add(start, other(name, NOBODYS, range, Some(mapping)));
+    }
+    // SAFETY: N2.
+    let counters = unsafe { ngx_connection_counter } as usize;
+    // Together they are less than a page, in a mapping of their own.
+    let start = counters / page_size() * page_size();
+    if start != 0 {
+        add(start, other(COUNTERS.to_owned(), NOBODYS, start..start + page_size(), None));
+    }
+    if let Some(range) = hook::masters_range() {
+        let mut mapping = other(OWN_COUNTERS.to_owned(), NOBODYS, range.clone(), None);
+        mapping.owner = Ok("ngx_memstat_module".to_owned());
+        add(range.start, mapping);
+    }
+    mappings
+}
+
+const NOBODYS: &str = "it is no zone of a module";
+
+fn other(
+    name: String,
+    why: &str,
+    range: std::ops::Range<usize>,
+    seen: Option<crate::tally::mappings::Mapping>,
+) -> ZoneMapping {
+    ZoneMapping { name, owner: Err(why.to_owned()), range, is_zone: false, seen }
+}
+
+/// The module that a zone belongs to: the one whose address is the zone's tag, as is the custom.
+fn owner(zone: &ngx_shm_zone_t) -> Result<String, String> {
+    // SAFETY: N2: the modules of the cycle, an array of pointers that ends with a null.
+    let modules = unsafe {
+        let cycle = &*ngx_cycle;
+        std::slice::from_raw_parts(cycle.modules, cycle.modules_n)
+    };
+    let found = modules.iter().find(|module| module.cast() == zone.tag);
+    // SAFETY: N2: modules of the cycle are loaded, and nginx has given each its name.
+    let name = found.and_then(|module| unsafe { module.as_ref() }).map(|module| module.name);
+    match name.filter(|name| !name.is_null()) {
+        // SAFETY: as above.
+        Some(name) => Ok(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()),
+        None => Err("the zone's tag is no module".to_owned()),
+    }
+}
+
+/// Pages of the pool in which the proof allocates.
+const PAGES: usize = 16;
+
+/// Allocates in a pool of its own in every way that modules do, and sees whether the hooks counted
+/// it all, and the pool's header reads as it should. To be called in a child process.
+pub fn check() -> Result<(), Refusal> {
+    hook::begin_process();
+    let memory = Memory::from_size_align(PAGES * page_size(), page_size());
+    let Ok(memory) = memory else { return Err(Refusal::Memory) };
+    // SAFETY: the size is not 0.
+    let start = unsafe { std::alloc::alloc_zeroed(memory) };
+    if start.is_null() {
+        return Err(Refusal::Memory);
+    }
+    // SAFETY: Z1: the memory just allocated.
+    let proven = unsafe { slab_is_counted(start) } && mappings_are_seen();
+    // SAFETY: allocated above, and used by nobody any more.
+    unsafe { std::alloc::dealloc(start, memory) };
+    if proven {
+        Ok(())
+    } else {
+        Err(Refusal::Layout)
+    }
+}
+
+/// # Safety
+///
+/// Z1: `start` is zeroed memory of [`PAGES`] pages.
+unsafe fn slab_is_counted(start: *mut u8) -> bool {
+    let page = page_size();
+    let pool: *mut ngx_slab_pool_t = start.cast();
+    let at = start as usize;
+    let range = at..at + PAGES * page;
+    let header = || {
+        let mut bytes = vec![0; LAYOUT.header_bytes()];
+        Own.read(at, &mut bytes).ok()?;
+        Header::read(&bytes, &range, &LAYOUT, page).ok()
+    };
+    let runs = |header: &Header| {
+        let mut runs = Runs::begin(header.pages);
+        while let Some(wanted) = runs.wanted(header.descriptors, page) {
+            let mut copy = vec![0; wanted.len()];
+            Own.read(wanted.start, &mut copy).ok()?;
+            runs.look(&copy);
+        }
+        Some((runs.free, runs.largest, runs.count))
+    };
+    // SAFETY: Z1; the fields that nginx itself sets before it makes a pool.
+    unsafe {
+        (*pool).end = start.add(PAGES * page);
+        (*pool).min_shift = 3;
+        (*pool).addr = start.cast();
+        let created = ngx_shmtx_create(&mut (*pool).mutex, &mut (*pool).lock, std::ptr::null_mut());
+        if created != NGX_OK as isize {
+            return false;
+        }
+        ngx_slab_init(pool);
+        (*pool).set_log_nomem(0);
+    }
+    let Some(empty) = header() else { return false };
+    let all = empty.pages as u64;
+    let is_empty = empty.free == all && runs(&empty) == Some((all, all, 1));
+
+    // SAFETY: Z1; what is given back was got from the pool.
+    let blocks = unsafe {
+        let blocks = [
+            ngx_slab_alloc(pool, 64),
+            ngx_slab_calloc_locked(pool, 60),
+            ngx_slab_alloc_locked(pool, page + 1),
+            ngx_slab_alloc_locked(pool, 1),
+        ];
+        let too_large = ngx_slab_alloc_locked(pool, PAGES * page);
+        ngx_slab_free(pool, blocks[3]);
+        ngx_slab_free_locked(pool, blocks[2]);
+        ngx_shmtx_destroy(&mut (*pool).mutex);
+        blocks.iter().all(|block| !block.is_null()) && too_large.is_null()
+    };
+    let bytes_requested = (64 + 60 + page + 1 + 1) as u64;
+    let counted = Counts { allocations: 4, frees: 2, failures: 1, bytes_requested };
+    let Some(used) = header() else { return false };
+    let class = |size: u64| {
+        let class = used.classes.iter().find(|class| class.size == size);
+        class.map(|class| (class.used, class.reqs, class.fails))
+    };
+    // One page has the two slots; the others are free again, behind it.
+    blocks
+        && is_empty
+        && hook::counts(at) == Some(counted)
+        && class(64) == Some((2, 2, 0))
+        && class(8) == Some((0, 1, 0))
+        && used.free == all - 1
+        && runs(&used) == Some((all - 1, all - 1, 1))
+}
+
+/// Makes and unmakes a mapping: the hooks see both.
+fn mappings_are_seen() -> bool {
+    let name = OWN_COUNTERS.as_bytes();
+    // SAFETY: a C structure for which zeroes are valid; its name is static.
+    let mut shm: ngx_shm_t = unsafe { std::mem::zeroed() };
+    shm.size = page_size();
+    shm.name.len = name.len();
+    shm.name.data = name.as_ptr().cast_mut();
+    // SAFETY: N2: `ngx_cycle` has a log.
+    shm.log = unsafe { (*ngx_cycle).log };
+    let seen = |shm: &ngx_shm_t| {
+        hook::mappings().into_iter().find(|m| m.address == shm.addr as usize && m.name == name)
+    };
+    // SAFETY: as nginx calls them.
+    unsafe {
+        if ngx_shm_alloc(&mut shm) != NGX_OK as isize {
+            return false;
+        }
+        let begun = seen(&shm).filter(|mapping| mapping.size == page_size());
+        // No pool is there; the counters of its address are.
+        let counted = begun.is_some() && hook::counts(shm.addr as usize) == Some(Counts::default());
+        ngx_shm_free(&mut shm);
+        let ended = begun.is_some_and(|mapping| hook::page_counts(&mapping).is_none());
+        counted && ended && seen(&shm).is_none()
+    }
+}

@@ -1,0 +1,163 @@
+//! A slab pool of nginx, as its own header and page descriptors show it.
+//!
+//! Nothing is locked: words are copied ([`super::memory`]) while other processes change them, so
+//! each copied word is checked before anything follows from it, and what does not look like a pool
+//! is refused ([`Defect`]). A page has a descriptor of three words (`ngx_slab_page_t`), a size
+//! class a statistic of four (`ngx_slab_stat_t`).
+#![forbid(unsafe_code)]
+
+pub mod runs;
+
+use std::ops::Range;
+
+use super::memory::word;
+
+/// The size of a page's descriptor.
+pub const DESCRIPTOR: usize = 24;
+
+/// The size of a size class's statistic.
+pub const STATISTIC: usize = 32;
+
+/// The most size classes: from 8 bytes to half a page, for pages of up to 64 KiB.
+const CLASSES: usize = 14;
+
+/// Where in `ngx_slab_pool_t` its fields are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Layout {
+    /// The size of the structure.
+    pub size: usize,
+    pub min_size: usize,
+    pub min_shift: usize,
+    pub pages: usize,
+    pub last: usize,
+    pub stats: usize,
+    pub pfree: usize,
+    pub start: usize,
+    pub end: usize,
+    pub addr: usize,
+}
+
+impl Layout {
+    /// The bytes to copy from the start of a pool for [`Header::read`].
+    pub fn header_bytes(&self) -> usize {
+        self.size + CLASSES * (DESCRIPTOR + STATISTIC)
+    }
+}
+
+/// Why something is no slab pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Defect {
+    /// There is not even room for a header.
+    #[error("it is too small for a slab pool")]
+    Short,
+    /// A field that says where the pool is says something else.
+    #[error("its header does not look like a slab pool ({0})")]
+    Field(&'static str),
+}
+
+/// A size class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class {
+    /// Bytes of a slot.
+    pub size: u64,
+    /// Slots in use.
+    pub used: u64,
+    /// Slots free, in pages of this class.
+    pub free: u64,
+    /// Requests so far.
+    pub reqs: u64,
+    /// Those that failed.
+    pub fails: u64,
+}
+
+/// What a pool's header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Where the first page's descriptor is.
+    pub descriptors: usize,
+    /// Pages.
+    pub pages: usize,
+    /// Free pages.
+    pub free: u64,
+    /// The size classes, smallest first.
+    pub classes: Vec<Class>,
+}
+
+impl Header {
+    /// Reads a header from a copy of the first bytes of a zone that is mapped at `at`.
+    pub fn read(
+        bytes: &[u8],
+        at: &Range<usize>,
+        layout: &Layout,
+        page_size: usize,
+    ) -> Result<Header, Defect> {
+        let field = |offset: usize| word(bytes, offset);
+        if bytes.len() < layout.size || at.len() < layout.size.saturating_add(page_size) {
+            return Err(Defect::Short);
+        }
+        let must = |holds: bool, field| if holds { Ok(()) } else { Err(Defect::Field(field)) };
+        let shift = field(layout.min_shift);
+        let page_shift = page_size.trailing_zeros() as usize;
+        must((3..page_shift).contains(&shift), "min_shift")?;
+        must(field(layout.min_size) == 1 << shift, "min_size")?;
+        must(field(layout.addr) == at.start, "addr")?;
+        must(field(layout.end) == at.end, "end")?;
+        let count = page_shift - shift;
+        let lists = at.start + layout.size;
+        let stats = lists + count * DESCRIPTOR;
+        must(field(layout.stats) == stats, "stats")?;
+        let descriptors = stats + count * STATISTIC;
+        must(field(layout.pages) == descriptors, "pages")?;
+        let length = field(layout.last).checked_sub(descriptors).unwrap_or(1);
+        must(length % DESCRIPTOR == 0, "last")?;
+        let pages = length / DESCRIPTOR;
+        let start = field(layout.start);
+        let room = at.end.checked_sub(start).map(|bytes| bytes / page_size);
+        must(start % page_size == 0 && start >= descriptors.saturating_add(length), "start")?;
+        must(room.is_some_and(|room| pages <= room), "start")?;
+        let free = field(layout.pfree) as u64;
+        must(free <= pages as u64, "pfree")?;
+
+        let stats = layout.size + count * DESCRIPTOR;
+        must(bytes.len() >= stats + count * STATISTIC, "stats")?;
+        let class = |index: usize| {
+            let at = stats + index * STATISTIC;
+            class(1u64 << (shift + index), |i| word(bytes, at + 8 * i) as u64, pages, page_size)
+        };
+        let classes: Option<Vec<_>> = (0..count).map(class).collect();
+        let classes = classes.ok_or(Defect::Field("stats"))?;
+        Ok(Header { descriptors, pages, free, classes })
+    }
+
+    /// Slots that are free in pages of their class, in bytes.
+    pub fn free_in_slots(&self) -> u64 {
+        self.classes.iter().fold(0, |sum, class| {
+            let bytes = class.free.saturating_mul(class.size);
+            sum.saturating_add(bytes)
+        })
+    }
+
+    /// The largest size class with a free slot; 0 when there is none.
+    pub fn largest_slot(&self) -> u64 {
+        self.classes
+            .iter()
+            .filter(|class| class.free > 0)
+            .map(|class| class.size)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// A size class by its statistic: `total`, `used`, `reqs`, `fails`. When the last slot of a page is
+/// freed, `total` falls before `used` does.
+fn class(size: u64, stat: impl Fn(usize) -> u64, pages: usize, page_size: usize) -> Option<Class> {
+    let (total, used, reqs, fails) = (stat(0), stat(1), stat(2), stat(3));
+    let most = (pages as u64).saturating_mul(page_size as u64 / size);
+    let is_sound = total <= most && used <= most.saturating_add(1) && fails <= reqs;
+    let used = used.min(total);
+    is_sound.then_some(Class { size, used, free: total - used, reqs, fails })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,147 @@
+//! The shared memory zones: what is in them, and what the processes did to them.
+#![forbid(unsafe_code)]
+
+use super::{named, section};
+use crate::render::layout::{paragraph, Align, Table};
+use crate::render::units::{ascii, count, known, millis, size};
+use crate::report::model::{Process, Server};
+use crate::report::zones::{SharedZone, Slots, ZoneUse};
+
+/// The tables: of all zones, or of the one that was asked for in more detail.
+pub(super) fn zones(out: &mut String, server: &Server) {
+    let mappings: Vec<(&str, &SharedZone)> = server
+        .shared_zones
+        .0
+        .iter()
+        .flat_map(|(name, zone)| zone.all().map(move |mapping| (name.as_str(), mapping)))
+        .collect();
+    if mappings.is_empty() {
+        return;
+    }
+    contents(out, &mappings);
+    if server.narrowed {
+        by_process(out, &server.processes);
+        for (_, mapping) in &mappings {
+            if let Some(slots) = &mapping.slots {
+                by_slot(out, mapping, slots);
+            }
+        }
+    } else {
+        by_all(out, &mappings, &server.processes);
+    }
+    for (name, mapping) in mappings {
+        for note in &mapping.notes {
+            paragraph(out, "- ", &format!("{}: {}", ascii(name), ascii(note)));
+        }
+    }
+}
+
+/// A table of mappings, with the names of their zones and their generations in front.
+fn of_mappings(mappings: &[(&str, &SharedZone)]) -> Table {
+    let mut table = Table::default();
+    table.name(&["zone"], mappings.iter().map(|(name, _)| ascii(name)).collect());
+    let generations = mappings.iter().map(|(_, mapping)| {
+        let generation = known(mapping.generation, count);
+        if mapping.current {
+            generation
+        } else {
+            format!("{generation} old")
+        }
+    });
+    table.name(&["gen"], generations.collect());
+    table
+}
+
+fn contents(out: &mut String, mappings: &[(&str, &SharedZone)]) {
+    let mut table = of_mappings(mappings);
+    let owners = mappings.iter().map(|(_, m)| known(m.owner.as_deref(), owner)).collect();
+    table.column(Align::Left, &["owner", ""], owners);
+    let mut column = |head: &[&str], cell: fn(&SharedZone) -> String| {
+        table.column(Align::Right, head, mappings.iter().map(|(_, m)| cell(m)).collect());
+    };
+    column(&["size", ""], |m| size(m.size));
+    column(&["resident", ""], |m| known(m.resident, size));
+    column(&["in use", ""], |m| known(m.in_use, size));
+    column(&["full", ""], |m| known(m.fill_percent, |percent| format!("{percent}%")));
+    column(&["free", "pages"], |m| known(m.pages.map(|p| p.free), count));
+    column(&["largest", "allocation"], |m| known(m.largest_allocation, size));
+    column(&["failures", ""], |m| known(m.failures, count));
+    section(out, "Shared memory zones");
+    table.print(out);
+}
+
+/// The name of a module without what they all have.
+fn owner(name: &str) -> String {
+    let name = name.strip_prefix("ngx_").unwrap_or(name);
+    ascii(name.strip_suffix("_module").unwrap_or(name))
+}
+
+/// What all processes together did to each mapping.
+fn by_all(out: &mut String, mappings: &[(&str, &SharedZone)], processes: &[Process]) {
+    let mut table = of_mappings(mappings);
+    let mut column = |head: &str, show: fn(u64) -> String, figure: fn(&ZoneUse) -> Option<u64>| {
+        let cells = mappings.iter().map(|(name, mapping)| {
+            let uses = processes.iter().flat_map(|p| &p.zones).filter_map(|zones| zones.get(name));
+            let mut uses = uses.filter(|uses| uses.generation == mapping.generation);
+            known(uses.try_fold(0u64, |sum, uses| sum.checked_add(figure(uses)?)), show)
+        });
+        table.column(Align::Right, &[head], cells.collect());
+    };
+    column("processes", count, |_| Some(1));
+    column("allocations", count, |uses| uses.allocations);
+    column("requested", size, |uses| uses.bytes_requested);
+    column("frees", count, |uses| uses.frees);
+    column("failures", count, |uses| uses.failures);
+    section(out, "What these processes together did to them");
+    table.print(out);
+}
+
+/// What each process did to the zone that was asked for.
+fn by_process(out: &mut String, processes: &[Process]) {
+    let all = processes.iter().flat_map(|p| p.zones.iter().map(move |zones| (p, zones)));
+    let all: Vec<(&Process, &ZoneUse)> =
+        all.flat_map(|(p, zones)| zones.0.iter().map(move |(_, uses)| (p, uses))).collect();
+    let mut table = named(&all.iter().map(|(process, _)| *process).collect::<Vec<_>>());
+    let mut column = |head: &[&str], cell: fn(&ZoneUse) -> String| {
+        table.column(Align::Right, head, all.iter().map(|(_, uses)| cell(uses)).collect());
+    };
+    column(&["gen", ""], |uses| known(uses.generation, count));
+    column(&["mapped", ""], |uses| size(uses.mapped));
+    column(&["touched", ""], |uses| known(uses.touched, size));
+    column(&["counted", "ago"], |uses| known(uses.touched_ms_ago, millis));
+    column(&["allocations", ""], |uses| known(uses.allocations, count));
+    column(&["requested", ""], |uses| known(uses.bytes_requested, size));
+    column(&["frees", ""], |uses| known(uses.frees, count));
+    column(&["failures", ""], |uses| known(uses.failures, count));
+    section(out, "What each process has and did");
+    table.print(out);
+}
+
+/// The slots of a mapping, by their size.
+fn by_slot(out: &mut String, mapping: &SharedZone, slots: &Slots) {
+    let mut table = Table::default();
+    table.name(&["slots of"], slots.0.iter().map(|(size, _)| format!("{size} B")).collect());
+    let mut column = |head: &str, figures: Vec<u64>| {
+        table.column(Align::Right, &[head], figures.into_iter().map(count).collect());
+    };
+    column("used", slots.0.iter().map(|(_, slot)| slot.used).collect());
+    column("free", slots.0.iter().map(|(_, slot)| slot.free).collect());
+    column("requests", slots.0.iter().map(|(_, slot)| slot.reqs).collect());
+    column("failures", slots.0.iter().map(|(_, slot)| slot.fails).collect());
+    section(out, &format!("Slots, generation {}", known(mapping.generation, count)));
+    table.print(out);
+    if let Some(pages) = mapping.pages {
+        let line = format!(
+            "Pages: {} of {} used; {} free in {} runs, the longest of {}; {} requests of whole \
+             pages, {} failed",
+            pages.used,
+            pages.total,
+            pages.free,
+            known(pages.free_runs, count),
+            known(pages.largest_free_run, count),
+            known(pages.reqs, count),
+            known(pages.fails, count),
+        );
+        paragraph(out, "", &line);
+    }
+}

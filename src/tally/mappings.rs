@@ -1,0 +1,116 @@
+//! The shared mappings of nginx, as they were made and as they went away.
+//!
+//! nginx makes them in the master while it loads a configuration. A worker inherits the list as it
+//! was at its birth, which is what it has mapped for the rest of its life.
+#![forbid(unsafe_code)]
+
+/// A shared mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// Tells it from every other mapping of this server, also from one that was at the same address.
+    pub serial: u64,
+    /// The configuration that made it, counted as the processes' generations are; `None` when it is
+    /// older than the hook.
+    pub generation: Option<u64>,
+    /// The name nginx gave it.
+    pub name: Vec<u8>,
+    /// Where it begins.
+    pub address: usize,
+    /// Bytes, as nginx asked for them.
+    pub size: usize,
+    /// Whether the configuration that made it is still being loaded.
+    loading: bool,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Mappings {
+    all: Vec<Mapping>,
+    last_serial: u64,
+}
+
+impl Mappings {
+    /// None yet.
+    pub const fn new() -> Self {
+        Mappings { all: Vec::new(), last_serial: 0 }
+    }
+
+    /// A mapping was made, by the configuration that is being loaded. Its serial number.
+    pub fn add(&mut self, name: &[u8], address: usize, size: usize) -> u64 {
+        self.push(name, address, size, true)
+    }
+
+    /// A mapping was found that is older than the hook. Its serial number; `None` when it is known.
+    pub fn adopt(&mut self, name: &[u8], address: usize, size: usize) -> Option<u64> {
+        let known = self.all.iter().any(|m| m.address == address && m.size == size);
+        (!known).then(|| self.push(name, address, size, false))
+    }
+
+    /// A mapping is about to go away.
+    pub fn remove(&mut self, address: usize) {
+        self.all.retain(|mapping| mapping.address != address);
+    }
+
+    /// All are forgotten.
+    pub fn clear(&mut self) {
+        self.all.clear();
+    }
+
+    /// The configuration with this number is loaded: what was made meanwhile is its.
+    pub fn loaded(&mut self, generation: u64) {
+        for mapping in self.all.iter_mut().filter(|mapping| mapping.loading) {
+            mapping.generation = Some(generation);
+            mapping.loading = false;
+        }
+    }
+
+    /// All of them, the oldest first.
+    pub fn all(&self) -> &[Mapping] {
+        &self.all
+    }
+
+    fn push(&mut self, name: &[u8], address: usize, size: usize, loading: bool) -> u64 {
+        self.remove(address);
+        self.last_serial += 1;
+        let (serial, name) = (self.last_serial, name.to_vec());
+        self.all.push(Mapping { serial, generation: None, name, address, size, loading });
+        serial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(mappings: &Mappings) -> Vec<(u64, Option<u64>, usize)> {
+        mappings.all().iter().map(|m| (m.serial, m.generation, m.address)).collect()
+    }
+
+    #[test]
+    fn over_reloads() {
+        let mut mappings = Mappings::new();
+        mappings.add(b"one", 0x1000, 10);
+        mappings.add(b"two", 0x2000, 20);
+        assert_eq!(list(&mappings), [(1, None, 0x1000), (2, None, 0x2000)]);
+        mappings.loaded(1);
+        assert_eq!(mappings.adopt(b"one", 0x1000, 10), None);
+        assert_eq!(mappings.adopt(b"old", 0x5000, 10), Some(3));
+        // A reload that makes "one" anew fails, the next one goes through.
+        mappings.add(b"one", 0x3000, 30);
+        mappings.remove(0x3000);
+        mappings.add(b"one", 0x3000, 30);
+        mappings.loaded(2);
+        mappings.remove(0x1000);
+        assert_eq!(
+            list(&mappings),
+            [(2, Some(1), 0x2000), (3, None, 0x5000), (5, Some(2), 0x3000)]
+        );
+        // Another mapping at an address is another one.
+        mappings.add(b"one", 0x2000, 20);
+        mappings.loaded(3);
+        assert_eq!(list(&mappings).last(), Some(&(6, Some(3), 0x2000)));
+        assert_eq!(list(&mappings).len(), 3);
+        mappings.clear();
+        assert_eq!(mappings.add(b"one", 0x2000, 20), 7);
+    }
+}
