@@ -4,6 +4,8 @@
 //! totals are read, and what is left of them is `anon_other` and `file_other`.
 #![forbid(unsafe_code)]
 
+mod identity;
+
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -12,79 +14,22 @@ use procfs::process::{MMapPath, MemoryMap};
 
 use super::budget::{Budget, Progress};
 use super::elf::LoadedObject;
-use super::heap::{HeapProbe, HeapReading};
+use super::heap::HeapReading;
 use super::layout::{Layout, Target};
 use super::maps::{self, MapsReader};
 use super::pagemap::PageMap;
-use super::pools::{Owner, PoolsProbe};
-use super::shared::Remembered;
-use super::touched::Touched;
+use super::pools::PoolsProbe;
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
-use super::{ranges, slab, status};
+use super::{ranges, status};
 use crate::report::close::{close, settle, Part};
 use crate::report::model::{
-    Allocator, Breakdown, Category, Hooks, Kind, Object, Own, Process, Region, Stacks, State,
-    System, Text,
+    Allocator, Breakdown, Category, Object, Own, Process, Region, Stacks, State, System, Text,
 };
-use crate::report::pools::{Kind as PoolKind, Pools};
+use crate::report::pools::Pools;
 use crate::report::zones::{SharedZone, ZoneUses};
 
-/// What only nginx knows of the process.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// See [`Process::kind`].
-    pub kind: Kind,
-    /// See [`Process::id`].
-    pub id: Option<u32>,
-    /// See [`Process::pid`].
-    pub pid: i32,
-    /// See [`Process::generation`].
-    pub generation: u64,
-    /// See [`Process::state`].
-    pub state: State,
-    /// When the process began to run the module's code.
-    pub started: Instant,
-    /// See [`Process::hooks`].
-    pub hooks: Hooks,
-    /// See [`Own::bytes`].
-    pub own_bytes: u64,
-    /// nginx's shared mappings.
-    pub zones: Vec<ZoneMapping>,
-    /// How a slab pool is laid out.
-    pub slab: slab::Layout,
-    /// Whom a live pool of this kind belongs to, with the request line if that is wanted.
-    pub owner: fn(usize, PoolKind, bool) -> Owner,
-    /// Whether request lines are wanted.
-    pub requests: bool,
-}
-
-/// The probes that remember something from one measurement to the next.
-pub struct Probes {
-    /// The system allocator.
-    pub heap: HeapProbe,
-    /// nginx's pools.
-    pub pools: PoolsProbe,
-    /// Touched pages of zones.
-    pub touched: Touched,
-    /// Whether the next measurement is to count all of them.
-    pub refresh_zones: bool,
-    /// Pages of zones that are in RAM.
-    pub resident: Remembered,
-}
-
-impl Default for Probes {
-    /// Nothing is known yet.
-    fn default() -> Self {
-        Probes {
-            heap: HeapProbe::new(),
-            pools: PoolsProbe::default(),
-            touched: Touched::default(),
-            refresh_zones: false,
-            resident: Remembered::default(),
-        }
-    }
-}
+pub use identity::{Identity, Probes};
 
 /// A measurement that is done.
 #[derive(Debug, Clone)]

@@ -3,8 +3,10 @@
 
 use super::model::*;
 use super::pools::{self, Creator, LivePool, Pools, Sizes};
-use super::zones::{Named, Pages, Reported, SharedZone, Slot, ZoneUse};
+use super::zones::Named;
 use super::{assemble, Facts};
+
+mod zones;
 
 /// A deterministic source of figures (SplitMix64).
 pub(crate) struct Random(u64);
@@ -37,7 +39,7 @@ impl Random {
         }
     }
 
-    fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+    pub(super) fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         (self.below(3) > 0).then(|| make(self))
     }
 
@@ -55,70 +57,6 @@ impl Random {
 
     fn many<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
         (0..self.below(5)).map(|_| make(self)).collect()
-    }
-
-    /// A few names, each once.
-    fn names(&mut self) -> Vec<String> {
-        let mut names = self.many(Self::text);
-        names.extend(["one", "two"].iter().filter(|_| self.below(2) == 0).map(|n| (*n).to_owned()));
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    fn zone_use(&mut self) -> ZoneUse {
-        ZoneUse {
-            generation: self.maybe(|r| r.below(3)),
-            mapped: self.figure(),
-            touched: self.maybe_figure(),
-            touched_ms_ago: self.maybe_figure(),
-            allocations: self.maybe_figure(),
-            frees: self.maybe_figure(),
-            failures: self.maybe_figure(),
-            bytes_requested: self.maybe_figure(),
-        }
-    }
-
-    /// Any zone, however absurd.
-    pub(crate) fn shared_zone(&mut self) -> SharedZone {
-        SharedZone {
-            owner: self.maybe(Self::text),
-            generation: self.maybe(|r| r.below(3)),
-            current: self.below(2) == 0,
-            size: self.figure(),
-            resident: self.maybe_figure(),
-            resident_ms_ago: self.maybe_figure(),
-            page_size: 4096,
-            largest_allocation: self.maybe_figure(),
-            in_use: self.maybe_figure(),
-            fill_percent: self.maybe(|r| r.below(101)),
-            failures: self.maybe_figure(),
-            pages: self.maybe(|r| Pages {
-                total: r.figure(),
-                used: r.figure(),
-                free: r.figure(),
-                largest_free_run: r.maybe_figure(),
-                free_runs: r.maybe_figure(),
-                reqs: r.maybe_figure(),
-                fails: r.maybe_figure(),
-            }),
-            slots: self.maybe(|r| {
-                let slot = |r: &mut Self| Slot {
-                    used: r.figure(),
-                    free: r.figure(),
-                    reqs: r.figure(),
-                    fails: r.figure(),
-                };
-                Named((3..12).map(|shift| ((1u64 << shift).to_string(), slot(r))).collect())
-            }),
-            notes: self.many(Self::text),
-        }
-    }
-
-    /// What any process may report of zones.
-    pub(crate) fn reported(&mut self) -> Reported {
-        let zones = self.names().into_iter().map(|name| (name, self.shared_zone())).collect();
-        Reported { generation: self.maybe(|r| r.below(3)), zones }
     }
 
     /// Any process, however absurd.
@@ -379,10 +317,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             measured_ms_ago: Some(12),
         }),
         pools: Some(pools()),
-        zones: Some(Named(vec![
-            ("one".to_owned(), zone_use(3, 10 * K * K, 64 * K)),
-            ("nginx_shared_zone".to_owned(), zone_use(1, 1280, 4 * K)),
-        ])),
+        zones: Some(zones::uses()),
         text: Some(Text {
             bytes: 9_216 * K,
             objects: ["libcrypto.so.3", "libc.so.6", "nginx", "libluajit-5.1.so.2", "libm.so.6"]
@@ -407,51 +342,6 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
     }
 }
 
-fn zone_use(generation: u64, mapped: u64, touched: u64) -> ZoneUse {
-    ZoneUse {
-        generation: Some(generation),
-        mapped,
-        touched: Some(touched),
-        touched_ms_ago: Some(0),
-        allocations: Some(70),
-        frees: Some(20),
-        failures: Some(2),
-        bytes_requested: Some(9_000),
-    }
-}
-
-/// A zone as it looks on a small server, everything known.
-pub(crate) fn full_zone(generation: u64, size: u64) -> SharedZone {
-    let sizes = (3..12).map(|shift| 1u64 << shift);
-    let slot = |size: u64| Slot { used: 3, free: 4096 / size - 3, reqs: 30, fails: 1 };
-    let slots = sizes.map(|size| (size.to_string(), slot(size.min(1024))));
-    let total = size / 4096 - 2;
-    SharedZone {
-        owner: Some("ngx_http_limit_req_module".to_owned()),
-        generation: Some(generation),
-        current: true,
-        size,
-        resident: Some(112 * K),
-        resident_ms_ago: Some(0),
-        page_size: 4096,
-        largest_allocation: Some((total - 20) * 4096),
-        in_use: Some(60 * K),
-        fill_percent: Some(1),
-        failures: Some(9),
-        pages: Some(Pages {
-            total,
-            used: 17,
-            free: total - 17,
-            largest_free_run: Some(total - 20),
-            free_runs: Some(3),
-            reqs: Some(8),
-            fails: Some(0),
-        }),
-        slots: Some(Named(slots.collect())),
-        notes: Vec::new(),
-    }
-}
-
 /// A server with these processes, and two zones.
 pub(crate) fn server(processes: Vec<Process>) -> Server {
     let facts = Facts {
@@ -461,25 +351,7 @@ pub(crate) fn server(processes: Vec<Process>) -> Server {
         answered_by: AnsweredBy { pid: 11, id: Some(0) },
         elapsed_us: 1830,
     };
-    let counters = SharedZone {
-        owner: None,
-        generation: Some(1),
-        current: true,
-        size: 1280,
-        resident: Some(4 * K),
-        resident_ms_ago: Some(0),
-        page_size: 4096,
-        notes: vec!["pages, slots: it is no zone of the configuration".to_owned()],
-        ..SharedZone::default()
-    };
-    let new = vec![
-        ("one".to_owned(), full_zone(3, 10 * K * K)),
-        ("nginx_shared_zone".to_owned(), counters),
-    ];
-    let old = vec![("one".to_owned(), full_zone(2, 20 * K * K))];
-    let reported = [(3, new), (2, old)]
-        .map(|(generation, zones)| Reported { generation: Some(generation), zones });
-    assemble(facts, processes, reported.into())
+    assemble(facts, processes, zones::reported())
 }
 
 /// A master, four workers, one of an older generation, one that does not answer, a cache manager.

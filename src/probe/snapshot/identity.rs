@@ -1,0 +1,69 @@
+//! What a snapshot is told, and what it remembers.
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use crate::probe::heap::HeapProbe;
+use crate::probe::pools::{Owner, PoolsProbe};
+use crate::probe::shared::Remembered;
+use crate::probe::slab;
+use crate::probe::touched::Touched;
+use crate::probe::zones::ZoneMapping;
+use crate::report::model::{Hooks, Kind, State};
+use crate::report::pools::Kind as PoolKind;
+
+/// What only nginx knows of the process.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// See [`Process::kind`].
+    pub kind: Kind,
+    /// See [`Process::id`].
+    pub id: Option<u32>,
+    /// See [`Process::pid`].
+    pub pid: i32,
+    /// See [`Process::generation`].
+    pub generation: u64,
+    /// See [`Process::state`].
+    pub state: State,
+    /// When the process began to run the module's code.
+    pub started: Instant,
+    /// See [`Process::hooks`].
+    pub hooks: Hooks,
+    /// See [`Own::bytes`].
+    pub own_bytes: u64,
+    /// nginx's shared mappings.
+    pub zones: Vec<ZoneMapping>,
+    /// How a slab pool is laid out.
+    pub slab: slab::Layout,
+    /// Whom a live pool of this kind belongs to, with the request line if that is wanted.
+    pub owner: fn(usize, PoolKind, bool) -> Owner,
+    /// Whether request lines are wanted.
+    pub requests: bool,
+}
+
+/// The probes that remember something from one measurement to the next.
+pub struct Probes {
+    /// The system allocator.
+    pub heap: HeapProbe,
+    /// nginx's pools.
+    pub pools: PoolsProbe,
+    /// Touched pages of zones.
+    pub touched: Touched,
+    /// Whether the next measurement is to count all of them.
+    pub refresh_zones: bool,
+    /// Pages of zones that are in RAM.
+    pub resident: Remembered,
+}
+
+impl Default for Probes {
+    /// Nothing is known yet.
+    fn default() -> Self {
+        Probes {
+            heap: HeapProbe::new(),
+            pools: PoolsProbe::default(),
+            touched: Touched::default(),
+            refresh_zones: false,
+            resident: Remembered::default(),
+        }
+    }
+}
