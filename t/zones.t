@@ -471,7 +471,8 @@ is $t->get('/memstat?zone=req&zone=dict')->{status}, 400, 'one at a time';
 --- config
 location /memstat { memstat; }
 --- perl
-my %named = ("a\xffb" => 'a\xffb', "\xc3\xa4" => "\x{e4}", '<"x">&' => '<"x">&', "tab\x1b" => "tab\x1b");
+# The first one has the name that nginx gives the mapping of its counters.
+my %named = ("nginx_shared_zone" => 'nginx_shared_zone', "a\xffb" => 'a\xffb', "\xc3\xa4" => "\x{e4}", '<"x">&' => '<"x">&', "tab\x1b" => "tab\x1b");
 my $zones = join '', map { my $name = s/"/\\"/gr; "limit_req_zone \$uri zone=$name:1m rate=1r/s;\n" } sort keys %named;
 $t->reload(http_config => $zones);
 my $reply = $t->fresh;
@@ -481,6 +482,8 @@ for my $name (sort keys %named) {
     my $one = $t->memstat("/memstat?zone=$encoded");
     is_deeply [ keys %{ $one->{shared_zones} } ], [ $named{$name} ], "$encoded by itself";
 }
+is $reply->{shared_zones}{nginx_shared_zone}{owner}, 'ngx_http_limit_req_module', 'a zone goes by its own name';
+is $reply->{shared_zones}{'nginx_shared_zone#2'}{size}, 1280, 'nginx\'s counters, which have it too, by another';
 my $text = $t->get('/memstat?format=text')->{body};
 unlike $text, qr/[^\x20-\x7e\n]/, 'printable in the table';
 

@@ -22,6 +22,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
+use super::errno::keep_errno;
 use super::inline::{self, Check, Target};
 use super::refusal::Refusal;
 use super::state::State;
@@ -267,7 +268,8 @@ unsafe extern "C" fn shm_alloc(shm: *mut Shm) -> Int {
         // SAFETY: 4.
         let name = unsafe { name(shm) };
         let address = shm.addr as usize;
-        let serial = with_mappings(|mappings| mappings.add(name, address, shm.size));
+        let add = |mappings: &mut Mappings| mappings.add(name, address, shm.size);
+        let serial = keep_errno(|| with_mappings(add));
         if let Some(table) = current() {
             table.begin(address, serial);
         }
@@ -285,7 +287,7 @@ unsafe extern "C" fn shm_free(shm: *mut Shm) {
     // SAFETY: 4.
     if let Some(shm) = unsafe { shm.as_ref() } {
         let address = shm.addr as usize;
-        with_mappings(|mappings| mappings.remove(address));
+        keep_errno(|| with_mappings(|mappings| mappings.remove(address)));
         if let Some(table) = current() {
             table.end(address);
         }

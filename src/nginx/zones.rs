@@ -4,8 +4,10 @@
 //! function's own, aligned to a page, which nginx's slab functions use as they would a zone.
 
 use std::alloc::Layout as Memory;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::mem::{offset_of, size_of};
+use std::ops::Range;
 
 use nginx_sys::{
     ngx_connection_counter, ngx_cycle, ngx_cycle_t, ngx_list_part_t, ngx_shm_alloc, ngx_shm_free,
@@ -22,6 +24,7 @@ use crate::probe::slab::runs::Runs;
 use crate::probe::slab::{Header, Layout, DESCRIPTOR, STATISTIC};
 use crate::probe::zones::ZoneMapping;
 use crate::report::zones::name;
+use crate::tally::mappings::Mapping;
 use crate::tally::zones::Counts;
 
 /// A slab pool of this nginx.
@@ -92,61 +95,73 @@ pub unsafe fn loaded(cycle: *const ngx_cycle_t, generation: u64) {
     hook::loaded(generation, &zones);
 }
 
-/// nginx's shared mappings in this process: those that the hook has seen, the zones of the cycle,
-/// the counters of nginx's core, and those of this module.
+/// nginx's shared mappings in this process: the zones of the cycle, those that the hook has seen
+/// beyond them, the counters of nginx's core, and those of this module. Each has another name.
 pub fn mappings() -> Vec<ZoneMapping> {
+    let mut found = Found::default();
     let seen = hook::mappings();
+    let by_address: HashMap<usize, &Mapping> = seen.iter().map(|m| (m.address, m)).collect();
     // SAFETY: N2.
     let cycle = unsafe { ngx_cycle };
     // SAFETY: N2: the cycle lasts until the next one, which begins on this thread.
-    let zones = unsafe { zones_of(cycle) };
-    let mut mappings: Vec<ZoneMapping> = zones
-        .map(|zone| {
-            let (start, size) = (zone.shm.addr as usize, zone.shm.size);
-            ZoneMapping {
-                name: name(zone.shm.name.as_bytes()),
-                owner: owner(zone),
-                range: start..start.saturating_add(size),
-                is_zone: true,
-                seen: seen.iter().find(|m| m.address == start && m.size == size).cloned(),
-            }
-        })
-        .collect();
-    let mut add = |start: usize, mapping: ZoneMapping| {
-        if !mappings.iter().any(|known| known.range.contains(&start)) {
-            mappings.push(mapping);
-        }
-    };
-    for mapping in seen {
-        let start = mapping.address;
-        let range = start..start.saturating_add(mapping.size);
-        let name = name(&mapping.name);
-        add(start, other(name, NOBODYS, range, Some(mapping)));
+    for zone in unsafe { zones_of(cycle) } {
+        let (start, size) = (zone.shm.addr as usize, zone.shm.size);
+        let seen = by_address.get(&start).filter(|mapping| mapping.size == size);
+        found.add(ZoneMapping {
+            name: name(zone.shm.name.as_bytes()),
+            owner: owner(zone),
+            range: start..start.saturating_add(size),
+            is_zone: true,
+            seen: seen.map(|mapping| (*mapping).clone()),
+        });
+    }
+    for mapping in &seen {
+        let range = mapping.address..mapping.address.saturating_add(mapping.size);
+        found.add(other(name(&mapping.name), range, Some(mapping.clone())));
     }
     // SAFETY: N2.
     let counters = unsafe { ngx_connection_counter } as usize;
     // Together they are less than a page, in a mapping of their own.
     let start = counters / page_size() * page_size();
     if start != 0 {
-        add(start, other(COUNTERS.to_owned(), NOBODYS, start..start + page_size(), None));
+        found.add(other(COUNTERS.to_owned(), start..start + page_size(), None));
     }
     if let Some(range) = hook::masters_range() {
-        let mut mapping = other(OWN_COUNTERS.to_owned(), NOBODYS, range.clone(), None);
-        mapping.owner = Ok("ngx_memstat_module".to_owned());
-        add(range.start, mapping);
+        let owner = Ok("ngx_memstat_module".to_owned());
+        found.add(ZoneMapping { owner, ..other(OWN_COUNTERS.to_owned(), range, None) });
     }
-    mappings
+    found.mappings
 }
 
-const NOBODYS: &str = "it is no zone of a module";
+/// Mappings by their addresses and names.
+#[derive(Default)]
+struct Found {
+    mappings: Vec<ZoneMapping>,
+    starts: HashSet<usize>,
+    names: HashSet<String>,
+}
 
-fn other(
-    name: String,
-    why: &str,
-    range: std::ops::Range<usize>,
-    seen: Option<crate::tally::mappings::Mapping>,
-) -> ZoneMapping {
-    ZoneMapping { name, owner: Err(why.to_owned()), range, is_zone: false, seen }
+impl Found {
+    /// Adds a mapping, unless one at that address is there; it gets another name, if its own is
+    /// taken.
+    fn add(&mut self, mut mapping: ZoneMapping) {
+        if !self.starts.insert(mapping.range.start) {
+            return;
+        }
+        let name = mapping.name.clone();
+        let mut number = 2;
+        while !self.names.insert(mapping.name.clone()) {
+            mapping.name = format!("{name}#{number}");
+            number += 1;
+        }
+        self.mappings.push(mapping);
+    }
+}
+
+/// A mapping that is no zone of the cycle.
+fn other(name: String, range: Range<usize>, seen: Option<Mapping>) -> ZoneMapping {
+    let owner = Err("it is no zone of a module".to_owned());
+    ZoneMapping { name, owner, range, is_zone: false, seen }
 }
 
 /// The module that a zone belongs to: the one whose address is the zone's tag, as is the custom.

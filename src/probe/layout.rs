@@ -1,7 +1,7 @@
 //! Which address ranges of this process are whose.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -55,7 +55,7 @@ impl Target {
 }
 
 impl Layout {
-    /// Finds them: `shared` are addresses in nginx's shared mappings.
+    /// Finds them: `shared` is where nginx's shared mappings start.
     pub fn find(maps: &[MemoryMap], shared: &[usize]) -> Self {
         let objects = elf::objects();
         let text = ranges::normalize(objects.iter().flat_map(|o| o.executable()).collect());
@@ -64,9 +64,9 @@ impl Layout {
         let main = thread::main_stack(maps);
         let threads_seen = threads.len() as u64 + u64::from(main.is_some());
         let stacks = ranges::normalize(threads.into_iter().chain(main).collect());
-        let is_nginx_shared = |map: &&MemoryMap| {
-            maps::is_shared(map) && shared.iter().any(|start| maps::range(map).contains(start))
-        };
+        let shared: HashSet<usize> = shared.iter().copied().collect();
+        let is_nginx_shared =
+            |map: &&MemoryMap| maps::is_shared(map) && shared.contains(&maps::range(map).start);
         let shared: Vec<_> = maps.iter().filter(is_nginx_shared).map(maps::range).collect();
         let claimed = [&text, &data, &stacks, &shared].into_iter().flatten().cloned().collect();
         let claimed = ranges::normalize(claimed);

@@ -18,6 +18,7 @@ const ALLOWANCE: Duration = Duration::from_micros(200);
 /// What is counted, and where counting goes on.
 #[derive(Debug, Default)]
 pub struct Touched {
+    /// By address.
     zones: Vec<Zone>,
     /// The zone that is next.
     cursor: usize,
@@ -39,15 +40,17 @@ struct Zone {
 impl Touched {
     /// Begins a snapshot of these page ranges. With `all`, every one is counted anew and whole.
     pub fn begin(&mut self, ranges: impl Iterator<Item = Range<usize>>, all: bool) {
-        let mut before = std::mem::take(&mut self.zones);
-        for pages in ranges {
-            let known = before.iter().position(|zone| zone.pages == pages);
-            let zone = known.map(|index| before.swap_remove(index));
-            self.zones.push(zone.unwrap_or(Zone { pages, counted: None, counting: None }));
-        }
-        if all {
-            self.zones.iter_mut().for_each(|zone| zone.counting = None);
-        }
+        let mut zones: Vec<_> = ranges
+            .map(|pages| match self.zone(&pages) {
+                Some(Zone { counted, counting, .. }) => {
+                    let counting = counting.filter(|_| !all);
+                    Zone { pages, counted: *counted, counting }
+                }
+                None => Zone { pages, counted: None, counting: None },
+            })
+            .collect();
+        zones.sort_by_key(|zone| zone.pages.start);
+        self.zones = zones;
         self.due = self.zones.len();
         self.left = (!all).then_some(ALLOWANCE);
     }
@@ -63,6 +66,12 @@ impl Touched {
             }
         }
         Ok(Progress::Done)
+    }
+
+    /// The zone of a range.
+    fn zone(&self, pages: &Range<usize>) -> Option<&Zone> {
+        let place = self.zones.partition_point(|zone| zone.pages.start < pages.start);
+        self.zones.get(place).filter(|zone| zone.pages == *pages)
     }
 
     /// One piece of the zone that is next.
@@ -86,7 +95,7 @@ impl Touched {
 
     /// Touched bytes of a range, and their age in milliseconds; `None` before they were counted.
     pub fn of(&self, pages: &Range<usize>) -> Option<(u64, u64)> {
-        let (bytes, since) = self.zones.iter().find(|zone| zone.pages == *pages)?.counted?;
+        let (bytes, since) = self.zone(pages)?.counted?;
         Some((bytes, u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 }

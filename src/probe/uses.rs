@@ -1,6 +1,8 @@
 //! What this process has to do with each zone it has mapped, and what of that fits into its slot.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
+
 use super::touched::Touched;
 use super::zones::ZoneMapping;
 use crate::hook::slab;
@@ -34,7 +36,8 @@ pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -
     if uses.iter().any(|(_, uses)| uses.allocations.is_none()) {
         notes.push(NOT_COUNTED.to_owned());
     }
-    let others = slab::others(|pool| zones.iter().any(|zone| zone.range.start == pool));
+    let known: HashSet<usize> = zones.iter().map(|zone| zone.range.start).collect();
+    let others = slab::others(|pool| known.contains(&pool));
     if others != Counts::default() {
         notes.push(format!(
             "zones: {} allocations ({} bytes), {} frees and {} failures in slab pools that are none \

@@ -4,6 +4,7 @@
 //! new mapping, and for as long as workers of before live, both exist.
 #![forbid(unsafe_code)]
 
+use std::collections::hash_map::{Entry, HashMap};
 use std::fmt::Write;
 
 use serde::de::Deserializer;
@@ -185,13 +186,20 @@ pub struct Reported {
 pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
     let newest = processes.iter().filter_map(|process| process.generation).max();
     let mut all: Vec<(String, SharedZone)> = Vec::new();
-    let mut add = |name: &str, zone: SharedZone| {
-        let same = |(known, other): &&mut (String, SharedZone)| {
-            known == name && (other.generation, other.size) == (zone.generation, zone.size)
-        };
-        match all.iter_mut().find(same) {
-            Some((_, other)) => other.current |= zone.current,
-            None => all.push((name.to_owned(), zone)),
+    let mut places = HashMap::new();
+    let mut add = |name: &str, zone: SharedZone| match places.entry((
+        name.to_owned(),
+        zone.generation,
+        zone.size,
+    )) {
+        Entry::Occupied(place) => {
+            if let Some((_, other)) = all.get_mut::<usize>(*place.get()) {
+                other.current |= zone.current;
+            }
+        }
+        Entry::Vacant(place) => {
+            place.insert(all.len());
+            all.push((name.to_owned(), zone));
         }
     };
     for Reported { generation, zones } in reported {
@@ -219,15 +227,19 @@ pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
             );
         }
     }
-    let mut zones = SharedZones::default();
     all.sort_by_key(|(_, zone)| std::cmp::Reverse((zone.current, zone.generation)));
+    let mut zones: Vec<(String, Zone)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for (name, zone) in all {
-        match zones.0.iter_mut().find(|(known, _)| *known == name) {
+        match places.get(&name).and_then(|place| zones.get_mut(*place)) {
             Some((_, newest)) => newest.older.push(zone),
-            None => zones.0.push((name, Zone { newest: zone, older: Vec::new() })),
+            None => {
+                places.insert(name.clone(), zones.len());
+                zones.push((name, Zone { newest: zone, older: Vec::new() }));
+            }
         }
     }
-    zones
+    Named(zones)
 }
 
 const UNREPORTED: &str = "all figures: only processes that have not reported them have this zone";

@@ -1,6 +1,8 @@
 //! The shared memory zones: what is in them, and what the processes did to them.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
+
 use super::{named, section};
 use crate::render::layout::{paragraph, Align, Table};
 use crate::render::units::{ascii, count, known, millis, size};
@@ -78,12 +80,16 @@ fn owner(name: &str) -> String {
 
 /// What all processes together did to each mapping.
 fn by_all(out: &mut String, mappings: &[(&str, &SharedZone)], processes: &[Process]) {
+    let mut all: HashMap<(&str, Option<u64>), Vec<&ZoneUse>> = HashMap::new();
+    for (name, uses) in processes.iter().flat_map(|p| &p.zones).flat_map(|zones| &zones.0) {
+        all.entry((name, uses.generation)).or_default().push(uses);
+    }
     let mut table = of_mappings(mappings);
     let mut column = |head: &str, show: fn(u64) -> String, figure: fn(&ZoneUse) -> Option<u64>| {
         let cells = mappings.iter().map(|(name, mapping)| {
-            let uses = processes.iter().flat_map(|p| &p.zones).filter_map(|zones| zones.get(name));
-            let mut uses = uses.filter(|uses| uses.generation == mapping.generation);
-            known(uses.try_fold(0u64, |sum, uses| sum.checked_add(figure(uses)?)), show)
+            let uses = all.get(&(*name, mapping.generation)).into_iter().flatten();
+            let sum = uses.copied().try_fold(0u64, |sum, uses| sum.checked_add(figure(uses)?));
+            known(sum, show)
         });
         table.column(Align::Right, &[head], cells.collect());
     };
