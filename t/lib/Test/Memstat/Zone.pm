@@ -4,31 +4,13 @@ package Test::Memstat::Zone;
 use strict;
 use warnings;
 
-use Cwd qw(abs_path);
 use Exporter 'import';
-use File::Basename qw(dirname);
-use File::Temp;
 use Test::More ();
 
+use Test::Memstat::Build qw(program);
 use Test::Memstat::Proc qw(maps page_size read_file);
 
 our @EXPORT = qw(agrees mapping mapping_rss zone_reading break_zone mend_zone);
-
-my $REPOSITORY = abs_path(dirname(__FILE__) . '/../../../..');
-my $SOURCE     = $ENV{NGINX_SOURCE_DIR} || "$REPOSITORY/build/nginx";
-my $BUILD      = $ENV{NGINX_BUILD_DIR}  || "$SOURCE/objs";
-
-# The program, built once.
-my ($folder, $program);
-
-sub program {
-    return $program if $program;
-    $folder = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
-    my @headers = map { "-I$SOURCE/src/$_" } qw(core event event/modules os/unix);
-    system('gcc', '-O1', @headers, "-I$BUILD", '-o', "$folder/slab", "$REPOSITORY/t/tools/slab.c") == 0
-        or die "cannot build t/tools/slab.c\n";
-    return $program = "$folder/slab";
-}
 
 # The shared mapping of a process that is the only one of its size, which is rounded up to pages.
 sub mapping {
@@ -51,7 +33,7 @@ sub mapping_rss {
 
 sub run {
     my ($pid, $size, @more) = @_;
-    my @command = (program(), $pid, mapping($pid, $size)->{from}, @more);
+    my @command = (program('slab'), $pid, mapping($pid, $size)->{from}, @more);
     open my $out, '-|', @command or die "cannot run @command: $!\n";
     my %reading = map { /^(\S+) (\d+)$/ ? ($1 => $2) : () } <$out>;
     close $out or die "@command failed\n";
