@@ -89,6 +89,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
 /// so that it sees all of them from their beginning.
 pub fn before_zones(wanted: HookSet) {
     if wanted.slab && !process::is_config_test() && pin_module().is_ok() {
+        slab::loading();
         // What becomes of it, `install` finds out.
         let _ = install_slab();
     }

@@ -63,9 +63,8 @@ fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i3
     let is_old = |p: &Process| {
         p.state == State::ShuttingDown || (p.generation.is_some() && p.generation != newest)
     };
-    let hidden = |p: &&Process| p.zones.is_none() && is_old(p);
-    let counted = match processes.iter().find(hidden) {
-        Some(process) => Err(format!("the zones of process {} are not known", process.pid)),
+    let counted = match processes.iter().filter(|p| is_old(p)).find_map(zones::hides) {
+        Some(why) => Err(why),
         None => zones::resident(zones),
     };
     counted

@@ -24,6 +24,14 @@ location /read {
     }
 }
 location /delete { content_by_lua_block { ngx.shared.dict:delete(ngx.var.arg_key) ngx.say("ok") } }
+# Until the test makes the file.
+location /hold {
+    content_by_lua_block {
+        ngx.say(ngx.worker.pid())
+        ngx.flush(true)
+        repeat ngx.sleep(0.02) until io.open(ngx.var.document_root .. "/release")
+    }
+}
 location /free { content_by_lua_block { ngx.say(ngx.shared.dict:free_space()) } }
 # From a first number to a last one, in the steps given, or until there is no memory.
 location /fill {
@@ -394,13 +402,6 @@ location /old {
         ngx.say(ngx.worker.pid())
     }
 }
-location /hold {
-    content_by_lua_block {
-        ngx.say(ngx.worker.pid())
-        ngx.flush(true)
-        repeat ngx.sleep(0.02) until io.open(ngx.var.document_root .. "/release")
-    }
-}
 LUA
 --- perl
 my ($old) = $t->workers;
@@ -466,6 +467,8 @@ for my $unknown ('nope', '', 'Req', '%00', 'x' x 1000) {
     is $answer->{headers}{'content-type'}, 'text/plain; charset=utf-8', 'as a sentence';
 }
 is $t->get('/memstat?zone=req&zone=dict')->{status}, 400, 'one at a time';
+$t->reload(config => 'location /memstat { memstat; memstat_timeout 0ms; }');
+is $t->get('/memstat?zone=req')->{status}, 200, 'a zone is known before it is read';
 
 === TEST 8: names of any bytes
 --- config
@@ -531,13 +534,26 @@ cmp_ok $process->{zones}{dict}{touched}, '>=', 50 * PAGE, 'touched too';
 ok exists $reply->{shared_zones}{nginx_shared_zone}, 'the counters of nginx are found';
 ok !exists $reply->{shared_zones}{memstat_counters}, 'there are none of our own';
 
+# Old and new mappings look the same: the total is not known as long as both may be there.
+my $held = $t->connect->send(GET => '/hold');
+$t->wait_for('the request is held', 5, sub { $held->{read} || $held->_more(time + 5) });
+$t->reload;
+$reply = $t->fresh;
+is $reply->{totals}{shared_memory}, undef, 'the total is not known';
+like "@{ process_of($reply, $reply->{answered_by}{pid})->{notes} }",
+    qr/totals.shared_memory: without the slab hook .* process $worker /, 'why';
+open my $release, '>', $t->root . '/html/release' or die;
+close $release;
+$t->wait_for('the old worker is gone', 10, sub { children($t->master) == 1 });
+isnt $t->fresh->{totals}{shared_memory}, undef, 'it is known again';
+
 # On by a reload: what is older than the hook says so, what is new is counted.
 my $on = "memstat_hooks on;\n";
 $t->reload(main_config => $on, http_config => 'lua_shared_dict dict 1m; lua_shared_dict more 2m;');
 $t->wait_for('the old worker is gone', 5, sub { children($t->master) == 1 });
 my $zones = $t->fresh->{shared_zones};
 is $zones->{dict}{generation}, undef, 'dict is older than the hook';
-is $zones->{more}{generation}, 2, 'more is not';
+is $zones->{more}{generation}, 3, 'more is not';
 is $zones->{dict}{failures}, 0, 'failures are counted from now on';
 fill($t, 'm', 3000, 1, 10);
 ($worker) = $t->workers;
@@ -666,3 +682,35 @@ is_deeply $reply->{shared_zones}{dict}{pages}, $before->{pages}, 'the zone has i
 is $reply->{shared_zones}{dict}{failures}, 1, 'the failure is not forgotten';
 fill($t, 'l', 3000, 1, 7);
 is process_of($t->fresh, $worker)->{zones}{dict}{allocations}, 7, 'it counts for itself';
+
+=== TEST 16: a zone of limit_req that runs over, in two workers
+--- main_config
+worker_processes 2;
+--- http_config
+limit_req_zone $arg_key zone=req:32k rate=1000r/s;
+--- config
+location /memstat { memstat; }
+location /busy { limit_req zone=req burst=1000 nodelay; empty_gif; add_header X-Pid $pid; }
+--- perl
+my %served;
+my $before = $t->fresh;
+is $before->{shared_zones}{req}{failures}, 0, 'no failure yet';
+# Of the same length: when there is no memory, the oldest node makes room for the new one.
+for my $key (1001 .. 1500) {
+    my $answer = $t->get("/busy?key=$key");
+    is $answer->{status}, 200, 'served' if $answer->{status} != 200;
+    $served{ $answer->{headers}{'x-pid'} }++;
+}
+my $reply = $t->fresh;
+my $zone = $reply->{shared_zones}{req};
+agrees(($t->workers)[0], $zone, 'pages and slots');
+is $zone->{pages}{free}, 0, 'no page is free';
+cmp_ok $zone->{failures}, '>', 0, 'there was no memory now and then';
+is $zone->{failures}, all_did($reply, 'req', 'failures'), 'which was somebody\'s failure';
+is all_did($reply, 'req', qw(allocations failures)), all_reqs($reply, 'req'), 'adds up';
+my $live = sum(map { $_->{used} } values %{ $zone->{slots} });
+is all_did($reply, 'req', 'allocations') - all_did($reply, 'req', 'frees'), $live, 'what was not freed is there';
+for my $pid ($t->workers) {
+    is process_of($reply, $pid)->{zones}{req}{allocations}, $served{$pid} // 0, "$pid: one for each request";
+}
+cmp_ok $zone->{largest_allocation}, '<', PAGE, 'no page can be had';

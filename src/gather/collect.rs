@@ -3,9 +3,10 @@
 use super::peers::Peer;
 use super::{Gather, Local, Waiter, Zones};
 use crate::nginx::{process, zones};
+use crate::probe::uses::NOT_COUNTED;
 use crate::probe::{status, title};
 use crate::report::model::{Kind, Process, Published, State};
-use crate::report::zones::{Named, Reported};
+use crate::report::zones::{Named, Reported, ZoneUse};
 use crate::slot::Slot;
 
 /// Everybody's figures.
@@ -23,10 +24,11 @@ impl Gather {
         let mut all = Collected::default();
         if let Some(local) = &self.local {
             all.processes.extend(own(local, waiter, now));
-            if let Zones::Read(zones, _) = &local.zones {
-                let generation = Some(self.generation);
-                all.zones.push(Reported { generation, zones: zones.clone() });
-            }
+            let zones = match &local.zones {
+                Zones::Read(zones, at_ms) if *at_ms > 0 => zones.clone(),
+                _ => zones::mappings().into_iter().map(|z| (z.name.clone(), z.unread())).collect(),
+            };
+            all.zones.push(Reported { generation: Some(self.generation), zones });
         }
         for peer in peers {
             let Some(slot) = self.board.get(peer.index) else { continue };
@@ -119,11 +121,15 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         let zones = zones::mappings();
         Named(zones.into_iter().map(|zone| (zone.name.clone(), zone.uses_by_master())).collect())
     });
+    let is_uncounted = |(_, uses): &(String, ZoneUse)| uses.allocations.is_none();
     if is_master {
         notes = vec![
             format!("generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"),
             format!("zones, touched: {reason}"),
         ];
+        if master_zones.as_ref().is_some_and(|zones| zones.0.iter().any(is_uncounted)) {
+            notes.push(NOT_COUNTED.to_owned());
+        }
     }
     let system = match status::of(pid) {
         Ok(reading) if reading.ended => return None,

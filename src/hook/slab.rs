@@ -124,6 +124,11 @@ pub fn state() -> State {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
+/// A configuration is about to make its zones.
+pub fn loading() {
+    with_mappings(Mappings::loading);
+}
+
 /// A configuration is loaded; these are its zones, each a name, an address and a size.
 pub fn loaded(generation: u64, zones: &[(Vec<u8>, usize, usize)]) {
     with_mappings(|mappings| {

@@ -48,7 +48,8 @@ pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -
     fit(uses, notes)
 }
 
-const NOT_COUNTED: &str = "zones, allocations, frees, failures, bytes_requested: not counted \
+/// Why it is not known what a process did to a zone.
+pub const NOT_COUNTED: &str = "zones, allocations, frees, failures, bytes_requested: not counted \
     without the slab hook, in mappings that are older than it, and in more zones than it tells apart";
 
 /// The uses that there is room for: those of zones that this process used first.

@@ -44,6 +44,11 @@ impl ZoneMapping {
         self.seen.as_ref()?.generation
     }
 
+    /// The zone, as long as it is not read.
+    pub fn unread(&self) -> SharedZone {
+        blank(self, Some("it is still being read".to_owned()))
+    }
+
     /// What this process has to do with it, `touched` apart.
     pub fn uses(&self) -> ZoneUse {
         self.uses_by(|seen| slab::counts(seen.address))

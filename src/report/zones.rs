@@ -254,6 +254,21 @@ pub fn resident(zones: &SharedZones) -> Result<u64, String> {
     })
 }
 
+/// Why a process of before a reload may have mappings that are not in the list.
+pub fn hides(process: &Process) -> Option<String> {
+    let Some(zones) = &process.zones else {
+        return Some(format!("the zones of process {} are not known", process.pid));
+    };
+    // Nobody has seen when it was made: a later one may look the same.
+    let unseen = |uses: &ZoneUse| uses.generation.is_none() && uses.allocations.is_none();
+    let (name, _) = zones.0.iter().find(|(_, uses)| unseen(uses))?;
+    Some(format!(
+        "without the slab hook it is not known whether zone {name} of process {} is a mapping of \
+         its own",
+        process.pid
+    ))
+}
+
 /// The name of a zone as text: UTF-8 as it is, any other byte as `\xff`.
 pub fn name(bytes: &[u8]) -> String {
     let mut name = String::with_capacity(bytes.len());

@@ -56,6 +56,12 @@ impl Mappings {
         self.all.clear();
     }
 
+    /// A configuration begins to be loaded. What was made since the last one that was loaded is of one
+    /// that had no part for us: which, is not known.
+    pub fn loading(&mut self) {
+        self.all.iter_mut().for_each(|mapping| mapping.loading = false);
+    }
+
     /// The configuration with this number is loaded: what was made meanwhile is its.
     pub fn loaded(&mut self, generation: u64) {
         for mapping in self.all.iter_mut().filter(|mapping| mapping.loading) {
@@ -110,7 +116,11 @@ mod tests {
         mappings.loaded(3);
         assert_eq!(list(&mappings).last(), Some(&(6, Some(3), 0x2000)));
         assert_eq!(list(&mappings).len(), 3);
+        mappings.add(b"late", 0x7000, 10);
+        mappings.loading();
+        mappings.loaded(4);
+        assert_eq!(list(&mappings).last(), Some(&(7, None, 0x7000)));
         mappings.clear();
-        assert_eq!(mappings.add(b"one", 0x2000, 20), 7);
+        assert_eq!(mappings.add(b"one", 0x2000, 20), 8);
     }
 }

@@ -85,6 +85,16 @@ fn a_reload_that_changes_one_drops_one_and_adds_one() {
 }
 
 #[test]
+fn what_may_be_hidden() {
+    assert_eq!(hides(&process(1, Some(1), &[("one", uses(Some(1), 10))])), None);
+    assert_eq!(hides(&process(1, Some(1), &[("one", uses(None, 10))])), None, "it is watched");
+    let unseen = ZoneUse { allocations: None, ..uses(None, 10) };
+    let why = hides(&process(7, Some(1), &[("one", unseen)])).unwrap();
+    assert!(why.contains("zone one of process 7"), "{why}");
+    assert!(hides(&sample::bare()).unwrap().contains("process 1 "));
+}
+
+#[test]
 fn names() {
     assert_eq!(name(b"one"), "one");
     assert_eq!(name("zöne \u{1b}\"".as_bytes()), "zöne \u{1b}\"");
