@@ -1,26 +1,62 @@
-//! What the module's own code holds on the heap of this process, counted exactly.
+//! What the module's own code holds on the heap of this process, counted exactly; and memory for it
+//! when the system has none.
 //!
-//! Invariant for `unsafe`: every function hands its arguments on to [`System`], whose contract is
-//! the same, and touches nothing but a counter.
+//! Rust ends the process when an allocation fails. A worker must not die of looking at its memory, so
+//! what the system allocator refuses comes from a reserve: a part of `.bss`, no page of which exists
+//! before that happens. One reading and its reply need less than the reserve has.
+//!
+//! Invariants for `unsafe`:
+//!
+//! 1. Every function hands its arguments on to [`System`] or to the reserve, whose contracts are the
+//!    same, and an allocation goes back to the one it came from: its address tells.
+//! 2. The memory of the reserve is used by nothing but its heap, which is used under its lock.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::UnsafeCell;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use linked_list_allocator::LockedHeap;
+
 static LIVE: AtomicU64 = AtomicU64::new(0);
+
+/// Allocations that the system refused.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of the reserve.
+const RESERVE: usize = 1 << 20;
+
+#[repr(align(16))]
+struct Memory(UnsafeCell<[u8; RESERVE]>);
+
+// SAFETY: 2.
+unsafe impl Sync for Memory {}
+
+static MEMORY: Memory = Memory(UnsafeCell::new([0; RESERVE]));
+static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes the module holds now.
 pub fn live_bytes() -> u64 {
     LIVE.load(Relaxed)
 }
 
-/// The system allocator, with a count of what is live.
+/// Allocations of the module that the system refused so far, in this process and those it was forked
+/// from.
+pub fn refused() -> u64 {
+    REFUSED.load(Relaxed)
+}
+
+/// The system allocator, with a reserve, and a count of what is live.
 pub struct Counting;
 
-// SAFETY: see the top of the file.
+// SAFETY: 1.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: handed on.
-        let pointer = unsafe { System.alloc(layout) };
+        // SAFETY: 1.
+        let mut pointer = unsafe { System.alloc(layout) };
+        if pointer.is_null() {
+            pointer = from_reserve(layout);
+        }
         if !pointer.is_null() {
             LIVE.fetch_add(layout.size() as u64, Relaxed);
         }
@@ -29,17 +65,114 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size() as u64, Relaxed);
-        // SAFETY: handed on.
-        unsafe { System.dealloc(pointer, layout) }
+        if is_reserve(pointer) {
+            // SAFETY: 1.
+            unsafe { to_reserve(pointer, layout) }
+        } else {
+            // SAFETY: 1.
+            unsafe { System.dealloc(pointer, layout) }
+        }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: handed on.
-        let moved = unsafe { System.realloc(pointer, layout, size) };
+        if !is_reserve(pointer) {
+            // SAFETY: 1.
+            let moved = unsafe { System.realloc(pointer, layout, size) };
+            if !moved.is_null() {
+                LIVE.fetch_add(size as u64, Relaxed);
+                LIVE.fetch_sub(layout.size() as u64, Relaxed);
+                return moved;
+            }
+        }
+        let Ok(larger) = Layout::from_size_align(size, layout.align()) else {
+            return std::ptr::null_mut();
+        };
+        // SAFETY: by the caller's contract the size is not zero.
+        let moved = unsafe { self.alloc(larger) };
         if !moved.is_null() {
-            LIVE.fetch_add(size as u64, Relaxed);
-            LIVE.fetch_sub(layout.size() as u64, Relaxed);
+            // SAFETY: two allocations of at least that size; the old one is the caller's to give up.
+            unsafe {
+                std::ptr::copy_nonoverlapping(pointer, moved, layout.size().min(size));
+                self.dealloc(pointer, layout);
+            }
         }
         moved
+    }
+}
+
+fn is_reserve(pointer: *mut u8) -> bool {
+    let start = MEMORY.0.get() as usize;
+    (start..start + RESERVE).contains(&(pointer as usize))
+}
+
+#[cold]
+fn from_reserve(layout: Layout) -> *mut u8 {
+    REFUSED.fetch_add(1, Relaxed);
+    let mut heap = HEAP.lock();
+    if heap.size() == 0 {
+        // SAFETY: 2: once, under the lock.
+        unsafe { heap.init(MEMORY.0.get().cast(), RESERVE) };
+    }
+    heap.allocate_first_fit(layout).map_or(std::ptr::null_mut(), NonNull::as_ptr)
+}
+
+/// # Safety
+///
+/// The allocation came from the reserve, with this layout.
+#[cold]
+unsafe fn to_reserve(pointer: *mut u8, layout: Layout) {
+    if let Some(pointer) = NonNull::new(pointer) {
+        // SAFETY: by contract.
+        unsafe { HEAP.lock().deallocate(pointer, layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layout that no system has memory for, and one that the reserve has.
+    fn layout(size: usize) -> Layout {
+        Layout::from_size_align(size, 8).unwrap()
+    }
+
+    #[test]
+    fn the_reserve_serves_and_takes_back() {
+        let refused_before = refused();
+        let mut held: Vec<*mut u8> = Vec::new();
+        for _ in 0..100 {
+            for i in 1..=50 {
+                let pointer = from_reserve(layout(i * 100));
+                assert!(is_reserve(pointer));
+                // SAFETY: an allocation of that size.
+                unsafe { pointer.write_bytes(i as u8, i * 100) };
+                held.push(pointer);
+            }
+            for (i, pointer) in (1..=50).zip(held.drain(..)) {
+                // SAFETY: allocated above with this layout, and full of one value.
+                unsafe {
+                    assert_eq!((*pointer, *pointer.add(i * 100 - 1)), (i as u8, i as u8));
+                    Counting.dealloc(pointer, layout(i * 100));
+                }
+                LIVE.fetch_add((i * 100) as u64, Relaxed);
+            }
+        }
+        assert!(refused() - refused_before >= 5000);
+        assert!(from_reserve(layout(RESERVE)).is_null());
+        assert!(!is_reserve(std::ptr::null_mut()));
+    }
+
+    #[test]
+    fn what_is_in_the_reserve_can_grow() {
+        let pointer = from_reserve(layout(10));
+        LIVE.fetch_add(10, Relaxed);
+        // SAFETY: an allocation of that size, then one of the larger size, which is given back.
+        unsafe {
+            pointer.write_bytes(7, 10);
+            let moved = Counting.realloc(pointer, layout(10), 10_000);
+            assert!(!is_reserve(moved));
+            assert_eq!(std::slice::from_raw_parts(moved, 10), [7; 10]);
+            Counting.dealloc(moved, layout(10_000));
+        }
     }
 }

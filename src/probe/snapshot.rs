@@ -228,6 +228,12 @@ impl Snapshot {
             pools: pools.as_ref().map(|pools| pools.bytes.saturating_add(pools.large_bytes)),
             ..allocator
         });
+        let refused = crate::own::refused();
+        if refused > 0 {
+            self.notes.push(format!(
+                "self: the system refused the module memory {refused} times; its reserve served"
+            ));
+        }
         let slice = begun.elapsed();
         let process = Process {
             kind: identity.kind,

@@ -6,6 +6,7 @@
 #     --- config            inside server
 #     --- user_files        files below html/, ">>> name" before each
 #     --- env               variables of nginx's environment, NAME=value lines
+#     --- under             a command that nginx is run by
 #     --- request           "GET /path" lines; each goes on a connection of its own
 #     --- more_headers      lines added to every request
 #     --- error_code        one, or one for each request
@@ -44,7 +45,7 @@ our @EXPORT = (
         children maps open_files page_size proc_status read_file threads uptime),
 );
 
-my $KNOWN = join '|', qw(main_config http_config config user_files env request more_headers
+my $KNOWN = join '|', qw(main_config http_config config user_files env under request more_headers
     error_code response_body response_body_like response_headers error_log no_error_log must_die
     perl);
 
@@ -66,7 +67,7 @@ sub run_block {
         die "unknown section '$section' in '", $block->name, "'\n" unless $section =~ /^(?:$KNOWN)$/;
     }
     my %sections = map { $_ => scalar $block->$_ }
-        grep { defined $block->$_ } qw(main_config http_config config user_files env);
+        grep { defined $block->$_ } qw(main_config http_config config user_files env under);
     if ($ENV{TEST_NGINX_WITHOUT_LUA} && Test::Memstat::Server::needs_lua(join ' ', values %sections)) {
         plan(skip_all => 'this nginx has no Lua');
         return;

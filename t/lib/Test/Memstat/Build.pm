@@ -10,7 +10,7 @@ use Exporter 'import';
 use File::Basename qw(dirname);
 use File::Temp;
 
-our @EXPORT_OK = qw(module program);
+our @EXPORT_OK = qw(library module program);
 
 my $REPOSITORY = abs_path(dirname(__FILE__) . '/../../../..');
 my $SOURCE     = $ENV{NGINX_SOURCE_DIR} || "$REPOSITORY/build/nginx";
@@ -23,6 +23,12 @@ my %built;
 sub program {
     my ($name) = @_;
     return build("t/tools/$name.c", $name);
+}
+
+# The path of the library that t/tools/NAME.c makes.
+sub library {
+    my ($name) = @_;
+    return build("t/tools/$name.c", "$name.so", qw(-shared -fPIC));
 }
 
 # The path of the dynamic module that t/modules/NAME.c makes.

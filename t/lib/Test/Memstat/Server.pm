@@ -13,6 +13,7 @@ use JSON::PP;
 use JSON::Validator;
 use POSIX qw(:sys_wait_h);
 use Test::More ();
+use Text::ParseWords qw(shellwords);
 use Time::HiRes qw(sleep time);
 
 use Test::Memstat::Build ();
@@ -29,7 +30,8 @@ my $SCHEMA = "$REPOSITORY/schema/memstat.schema.json";
 my $FRESH_AFTER = 0.06;
 
 # The sections of a configuration: main_config, http_config, config (of the server block). Others:
-# module (0: without the module), env (NAME=value lines), log_level, user_files.
+# module (0: without the module), env (NAME=value lines), under (a command
+# that nginx is run by), log_level, user_files.
 sub new {
     my ($class, %sections) = @_;
     my $root = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => !$ENV{TEST_NGINX_KEEP});
@@ -98,13 +100,16 @@ END
 }
 
 # $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1, $TEST_NGINX_PORT_2, and
-# $TEST_NGINX_BUILT_name for the module that t/modules/name.c makes.
+# $TEST_NGINX_BUILT_name for the module that t/modules/name.c makes, $TEST_NGINX_LIBRARY_name and
+# $TEST_NGINX_PROGRAM_name for what t/tools/name.c makes.
 sub expand {
     my ($self, $text) = @_;
     $text =~ s/\$TEST_NGINX_SERVER_PORT\b/$self->port/ge;
     $text =~ s/\$TEST_NGINX_SERVER_ROOT\b/$self->{root}/g;
     $text =~ s/\$TEST_NGINX_PORT_([12])\b/$self->port($1)/ge;
     $text =~ s/\$TEST_NGINX_BUILT_(\w+)/Test::Memstat::Build::module($1)/ge;
+    $text =~ s/\$TEST_NGINX_LIBRARY_(\w+)/Test::Memstat::Build::library($1)/ge;
+    $text =~ s/\$TEST_NGINX_PROGRAM_(\w+)/Test::Memstat::Build::program($1)/ge;
     return $text;
 }
 
@@ -157,13 +162,14 @@ sub _spawn {
     my $root = $self->{root};
     my $pid  = fork // die "cannot fork: $!\n";
     return $pid if $pid;
-    for (split /\n/, $self->{sections}{env} // '') {
+    for (split /\n/, $self->expand($self->{sections}{env} // '')) {
         $ENV{$1} = $2 if /^\s*(\w+)=(.*?)\s*$/;
     }
+    my @under = shellwords($self->expand($self->{sections}{under} // ''));
     open STDIN,  '<',  '/dev/null';
     open STDOUT, '>>', "$root/logs/output";
     open STDERR, '>&', \*STDOUT;
-    { exec $BINARY, '-p', "$root/", '-c', $self->conf_path, '-e', "$root/logs/error.log", @args }
+    { exec @under, $BINARY, '-p', "$root/", '-c', $self->conf_path, '-e', "$root/logs/error.log", @args }
     print STDERR "[emerg] cannot run $BINARY: $!\n";
     POSIX::_exit(127);
 }

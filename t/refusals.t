@@ -1,0 +1,193 @@
+# What is refused to the module: the server runs, the section is null with its reason, and the error
+# log has a line about it.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+# Passes when a section is null everywhere, for a reason in the hooks, in the notes and once in the log.
+sub off {
+    my ($t, $reply, $hook, $reason) = @_;
+    for my $process (process_with($reply, kind => 'worker')) {
+        like $process->{hooks}{$hook}, qr/^off: $reason$/, "$hook: off";
+        ok $process->{breakdown}, 'with a breakdown';
+        if ($hook eq 'pool') {
+            is $process->{pools}, undef, 'no pools';
+            is scalar(grep { /^pools, allocator\.pools: $reason$/ } @{ $process->{notes} }), 1, 'a note';
+        }
+    }
+    my $lines = () = $t->error_log =~ /\[warn\].*memstat: no hook on .*: $reason$/mg;
+    return $lines;
+}
+
+# All requests are answered.
+sub serves {
+    my ($t) = @_;
+    is join(' ', map { $t->get('/empty')->{status} } 1 .. 20), join(' ', (204) x 20), 'nginx serves';
+    return;
+}
+
+# Gives t/tools/refuse.c an order.
+sub order {
+    my ($t, $order) = @_;
+    open my $file, '+<:raw', $t->root . '/html/refuse' or die "cannot write: $!\n";
+    print $file pack 'q<2', $order, 0;
+    close $file;
+    return;
+}
+
+sub counted {
+    my ($t) = @_;
+    return (unpack 'q<2', read_file($t->root . '/html/refuse'))[1];
+}
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: memory that was written must not become code
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- under
+$TEST_NGINX_PROGRAM_confine mdwe
+--- perl
+is off($t, $t->memstat, pool => 'mprotect failed, errno 13'), 1, 'said once';
+serves($t);
+$t->reload;
+is off($t, $t->memstat, pool => 'mprotect failed, errno 13'), 2, 'and once at a reload';
+serves($t);
+
+=== TEST 2: mprotect with PROT_EXEC fails
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- under
+$TEST_NGINX_PROGRAM_confine refuse
+--- perl
+is off($t, $t->memstat, pool => 'mprotect failed, errno 1'), 1, 'said once';
+serves($t);
+
+=== TEST 3: mprotect with PROT_EXEC kills
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- under
+$TEST_NGINX_PROGRAM_confine kill
+--- perl
+is off($t, $t->memstat, pool => 'a child process that tried it was killed'), 1, 'said once';
+serves($t);
+$t->reload;
+serves($t);
+
+=== TEST 4: no /proc
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- under
+unshare --mount sh -c 'umount -l /proc && exec "$@"' sh
+--- perl
+my $reply = $t->memstat;
+serves($t);
+for my $process (process_with($reply, kind => 'worker')) {
+    is $process->{breakdown}, undef, 'no breakdown';
+    is $process->{system}{resident}, undef, 'nothing of the kernel';
+    ok scalar(grep { m{^breakdown: /proc/self/maps} } @{ $process->{notes} }), 'why';
+}
+--- error_log
+memstat: no hook on nginx's pools: the mappings of the process cannot be read
+
+=== TEST 5: /proc hides other processes from workers
+--- main_config
+worker_processes 2;
+user nobody nogroup;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- under
+unshare --mount sh -c 'mount -o remount,hidepid=2 /proc && exec "$@"' sh
+--- perl
+my $reply = $t->memstat;
+is scalar(process_with($reply, kind => 'worker')), 2, 'both workers are there';
+ok $_->{breakdown}, 'with a breakdown' for process_with($reply, kind => 'worker');
+my ($master) = process_with($reply, pid => $t->master);
+ok !$master || !defined $master->{system}{resident} || $master->{system}{resident} > 0, 'the master is not made up';
+serves($t);
+
+=== TEST 6: each allocation of the module fails once
+--- main_config
+worker_processes 1;
+env REFUSE;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- user_files
+>>> refuse
+0123456789abcde
+--- env
+LD_PRELOAD=$TEST_NGINX_LIBRARY_refuse
+REFUSE=$TEST_NGINX_SERVER_ROOT/html/refuse
+--- perl
+my ($worker) = $t->workers;
+order($t, 0);
+$t->fresh for 1 .. 2;
+order($t, 1 << 40);
+$t->fresh;
+my $allocations = counted($t);
+cmp_ok $allocations, '>', 100, "a reply takes $allocations allocations";
+my $step = int($allocations / ($ENV{TEST_NGINX_COUNT} // 150)) || 1;
+my %seen;
+for (my $nth = 1; $nth <= $allocations; $nth += $step) {
+    order($t, $nth);
+    my $answer = $t->get('/memstat');
+    $seen{ $answer->{status} }++;
+    $t->decode($answer->{body}) if $answer->{status} == 200;
+    Time::HiRes::sleep(0.055);
+}
+order($t, 0);
+is_deeply [ keys %seen ], [200], 'the reserve serves each time';
+my $reply = $t->fresh;
+is_deeply [ $t->workers ], [$worker], 'the worker lives on';
+my ($note) = grep { /^self: the system refused the module memory \d+ times/ }
+    @{ process_of($reply, $worker)->{notes} };
+ok $note, "and says so: " . ($note // '');
+
+order($t, -1);
+for (1 .. 10) {
+    my $answer = $t->get('/memstat');
+    is $answer->{status}, 200, 'even when all of them fail';
+    $t->decode($answer->{body});
+    Time::HiRes::sleep(0.055);
+}
+order($t, 0);
+is_deeply [ $t->workers ], [$worker], 'the worker lives on';
+serves($t);
+
+=== TEST 7: no memory for the module at the start
+--- main_config
+worker_processes 1;
+env REFUSE;
+--- config
+location /memstat { memstat; }
+location /empty { return 204; }
+--- user_files
+>>> refuse
+0123456789abcde
+--- env
+LD_PRELOAD=$TEST_NGINX_LIBRARY_refuse
+REFUSE=$TEST_NGINX_SERVER_ROOT/html/refuse
+--- perl
+order($t, -1);
+$t->reload for 1 .. 3;
+$t->memstat for 1 .. 3;
+order($t, 0);
+serves($t);
+$t->reload;
+ok process_with($t->fresh, kind => 'worker'), 'and on';
