@@ -56,7 +56,8 @@ $TEST_NGINX_PROGRAM_confine mdwe
 is off($t, $t->memstat, pool => 'mprotect failed, errno 13'), 1, 'said once';
 serves($t);
 $t->reload;
-is off($t, $t->memstat, pool => 'mprotect failed, errno 13'), 2, 'and once at a reload';
+$t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+is off($t, $t->fresh, pool => 'mprotect failed, errno 13'), 2, 'and once at a reload';
 serves($t);
 
 === TEST 2: mprotect with PROT_EXEC fails
@@ -112,13 +113,16 @@ user nobody nogroup;
 location /memstat { memstat; }
 location /empty { return 204; }
 --- under
-unshare --mount sh -c 'mount -o remount,hidepid=2 /proc && exec "$@"' sh
+unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc && exec "$@"' sh
 --- perl
 my $reply = $t->memstat;
 is scalar(process_with($reply, kind => 'worker')), 2, 'both workers are there';
 ok $_->{breakdown}, 'with a breakdown' for process_with($reply, kind => 'worker');
-my ($master) = process_with($reply, pid => $t->master);
-ok !$master || !defined $master->{system}{resident} || $master->{system}{resident} > 0, 'the master is not made up';
+my $master = process_of($reply, $t->master);
+is $master->{kind}, 'master', 'and so is the master';
+is $master->{system}{resident}, undef, 'of which nothing can be read';
+is scalar(grep { /^system: / } @{ $master->{notes} }), 1, 'for a reason';
+is scalar(grep { /^\S+ \/proc proc .*hidepid/ } split /\n/, read_file('/proc/mounts')), 0, 'only there';
 serves($t);
 
 === TEST 6: each allocation of the module fails once

@@ -108,7 +108,8 @@ fn without_zones(process: Process) -> Published {
 /// A process by what `/proc` says. `None` when it is gone, or no child of this server.
 fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     let is_master = process::master() == Some(pid);
-    let (kind, titled_state) = title::read(pid);
+    let untitled = if is_master { Kind::Master } else { Kind::Other };
+    let (kind, titled_state) = title::read(pid).unwrap_or((untitled, State::Active));
     // A child with the master's title is one that is about to start, or a new binary's master.
     if (kind == Kind::Master) != is_master {
         return None;

@@ -5,12 +5,13 @@ use crate::report::model::{Kind, State};
 
 /// What the process with this pid is.
 pub fn kind_of(pid: i32) -> Kind {
-    read(pid).0
+    read(pid).map_or(Kind::Other, |(kind, _)| kind)
 }
 
-/// What the process with this pid is, and whether it finishes its last requests.
-pub fn read(pid: i32) -> (Kind, State) {
-    parse(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+/// What the process with this pid is, and whether it finishes its last requests. `None` when it is
+/// gone, or `/proc` hides it.
+pub fn read(pid: i32) -> Option<(Kind, State)> {
+    Some(parse(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
 /// Titles: `ngx_setproctitle` in nginx's `ngx_process_cycle.c`; the agent's is ngx_lua's.
@@ -41,6 +42,6 @@ mod tests {
         assert_eq!(parse(b"nginx: cache manager process"), (Kind::CacheManager, State::Active));
         assert_eq!(parse(b"nginx: master process nginx -p x"), (Kind::Master, State::Active));
         assert_eq!(parse(b"sh\0-c\0"), (Kind::Other, State::Active));
-        assert_eq!(read(-1), (Kind::Other, State::Active));
+        assert_eq!((read(-1), kind_of(-1)), (None, Kind::Other));
     }
 }

@@ -7,6 +7,7 @@
 #     --- user_files        files below html/, ">>> name" before each
 #     --- env               variables of nginx's environment, NAME=value lines
 #     --- under             a command that nginx is run by
+#     --- module_copy       1: the module is loaded from a copy of its own, see Server's copy_module
 #     --- request           "GET /path" lines; each goes on a connection of its own
 #     --- more_headers      lines added to every request
 #     --- error_code        one, or one for each request
@@ -20,8 +21,9 @@
 #
 # In configurations $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1 and _2 (free
 # ports for the test's own use) and $TEST_NGINX_BUILT_name (the module that t/modules/name.c makes)
-# are replaced. Lua's modules are loaded where the configuration has Lua. A line with alert, crit or emerg that no error_log expression matches fails the test: among
-# them is every worker that a signal ended.
+# are replaced. Lua's modules are loaded where the configuration has Lua. A line with alert, crit or
+# emerg that no error_log expression matches fails the test: among them is every worker that a signal
+# ended.
 #
 # Environment: TEST_NGINX_BINARY, TEST_NGINX_MODULE, TEST_NGINX_LOAD_MODULES (paths of further
 # modules, instead of those found), TEST_NGINX_WITHOUT_LUA=1 (skip what needs Lua), TEST_NGINX_KEEP=1
@@ -45,7 +47,7 @@ our @EXPORT = (
         children maps open_files page_size proc_status read_file threads uptime),
 );
 
-my $KNOWN = join '|', qw(main_config http_config config user_files env under request more_headers
+my $KNOWN = join '|', qw(main_config http_config config user_files env under module_copy request more_headers
     error_code response_body response_body_like response_headers error_log no_error_log must_die
     perl);
 
@@ -67,7 +69,8 @@ sub run_block {
         die "unknown section '$section' in '", $block->name, "'\n" unless $section =~ /^(?:$KNOWN)$/;
     }
     my %sections = map { $_ => scalar $block->$_ }
-        grep { defined $block->$_ } qw(main_config http_config config user_files env under);
+        grep { defined $block->$_ } qw(main_config http_config config user_files env under
+            module_copy);
     if ($ENV{TEST_NGINX_WITHOUT_LUA} && Test::Memstat::Server::needs_lua(join ' ', values %sections)) {
         plan(skip_all => 'this nginx has no Lua');
         return;

@@ -6,6 +6,7 @@ use warnings;
 
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
+use File::Copy qw(copy);
 use File::Path qw(make_path);
 use File::Temp;
 use IO::Socket::INET;
@@ -30,7 +31,8 @@ my $SCHEMA = "$REPOSITORY/schema/memstat.schema.json";
 my $FRESH_AFTER = 0.06;
 
 # The sections of a configuration: main_config, http_config, config (of the server block). Others:
-# module (0: without the module), env (NAME=value lines), under (a command
+# module (0: without the module), module_copy
+# (1: loaded from a copy of its own), env (NAME=value lines), under (a command
 # that nginx is run by), log_level, user_files.
 sub new {
     my ($class, %sections) = @_;
@@ -42,6 +44,7 @@ sub new {
         ports => [ map { free_port() } 1 .. 3 ], stopped => {}, started_by => $$,
     }, $class;
     $self->_write_files($sections{user_files} // '');
+    $self->copy_module if $sections{module_copy};
     $self->write_conf;
     return $self;
 }
@@ -51,6 +54,14 @@ sub port      { return $_[0]{ports}[ $_[1] // 0 ] }
 sub base      { return 'http://127.0.0.1:' . $_[0]->port }
 sub conf_path { return "$_[0]{root}/nginx.conf" }
 sub module    { return $MODULE }
+
+# Puts a new copy of the module where the server loads it from, if it has one of its own.
+sub copy_module {
+    my ($self) = @_;
+    my $path = $self->{module} = "$self->{root}/memstat.so";
+    copy($MODULE, "$path.new") && rename "$path.new", $path or die "cannot copy $MODULE: $!\n";
+    return $self;
+}
 
 sub free_port {
     my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
@@ -66,7 +77,7 @@ sub write_conf {
     my ($main, $http, $server) =
         map { $self->expand($sections->{$_} // '') } qw(main_config http_config config);
     my @modules = further_modules("$main$http$server");
-    unshift @modules, $MODULE unless defined $sections->{module} && !$sections->{module};
+    unshift @modules, $self->{module} // $MODULE unless defined $sections->{module} && !$sections->{module};
     my $load   = join '', map { "load_module $_;\n" } @modules;
     my $root   = $self->{root};
     my $level  = $sections->{log_level} // 'info';
