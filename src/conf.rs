@@ -3,14 +3,14 @@
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
 use std::ffi::{c_char, c_void};
-use std::ptr::addr_of;
+use std::ptr::{addr_of, NonNull};
 
 use nginx_sys::{
-    ngx_command_t, ngx_conf_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_http_module_t,
-    ngx_int_t, ngx_module_t, ngx_msec_t, ngx_parse_size, ngx_parse_time, ngx_str_t, ngx_uint_t,
-    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_DIRECT_CONF, NGX_HTTP_LOC_CONF,
-    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF,
-    NGX_MAIN_CONF,
+    ngx_command_t, ngx_conf_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_http_conf_ctx_t,
+    ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_msec_t, ngx_parse_size, ngx_parse_time,
+    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_DIRECT_CONF,
+    NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
+    NGX_HTTP_SRV_CONF, NGX_MAIN_CONF,
 };
 use ngx::core::Status;
 use ngx::http::{
@@ -20,6 +20,7 @@ use ngx::http::{
 use ngx::ngx_string;
 
 use crate::hook::set::HookSet;
+use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
 use crate::nginx::{guard, log};
@@ -36,18 +37,36 @@ const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
 pub struct MainConf {
     /// Locations with `memstat`. With none the module does nothing.
     locations: usize,
+    /// The last one read; the others are behind it.
+    last: Option<NonNull<LocationConf>>,
     /// Whether `memstat_uri on` stands anywhere.
     uris: bool,
     zone: Option<Zone>,
     zone_size: Option<SizeAt>,
 }
 
+/// Where a directive stands.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    file: ngx_str_t,
+    line: usize,
+}
+
 /// The size in `memstat_zone`, and where it stands.
 #[derive(Debug, Clone, Copy)]
 struct SizeAt {
     size: usize,
-    file: ngx_str_t,
-    line: usize,
+    at: At,
+}
+
+/// A location with `memstat`.
+#[derive(Debug, Clone, Copy)]
+struct Here {
+    at: At,
+    /// All modules' configurations of it.
+    confs: access::LocationConfs,
+    /// The location read before.
+    before: Option<NonNull<LocationConf>>,
 }
 
 /// What `memstat_hooks` says, in whichever context it stands.
@@ -61,8 +80,8 @@ struct CoreConf {
 pub struct LocationConf {
     timeout: ngx_msec_t,
     uri: Option<bool>,
-    /// Whether `memstat` stands in this very location.
-    here: bool,
+    /// Set where `memstat` stands in this very location.
+    here: Option<Here>,
 }
 
 impl LocationConf {
@@ -79,7 +98,7 @@ impl LocationConf {
 
 impl Default for LocationConf {
     fn default() -> Self {
-        LocationConf { timeout: UNSET_MSEC, uri: None, here: false }
+        LocationConf { timeout: UNSET_MSEC, uri: None, here: None }
     }
 }
 
@@ -231,6 +250,33 @@ pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
     Some(Settings { hooks, uris: main.uris, zone: main.zone? })
 }
 
+/// Warns of each location that answers everybody.
+///
+/// # Safety
+///
+/// As for [`settings`].
+pub unsafe fn warn_of_open(cycle: *mut ngx_cycle_t) {
+    // SAFETY: N3.
+    let Some(cycle) = (unsafe { cycle.as_ref() }) else { return };
+    if !access::is_public(cycle) {
+        return;
+    }
+    let mut next = Module::main_conf(cycle).and_then(|main| main.last);
+    // SAFETY: N4: locations of this cycle, which nothing changes any more.
+    let here = |location: NonNull<LocationConf>| unsafe { location.as_ref() }.here;
+    while let Some(Here { at, confs, before }) = next.and_then(here) {
+        // SAFETY: N4: a location of this cycle.
+        if !unsafe { access::is_restricted(cycle, confs) } {
+            log::warn(&format!(
+                "memstat: the location in {}:{} answers everybody: it has no \"allow\", \"deny\", \
+                 \"auth_basic\" or \"auth_request\"",
+                at.file, at.line
+            ));
+        }
+        next = before;
+    }
+}
+
 fn main_conf(cf: &Conf) -> Option<&'static mut MainConf> {
     // SAFETY: N3: these functions run inside `http`, so the context is that of HTTP modules.
     Module::main_conf_mut(unsafe { cf.as_ptr().as_ref() }?)
@@ -268,9 +314,14 @@ unsafe extern "C" fn set_memstat(
         let Some(conf) = (unsafe { conf.cast::<LocationConf>().as_mut() }) else {
             return conf::ERROR;
         };
-        if std::mem::replace(&mut conf.here, true) {
+        if conf.here.is_some() {
             return conf::DUPLICATE;
         }
+        // SAFETY: N3: inside a location the context has the configurations of it.
+        let confs = unsafe { (*(*cf.as_ptr()).ctx.cast::<ngx_http_conf_ctx_t>()).loc_conf };
+        let (file, line) = cf.position();
+        conf.here = Some(Here { at: At { file, line }, confs, before: main.last });
+        main.last = Some(NonNull::from(conf));
         location.handler = Some(handler::handle);
         main.locations += 1;
         conf::OK
@@ -303,7 +354,7 @@ unsafe extern "C" fn set_zone(
             ));
         };
         let (file, line) = cf.position();
-        main.zone_size = Some(SizeAt { size, file, line });
+        main.zone_size = Some(SizeAt { size, at: At { file, line } });
         conf::OK
     })
 }
@@ -424,7 +475,7 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
         };
         let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
         let needed = needed_slots(worker_processes(cycle));
-        let Some(SizeAt { size, file, line }) = main.zone_size else {
+        let Some(SizeAt { size, at: At { file, line } }) = main.zone_size else {
             // A few workers more or less leave the size as it is, so a reload keeps the zone.
             zone.set_size(shm::zone_size(needed.next_multiple_of(16)));
             lifecycle::before_zones(hooks);

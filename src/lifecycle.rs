@@ -65,6 +65,8 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
         let generation = GENERATION.fetch_add(1, Relaxed) + 1;
+        // SAFETY: N3.
+        unsafe { conf::warn_of_open(cycle) };
         if process::is_config_test() {
             return NGX_OK as ngx_int_t;
         }

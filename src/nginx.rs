@@ -9,6 +9,7 @@
 //!   `ngx_event_t`) is valid for the call; a request lives at least until its cleanup handlers run.
 //! - **N4** Memory from a pool lives as long as the pool, and nothing in it is dropped.
 
+pub mod access;
 pub mod conf;
 pub mod event;
 pub mod global;

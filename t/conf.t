@@ -99,7 +99,7 @@ sub line_of {
     return $found[-1];
 }
 
-plan tests => @CASES + 3;
+plan tests => @CASES + 3 + 10;
 
 for my $case (@CASES) {
     my ($place, $text, $expected) = @$case;
@@ -139,4 +139,28 @@ for my $case (@CASES) {
     my ($less)   = $with->($needed - 1);
     ok $enough, 'the size that is named is enough';
     ok !$less,  'less is not';
+}
+
+# A location that answers everybody is warned of, with its place, at a test of the configuration too.
+# A server for this machine alone is not.
+for my $case (
+    [ 1, '0.0.0.0', 'location / { memstat; }' ],
+    [ 1, '[::]',    'location / { memstat; }' ],
+    [ 1, '0.0.0.0', 'location /a { memstat; } location /b { memstat; deny all; }' ],
+    [ 0, '0.0.0.0', 'location / { memstat; allow 127.0.0.1; deny all; }' ],
+    [ 0, '0.0.0.0', "auth_basic closed;\nauth_basic_user_file users;\nlocation / { memstat; }" ],
+    [ 0, '0.0.0.0', "deny all;\nlocation / { memstat; }" ],
+    [ 0, '0.0.0.0', 'location / { internal; memstat; }' ],
+    [ 0, '127.0.0.2', 'location / { memstat; }' ],
+    [ 0, '[::1]',     'location / { memstat; }' ],
+    [ 0, undef,       'location / { memstat; }' ],
+) {
+    my ($warned, $address, $config) = @$case;
+    my $t = Test::Memstat::Server->new(
+        config => (defined $address ? "listen $address:\$TEST_NGINX_PORT_1;\n" : '') . $config);
+    my ($accepted, $said) = $t->check;
+    my $place = $t->conf_path . ':' . line_of($t, $config);
+    my @lines = grep { /memstat: the location in \Q$place\E answers everybody/ } split /\n/, $said;
+    my $name = ($address // 'loopback') . ": $config" =~ s/\n/ /gr;
+    ok $accepted && @lines == $warned, $name or diag $said;
 }
