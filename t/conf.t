@@ -160,7 +160,7 @@ for my $case (
         config => (defined $address ? "listen $address:\$TEST_NGINX_PORT_1;\n" : '') . $config);
     my ($accepted, $said) = $t->check;
     my $place = $t->conf_path . ':' . line_of($t, $config);
-    my @lines = grep { /memstat: the location in \Q$place\E answers everybody/ } split /\n/, $said;
+    my @lines = grep { /^nginx: \[warn\] memstat: the location in \Q$place\E answers everybody/ } split /\n/, $said;
     my $name = ($address // 'loopback') . ": $config" =~ s/\n/ /gr;
     ok $accepted && @lines == $warned, $name or diag $said;
 }
