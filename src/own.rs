@@ -158,7 +158,7 @@ mod tests {
             }
         }
         assert!(refused() - refused_before >= 5000);
-        assert!(from_reserve(layout(RESERVE)).is_null());
+        assert!(from_reserve(layout(RESERVE + 1)).is_null());
         assert!(!is_reserve(std::ptr::null_mut()));
     }
 

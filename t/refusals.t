@@ -4,18 +4,31 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
+# The workers in an answer, once each of them has answered for itself.
+sub workers_of {
+    my ($t) = @_;
+    my %there = map { $_ => 1 } $t->workers;
+    my @workers;
+    $t->wait_for('the workers', 5, sub {
+        @workers = grep { $there{ $_->{pid} } && $_->{hooks} } process_with($t->fresh, kind => 'worker');
+        return @workers == keys %there;
+    });
+    return @workers;
+}
+
 # Passes when a section is null everywhere, for a reason in the hooks, in the notes and once in the log.
 sub off {
-    my ($t, $reply, $hook, $reason) = @_;
-    for my $process (process_with($reply, kind => 'worker')) {
+    my ($t, $hook, $reason) = @_;
+    for my $process (workers_of($t)) {
         like $process->{hooks}{$hook}, qr/^off: $reason$/, "$hook: off";
-        ok $process->{breakdown}, 'with a breakdown';
+        ok $process->{breakdown}, 'with a breakdown' or diag join "\n", @{ $process->{notes} };
         if ($hook eq 'pool') {
             is $process->{pools}, undef, 'no pools';
             is scalar(grep { /^pools, allocator\.pools: $reason$/ } @{ $process->{notes} }), 1, 'a note';
         }
     }
-    my $lines = () = $t->error_log =~ /\[warn\].*memstat: no hook on .*: $reason$/mg;
+    my %what = (pool => "nginx's pools", slab => "nginx's slab allocator");
+    my $lines = () = $t->error_log =~ /\[warn\].*memstat: no hook on $what{$hook}: $reason$/mg;
     return $lines;
 }
 
@@ -53,11 +66,11 @@ location /empty { return 204; }
 --- under
 $TEST_NGINX_PROGRAM_confine mdwe
 --- perl
-is off($t, $t->memstat, pool => 'mprotect failed, errno 13'), 1, 'said once';
+is off($t, $_ => 'mprotect failed, errno 13'), 1, "$_: said once" for qw(pool slab);
 serves($t);
 $t->reload;
 $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
-is off($t, $t->fresh, pool => 'mprotect failed, errno 13'), 2, 'and once at a reload';
+is off($t, pool => 'mprotect failed, errno 13'), 2, 'and once at a reload';
 serves($t);
 
 === TEST 2: mprotect with PROT_EXEC fails
@@ -69,7 +82,7 @@ location /empty { return 204; }
 --- under
 $TEST_NGINX_PROGRAM_confine refuse
 --- perl
-is off($t, $t->memstat, pool => 'mprotect failed, errno 1'), 1, 'said once';
+is off($t, $_ => 'mprotect failed, errno 1'), 1, "$_: said once" for qw(pool slab);
 serves($t);
 
 === TEST 3: mprotect with PROT_EXEC kills
@@ -81,7 +94,7 @@ location /empty { return 204; }
 --- under
 $TEST_NGINX_PROGRAM_confine kill
 --- perl
-is off($t, $t->memstat, pool => 'a child process that tried it was killed'), 1, 'said once';
+is off($t, $_ => 'a child process that tried it was killed'), 1, "$_: said once" for qw(pool slab);
 serves($t);
 $t->reload;
 serves($t);
@@ -95,12 +108,12 @@ location /empty { return 204; }
 --- under
 unshare --mount sh -c 'umount -l /proc && exec "$@"' sh
 --- perl
-my $reply = $t->memstat;
 serves($t);
-for my $process (process_with($reply, kind => 'worker')) {
+for my $process (workers_of($t)) {
     is $process->{breakdown}, undef, 'no breakdown';
     is $process->{system}{resident}, undef, 'nothing of the kernel';
-    ok scalar(grep { m{^breakdown: /proc/self/maps} } @{ $process->{notes} }), 'why';
+    ok scalar(grep { m{^breakdown\b.*: /proc/self/maps} } @{ $process->{notes} }), 'why'
+        or diag join "\n", @{ $process->{notes} };
 }
 --- error_log
 memstat: no hook on nginx's pools: the mappings of the process cannot be read

@@ -8,8 +8,9 @@
 //! 3. [`POOLS`] is used on the main thread only (its thread pointer is remembered, and a fork keeps
 //!    it), by one function at a time: what a hook does with it calls no pool function, and what
 //!    [`with`] does neither.
-//! 4. A pool in [`POOLS`] is live, as long as every end of a pool is seen: they are forgotten when
-//!    the hooks are taken out, and none is told any more once another thread has used a pool.
+//! 4. A pool in [`POOLS`] is live, as long as every end of a pool is seen: nothing is recorded before
+//!    the hooks are in place ([`ON`]), all is forgotten when they are not any more, and none is told
+//!    once another thread has used a pool.
 //! 5. The layout of pools is that of [`probe::pool`](crate::probe::pool): [`check`] found it so.
 
 mod check;
@@ -53,6 +54,9 @@ static POOLS: OfMainThread = OfMainThread(UnsafeCell::new(Pools::new()));
 /// The thread pointer of the main thread.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether the hooks are in place.
+static ON: AtomicBool = AtomicBool::new(false);
+
 /// Whether another thread has ever used a pool.
 static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 
@@ -71,7 +75,22 @@ pub fn install() -> Result<(), Refusal> {
     CLOCK.store(clock as *mut usize, Relaxed);
     MAIN.store(thread_pointer(), Relaxed);
     // SAFETY: the hooks have the functions' types; nginx and the pinned module stay.
-    unsafe { inline::install(&TARGETS, check::check) }
+    let installed = unsafe { inline::install(&TARGETS, trial) };
+    match installed {
+        // What was counted with some of the hooks in place is not to be trusted.
+        Ok(()) if !ON.swap(true, Relaxed) => {
+            let _ = with(|pools| *pools = Pools::new());
+        }
+        Ok(()) => {}
+        Err(_) => forget(),
+    }
+    installed
+}
+
+/// In a child, where the hooks are in place.
+fn trial() -> Result<(), Refusal> {
+    ON.store(true, Relaxed);
+    check::check()
 }
 
 /// Takes the hooks out, and forgets the pools.
@@ -79,12 +98,20 @@ pub fn install() -> Result<(), Refusal> {
 /// Call it on the main thread.
 pub fn uninstall() -> Result<(), Refusal> {
     inline::uninstall(&TARGETS)?;
-    let _ = with(|pools| *pools = Pools::new());
+    forget();
     Ok(())
+}
+
+fn forget() {
+    let _ = with(|pools| *pools = Pools::new());
+    ON.store(false, Relaxed);
 }
 
 /// Uses what is known of this process's pools; why that is not possible.
 pub fn with<T>(use_it: impl FnOnce(&mut Pools) -> T) -> Result<T, &'static str> {
+    if !ON.load(Relaxed) {
+        return Err("the hooks are not in place");
+    }
     if thread_pointer() != MAIN.load(Relaxed) {
         return Err("this is not the main thread");
     }

@@ -107,7 +107,12 @@ fn pools_are_counted_by_creator() {
         .unwrap();
         assert_eq!(uninstall(), Ok(()));
         assert!(!inline::are_in(&TARGETS));
-        assert_eq!(with(|pools| pools.live().count()), Ok(0));
+        let off = Err("the hooks are not in place");
+        assert_eq!(with(|pools| pools.live().count()), off);
+        // Nothing is recorded that would not be seen to end.
+        cycle(made[999], 1, c"exported");
+        assert_eq!(install(), Ok(()));
+        assert_eq!(with(|pools| (pools.live().count(), pools.creators().len())), Ok((0, 0)));
     });
 }
 
@@ -154,6 +159,8 @@ fn another_layout_is_refused() {
     alone(&name("another_layout_is_refused"), || {
         let nginx = Nginx::new("long more;");
         assert_eq!(install(), Err(Refusal::Layout));
+        cycle(nginx.make(c"exported"), 1, c"exported");
+        assert_eq!(with(|_| ()), Err("the hooks are not in place"));
         assert!(!inline::are_in(&TARGETS));
         nginx.with(c"ngx_destroy_pool", nginx.make(c"exported"));
     });
