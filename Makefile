@@ -23,10 +23,11 @@ else
 NGINX_BINARY ?= $(or $(wildcard $(or $(NGINX_BUILD_DIR),$(NGINX_SOURCE_DIR)/objs)/nginx),/usr/sbin/nginx)
 endif
 
-# The other nginx that is built and tested: a current one, with --with-debug.
+# The other nginx that is built and tested: a current one, with --with-debug, and with a module linked
+# into it that has a Lua VM.
 CURRENT       = $(abspath $(BUILD)/nginx-current)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
-	--with-http_ssl_module --with-http_stub_status_module
+	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
 .PHONY: help run stop build test unit integration current check clean tree
 

@@ -23,8 +23,8 @@ use crate::hook::set::HookSet;
 use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
-use crate::nginx::{guard, log};
-use crate::{handler, lifecycle, ngx_http_memstat_module, ngx_memstat_module};
+use crate::nginx::{guard, log, process};
+use crate::{handler, lifecycle, lua, ngx_http_memstat_module, ngx_memstat_module};
 
 /// How long a request waits for other processes, in milliseconds, unless `memstat_timeout` says.
 const DEFAULT_TIMEOUT_MS: ngx_msec_t = 200;
@@ -152,7 +152,7 @@ pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: None,
     postconfiguration: Some(Module::postconfiguration),
     create_main_conf: Some(Module::create_main_conf),
-    init_main_conf: None,
+    init_main_conf: Some(init_main_conf),
     create_srv_conf: None,
     merge_srv_conf: None,
     create_loc_conf: Some(Module::create_loc_conf),
@@ -460,6 +460,22 @@ unsafe extern "C" fn create_core_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
         }
         place.cast()
     }
+}
+
+/// `http {}` is read; next its modules make their Lua VMs.
+unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, conf: *mut c_void) -> *mut c_char {
+    guard(conf::OK, || {
+        // SAFETY: N3: nginx hands over what `create_main_conf` made.
+        let (cycle, main) = unsafe { ((*cf).cycle, conf.cast::<MainConf>().as_ref()) };
+        // SAFETY: N3.
+        let hooks = core_conf(unsafe { &*cycle }).and_then(|core| core.hooks).unwrap_or_default();
+        let has_location = main.is_some_and(|main| main.locations > 0);
+        if has_location && hooks.lua && !process::is_config_test() {
+            // SAFETY: the cycle whose configuration is read.
+            unsafe { lua::before_vms(cycle) };
+        }
+        conf::OK
+    })
 }
 
 /// All is read, and the number of workers is known: settles the size of the zone.

@@ -21,6 +21,7 @@ pub mod got;
 mod image;
 pub mod imports;
 pub mod inline;
+pub mod lua;
 pub mod origin;
 pub mod pin;
 pub mod pool;

@@ -31,6 +31,8 @@ mod handler;
 #[cfg(feature = "module")]
 mod lifecycle;
 #[cfg(feature = "module")]
+mod lua;
+#[cfg(feature = "module")]
 mod nginx;
 
 #[cfg(feature = "module")]

@@ -14,6 +14,7 @@ use crate::handler;
 use crate::hook::set::HookSet;
 use crate::hook::state::State;
 use crate::hook::{pin, pool, refusal::Refusal, slab, thread};
+use crate::lua;
 use crate::nginx::{guard, log, process, zones};
 use crate::report::model::Hooks;
 
@@ -75,10 +76,9 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         GATHER.with(|gather| {
             let before = gather.take();
             *gather = match settings {
-                // SAFETY: N3.
-                Some(settings) => prepare(settings, unsafe { &*cycle }, generation, before),
+                Some(settings) => prepare(settings, cycle, generation, before),
                 None => {
-                    install(HookSet::NONE);
+                    install(cycle, HookSet::NONE);
                     before.filter(Gather::has_joined)
                 }
             };
@@ -107,7 +107,7 @@ fn install_slab() -> Result<(), Refusal> {
 
 fn prepare(
     settings: Settings,
-    cycle: &ngx_cycle_t,
+    cycle: *mut ngx_cycle_t,
     generation: u64,
     before: Option<Gather>,
 ) -> Option<Gather> {
@@ -116,7 +116,9 @@ fn prepare(
         log::alert(&format!("memstat: {refusal}, so it does nothing"));
         return None;
     }
-    let hooks = install(settings.hooks);
+    let hooks = install(cycle, settings.hooks);
+    // SAFETY: N3.
+    let cycle = unsafe { &*cycle };
     if slab::state() == State::On {
         // SAFETY: N3.
         unsafe { zones::loaded(cycle, generation) };
@@ -136,12 +138,18 @@ fn prepare(
 }
 
 /// Installs the hooks that are wanted, takes out the others, and says what became of each.
-fn install(wanted: HookSet) -> Hooks {
-    let planned = |wanted: bool| if wanted { NOT_BUILT } else { NOT_WANTED }.to_owned();
+fn install(cycle: *mut ngx_cycle_t, wanted: HookSet) -> Hooks {
+    let lua = if wanted.lua {
+        // SAFETY: N3: this is `init_module`.
+        unsafe { lua::settle(cycle) }
+    } else {
+        lua::withdraw();
+        NOT_WANTED.to_owned()
+    };
     Hooks {
         pool: switch(wanted.pool, "nginx's pools", pool::install, pool::uninstall),
         slab: switch(wanted.slab, "nginx's slab allocator", install_slab, slab::uninstall),
-        lua: planned(wanted.lua),
+        lua,
         thread: switch(wanted.thread, "pthread_create", thread::install, thread::uninstall),
     }
 }
@@ -164,7 +172,6 @@ fn switch(
 }
 
 const NOT_WANTED: &str = "off: not among memstat_hooks";
-const NOT_BUILT: &str = "off: not in this version";
 
 /// A worker or a helper begins.
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {

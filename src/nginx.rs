@@ -14,6 +14,7 @@ pub mod conf;
 pub mod event;
 pub mod global;
 pub mod log;
+pub mod lua;
 pub mod owner;
 pub mod process;
 pub mod request;

@@ -4,6 +4,8 @@ pub mod budget;
 pub mod elf;
 pub mod heap;
 pub mod layout;
+pub mod lua;
+pub mod luajit;
 pub mod maps;
 pub mod memory;
 pub mod pagemap;

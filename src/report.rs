@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod close;
+pub mod lua;
 pub mod model;
 pub mod pools;
 #[cfg(test)]

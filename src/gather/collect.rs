@@ -116,7 +116,7 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     }
     let reason = if is_master { "the master runs no event loop to answer on" } else { reason };
     let mut notes = vec![format!(
-        "generation, breakdown, allocator, pools, zones, text, stacks, hooks, self: {reason}"
+        "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: {reason}"
     )];
     let master_zones = is_master.then(|| {
         let zones = zones::mappings();
@@ -155,6 +155,7 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         allocator: None,
         pools: None,
         zones: master_zones,
+        lua: None,
         text: None,
         stacks: None,
         hooks: None,

@@ -53,6 +53,15 @@ pub enum Refusal {
     /// The loader does not know the object that is to stay, or refuses to keep it.
     #[error("the module cannot be kept in the process")]
     Pin,
+    /// There is no Lua library in the process.
+    #[error("no LuaJIT is loaded")]
+    NoLua,
+    /// VMs are made in a way that the hook does not see.
+    #[error("no module imports {symbol}")]
+    NotImported {
+        /// The function.
+        symbol: String,
+    },
     /// The process has more threads than one: code that they may be in cannot be changed.
     #[error("the process has threads already")]
     Threads,

@@ -10,9 +10,10 @@ use procfs::process::{MMapPath, MemoryMap, Process};
 
 use super::elf::LoadedObject;
 use super::heap::HeapReading;
+use super::lua::LuaReading;
 use super::pagemap::Resident;
 use super::{elf, maps, ranges};
-use crate::hook::thread;
+use crate::hook::{lua, thread};
 use crate::report::model::Category;
 
 /// Which ranges are whose.
@@ -28,7 +29,11 @@ pub struct Layout {
     pub stacks: Vec<Range<usize>>,
     /// nginx's shared mappings.
     pub shared: Vec<Range<usize>>,
-    /// All of these, normalized.
+    /// The Lua VMs, and which addresses are theirs.
+    pub lua: LuaReading,
+    /// The machine code of LuaJIT, once it was looked for.
+    pub code: Vec<Range<usize>>,
+    /// All of these but the code, normalized.
     pub claimed: Vec<Range<usize>>,
     /// Threads whose stacks are known.
     pub threads_seen: u64,
@@ -68,9 +73,11 @@ impl Layout {
         let is_nginx_shared =
             |map: &&MemoryMap| maps::is_shared(map) && shared.contains(&maps::range(map).start);
         let shared: Vec<_> = maps.iter().filter(is_nginx_shared).map(maps::range).collect();
-        let claimed = [&text, &data, &stacks, &shared].into_iter().flatten().cloned().collect();
-        let claimed = ranges::normalize(claimed);
-        Layout { objects, text, data, stacks, shared, claimed, threads_seen }
+        let lua = LuaReading::new(&lua::read());
+        let claimed = [&text, &data, &stacks, &shared].into_iter().flatten().cloned();
+        let claimed = ranges::normalize(claimed.chain(lua.claimed()).collect());
+        let code = Vec::new();
+        Layout { objects, text, data, stacks, shared, lua, code, claimed, threads_seen }
     }
 
     /// What to count: everything that is somebody's, but for nginx's shared memory.
@@ -81,15 +88,18 @@ impl Layout {
             .filter(|map| maps::has_file(map) && devices.contains(map))
             .flat_map(|map| ranges::subtract(&maps::range(map), &self.claimed))
             .collect();
+        let lua = self.lua.mappings.iter();
+        let lua = lua.filter_map(|(category, ranges)| Some((Some(*category), ranges.as_ref()?)));
         let groups = [
             (Some(Category::Text), &self.text),
             (Some(Category::Data), &self.data),
             (Some(Category::Stacks), &self.stacks),
+            (Some(Category::LuajitMcode), &self.code),
             (heap.category, &heap.ranges),
             (None, &foreign),
         ];
         let mut targets = Vec::new();
-        for (category, ranges) in groups {
+        for (category, ranges) in groups.into_iter().chain(lua) {
             for range in ranges {
                 let below = maps.partition_point(|map| maps::range(map).end <= range.start);
                 let shmem = maps.get(below).is_some_and(|map| devices.contains(map));

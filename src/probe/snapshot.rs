@@ -16,13 +16,16 @@ use super::budget::{Budget, Progress};
 use super::elf::LoadedObject;
 use super::heap::HeapReading;
 use super::layout::{Layout, Target};
+use super::luajit::code::CodeReader;
 use super::maps::{self, MapsReader};
 use super::pagemap::PageMap;
 use super::pools::PoolsProbe;
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
-use super::{ranges, status};
+use super::{memory, ranges, status};
+use crate::hook;
 use crate::report::close::{close, settle, Part};
+use crate::report::lua::Lua;
 use crate::report::model::{
     Allocator, Breakdown, Category, Object, Own, Process, Region, Stacks, State, System, Text,
 };
@@ -60,6 +63,8 @@ pub struct Snapshot {
 enum Stage {
     Maps(Option<MapsReader>),
     Heap,
+    /// Looking for machine code of LuaJIT.
+    Code(CodeReader),
     /// Counting target `.0` from address `.1` on.
     Count(usize, usize),
     Pools,
@@ -141,9 +146,18 @@ impl Snapshot {
                 if probes.heap.step(pages, budget) == Progress::More {
                     return Ok(Progress::More);
                 }
-                let reading = probes.heap.finish();
-                self.targets = self.layout.targets(&self.maps, &reading);
-                self.heap = Some(reading);
+                self.heap = Some(probes.heap.finish());
+                self.stage = Stage::Code(CodeReader::new(&self.maps));
+                Ok(Progress::Done)
+            }
+            Stage::Code(reader) => {
+                if reader.step(&memory::Own, budget) == Progress::More {
+                    return Ok(Progress::More);
+                }
+                self.layout.code = reader.finish();
+                if let Some(heap) = &self.heap {
+                    self.targets = self.layout.targets(&self.maps, heap);
+                }
                 self.stage = Stage::Count(0, 0);
                 Ok(Progress::Done)
             }
@@ -217,6 +231,7 @@ impl Snapshot {
         };
         self.notes.extend(settle(&mut system));
         let stacks = self.stacks(threads);
+        let lua = self.lua();
         let breakdown = self.pages.take().and_then(|_| self.close(&system, &stacks));
         let (allocator, heap_notes) = match self.heap.take() {
             Some(heap) => (Some(heap.allocator), heap.notes),
@@ -248,6 +263,7 @@ impl Snapshot {
             allocator,
             pools,
             zones: self.uses,
+            lua,
             text: Some(text(&self.layout.objects, &self.maps)),
             stacks: Some(stacks),
             hooks: Some(identity.hooks.clone()),
@@ -299,6 +315,18 @@ impl Snapshot {
         Stacks { threads, reserved: None, resident: None }
     }
 
+    /// The figures of the Lua VMs, with what is in RAM; `None` when VMs are not hooked.
+    fn lua(&mut self) -> Option<Vec<Lua>> {
+        self.notes.append(&mut self.layout.lua.notes);
+        let mut all = std::mem::take(&mut self.layout.lua.subsystems);
+        for lua in &mut all {
+            let category = Some(lua.subsystem.category());
+            let mine = self.targets.iter().filter(|target| target.category == category);
+            lua.resident = lua.reserved.map(|_| mine.map(Target::bytes).sum());
+        }
+        (!all.is_empty() || hook::lua::sees_all()).then_some(all)
+    }
+
     fn close(&mut self, system: &System, stacks: &Stacks) -> Option<Breakdown> {
         let mut parts = vec![
             self.part(Category::Text, &self.layout.text),
@@ -308,6 +336,15 @@ impl Snapshot {
             parts.push(self.part(Category::Stacks, &self.layout.stacks));
         }
         let mut unknown = Vec::new();
+        if !self.layout.code.is_empty() {
+            parts.push(self.part(Category::LuajitMcode, &self.layout.code));
+        }
+        for (category, ranges) in &self.layout.lua.mappings {
+            match ranges {
+                Some(ranges) => parts.push(self.part(*category, ranges)),
+                None => unknown.push(*category),
+            }
+        }
         if let Some(heap) = &self.heap {
             match (heap.category, heap.resident) {
                 (Some(category), None) if !heap.ranges.is_empty() => {

@@ -3,6 +3,7 @@
 //! `?` is a figure that is not known; the notes say why. `-` is a category that is not there.
 #![forbid(unsafe_code)]
 
+mod lua;
 mod matrix;
 mod pools;
 mod zones;
@@ -29,6 +30,7 @@ pub fn text(server: &Server) -> String {
     allocators(&mut out, &server.processes);
     pools::pools(&mut out, &server.processes);
     zones::zones(&mut out, server);
+    lua::vms(&mut out, &server.processes, &names);
     threads(&mut out, &server.processes);
     out.push('\n');
     for (text, who) in groups(&server.processes, |p| p.text.clone().into_iter().collect()) {

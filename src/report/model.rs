@@ -11,6 +11,7 @@ use serde::de::Deserializer;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::lua::Lua;
 use super::pools::Pools;
 use super::zones::{SharedZone, SharedZones, ZoneUses};
 
@@ -125,6 +126,8 @@ pub struct Process {
     pub pools: Option<Pools>,
     /// The shared memory zones that it has mapped, by name, and what it did to them.
     pub zones: Option<ZoneUses>,
+    /// Lua VMs, by subsystem; empty where there are none.
+    pub lua: Option<Vec<Lua>>,
     /// Code of the executable and its libraries.
     pub text: Option<Text>,
     /// Stacks of all threads.
@@ -193,6 +196,14 @@ pub enum Category {
     Mimalloc,
     /// musl's malloc.
     MuslHeap,
+    /// LuaJIT's allocators for the VMs of ngx_http_lua_module.
+    HttpLuajit,
+    /// LuaJIT's allocators for the VMs of ngx_stream_lua_module.
+    StreamLuajit,
+    /// LuaJIT's allocators for the VMs of other modules.
+    OtherLuajit,
+    /// Machine code of LuaJIT's compiler.
+    LuajitMcode,
     /// Shared memory of nginx: zones and its own counters.
     NginxShm,
     /// Executable segments of the executable and its libraries.
@@ -209,12 +220,16 @@ pub enum Category {
 
 impl Category {
     /// All of them, in order.
-    pub const ALL: [Category; 11] = [
+    pub const ALL: [Category; 15] = [
         Category::GlibcHeap,
         Category::Jemalloc,
         Category::Tcmalloc,
         Category::Mimalloc,
         Category::MuslHeap,
+        Category::HttpLuajit,
+        Category::StreamLuajit,
+        Category::OtherLuajit,
+        Category::LuajitMcode,
         Category::NginxShm,
         Category::Text,
         Category::Data,
@@ -231,6 +246,10 @@ impl Category {
             Category::Tcmalloc => "tcmalloc",
             Category::Mimalloc => "mimalloc",
             Category::MuslHeap => "musl_heap",
+            Category::HttpLuajit => "http_luajit",
+            Category::StreamLuajit => "stream_luajit",
+            Category::OtherLuajit => "other_luajit",
+            Category::LuajitMcode => "luajit_mcode",
             Category::NginxShm => "nginx_shm",
             Category::Text => "text",
             Category::Data => "data",

@@ -80,5 +80,6 @@ fn elements(process: &Process) -> usize {
         .map_or(0, |text| text.objects.iter().map(|object| 1 + object.path.len()).sum());
     let zones: usize =
         process.zones.as_ref().map_or(0, |z| z.0.iter().map(|(name, _)| 1 + name.len()).sum());
-    notes + entries + objects + zones
+    let lua = process.lua.as_ref().map_or(0, Vec::len);
+    notes + entries + objects + zones + lua
 }

@@ -1,6 +1,7 @@
 //! Processes and servers for tests.
 #![forbid(unsafe_code)]
 
+use super::lua::{self, Gc, Lua, Mappings, Subsystem};
 use super::model::*;
 use super::pools::{self, Creator, LivePool, Pools, Sizes};
 use super::zones::Named;
@@ -119,6 +120,7 @@ impl Random {
                 let names = r.names();
                 Named(names.into_iter().map(|name| (name, r.zone_use())).collect())
             }),
+            lua: self.maybe(|r| r.many(Self::lua)),
             text: self.maybe(|r| Text {
                 bytes: r.figure(),
                 objects: r.many(|r| Object { path: r.text(), bytes: r.figure() }),
@@ -193,6 +195,36 @@ impl Random {
             request: self.maybe(Self::text),
         }
     }
+
+    fn lua(&mut self) -> Lua {
+        let mappings = |r: &mut Self| Mappings { count: r.figure(), bytes: r.figure() };
+        Lua {
+            subsystem: Subsystem::ALL[self.below(3) as usize],
+            vms: self.figure(),
+            gc_bytes: self.maybe_figure(),
+            allocated_bytes: self.figure(),
+            peak_bytes: self.figure(),
+            allocations: self.figure(),
+            resizes: self.figure(),
+            frees: self.figure(),
+            failures: self.figure(),
+            sizes: lua::Sizes(std::array::from_fn(|_| self.figure())),
+            reserved: self.maybe_figure(),
+            resident: self.maybe_figure(),
+            segments: self.maybe(mappings),
+            direct: self.maybe(mappings),
+            overhead_bytes: self.maybe_figure(),
+            free_bytes: self.maybe_figure(),
+            largest_free: self.maybe_figure(),
+            gc: self.maybe(|r| Gc {
+                running: r.maybe(|r| r.below(2) == 0),
+                pause: r.maybe_figure(),
+                stepmul: r.maybe_figure(),
+                gc64: r.maybe(|r| r.below(2) == 0),
+                limit_bytes: r.maybe_figure(),
+            }),
+        }
+    }
 }
 
 /// The pools of a small server.
@@ -259,6 +291,7 @@ pub(crate) fn bare() -> Process {
         allocator: None,
         pools: None,
         zones: None,
+        lua: None,
         text: None,
         stacks: None,
         hooks: None,
@@ -298,12 +331,14 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
         },
         breakdown: Some(Breakdown(vec![
             (Category::GlibcHeap, heap),
+            (Category::HttpLuajit, region(6_400, 5_800)),
+            (Category::LuajitMcode, region(128, 100)),
             (Category::NginxShm, region(32_768, 112)),
             (Category::Text, region(9_216, 2_764)),
             (Category::Data, region(1_480, 1_012)),
             (Category::Stacks, region(8_324, 28)),
             (Category::FileOther, region(12_912, 1_284)),
-            (Category::AnonOther, region(12_000, 6_400)),
+            (Category::AnonOther, region(5_472, 500)),
         ])),
         allocator: Some(Allocator {
             name: "glibc".to_owned(),
@@ -318,6 +353,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
         }),
         pools: Some(pools()),
         zones: Some(zones::uses()),
+        lua: Some(vec![lua()]),
         text: Some(Text {
             bytes: 9_216 * K,
             objects: ["libcrypto.so.3", "libc.so.6", "nginx", "libluajit-5.1.so.2", "libm.so.6"]
@@ -334,11 +370,45 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
         hooks: Some(Hooks {
             pool: "on".to_owned(),
             slab: "on".to_owned(),
-            lua: "off: no Lua module is loaded".to_owned(),
+            lua: "on".to_owned(),
             thread: "on".to_owned(),
         }),
         own: Some(Own { bytes: 12_288, snapshot_us: 240, longest_slice_us: 130 }),
         notes: vec!["the heap's figures are an estimate".to_owned()],
+    }
+}
+
+/// The VM of a small server.
+fn lua() -> Lua {
+    let mut sizes = lua::Sizes::default();
+    for (count, n) in sizes.0.iter_mut().zip([9_000, 12_000, 20_500, 3_100, 800, 60]) {
+        *count = n;
+    }
+    Lua {
+        subsystem: Subsystem::Http,
+        vms: 1,
+        gc_bytes: Some(3_100 * K),
+        allocated_bytes: 3_100 * K,
+        peak_bytes: 5_900 * K,
+        allocations: 45_000,
+        resizes: 460,
+        frees: 22_000,
+        failures: 0,
+        sizes,
+        reserved: Some(6_400 * K),
+        resident: Some(5_800 * K),
+        segments: Some(Mappings { count: 2, bytes: 5_376 * K }),
+        direct: Some(Mappings { count: 1, bytes: 1_024 * K }),
+        overhead_bytes: Some(200 * K),
+        free_bytes: Some(3_100 * K),
+        largest_free: Some(1_900 * K),
+        gc: Some(Gc {
+            running: Some(true),
+            pause: Some(200),
+            stepmul: Some(200),
+            gc64: Some(false),
+            limit_bytes: Some(1 << 31),
+        }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::text;
 use crate::render::layout::WIDTH;
+use crate::report::lua::Gc;
 use crate::report::model::{Kind, Process, State};
 use crate::report::sample::{self, Random};
 use crate::report::zones::merge;
@@ -67,10 +68,20 @@ fn largest_category_first() {
     let shown = text(&sample::small());
     let resident = section(&shown, "Resident memory");
     let names: Vec<_> = resident[2..].iter().map(|line| words(line)[0]).collect();
-    let expected =
-        ["anon_other", "text", "glibc_heap", "file_other", "data", "nginx_shm", "stacks", "total"];
+    let expected = [
+        "http_luajit",
+        "text",
+        "glibc_heap",
+        "file_other",
+        "data",
+        "anon_other",
+        "nginx_shm",
+        "luajit_mcode",
+        "stacks",
+        "total",
+    ];
     assert_eq!(names, expected);
-    assert!(resident[2].contains("6.25 MiB  48%"), "{}", resident[2]);
+    assert!(resident[2].contains("5.66 MiB  44%"), "{}", resident[2]);
     assert!(shown.contains("Virtual memory by category"));
 }
 
@@ -97,6 +108,31 @@ fn zones() {
     assert_eq!(section(&shown, "Slots, generation 3").len(), 1 + 9 + 2, "{shown}");
     assert!(!shown.contains("Resident memory") && !shown.contains("nginx_shared_zone"), "{shown}");
     assert!(!server.narrow("two"));
+}
+
+#[test]
+fn lua_vms() {
+    let mut server = sample::small();
+    if let Some(lua) = server.processes[1].lua.as_mut().and_then(|all| all.first_mut()) {
+        (lua.failures, lua.reserved) = (3, None);
+        lua.gc = lua.gc.map(|gc| Gc { running: Some(false), ..gc });
+    }
+    let shown = text(&server);
+    check(&shown);
+    let lines = section(&shown, "Lua VMs");
+    let rows: Vec<_> = lines.iter().map(|line| words(line).join(" ")).collect();
+    assert!(rows[0].starts_with("process pid of VMs"), "{shown}");
+    let figures = "3.03 MiB 3.03 MiB 5.76 MiB 200 KiB 3.03 MiB 1.86 MiB";
+    assert_eq!(rows[2], format!("master 10 http 1 {figures} 6.25 MiB 5.66 MiB"));
+    assert_eq!(rows[3], format!("worker 0 11 http 1 {figures} ? 5.66 MiB"));
+    assert!(rows[8].starts_with("Lua of http in"), "{shown}");
+    for said in [
+        "Lua of http in worker 0: 3 requests were refused for want of memory",
+        "Garbage collector of http in worker 0: stopped, pause 200, stepmul 200, not GC64",
+        "workers 2-3: running, pause",
+    ] {
+        assert!(shown.contains(said), "{said}\n{shown}");
+    }
 }
 
 #[test]
@@ -135,7 +171,7 @@ fn many_workers() {
         }
         assert!(shown.contains("- all processes: the heap's"), "{shown}");
         let lines = shown.lines().count();
-        assert!(lines <= 110 + 6 * count as usize, "{lines}\n{shown}");
+        assert!(lines <= 110 + 9 * count as usize, "{lines}\n{shown}");
     }
 }
 

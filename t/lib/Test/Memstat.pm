@@ -20,14 +20,15 @@
 #     --- perl              code run against the server: $t is a Test::Memstat::Server
 #
 # In configurations $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1 and _2 (free
-# ports for the test's own use) and $TEST_NGINX_BUILT_name (the module that t/modules/name.c makes)
-# are replaced. Lua's modules are loaded where the configuration has Lua. A line with alert, crit or
-# emerg that no error_log expression matches fails the test: among them is every worker that a signal
-# ended.
+# ports for the test's own use), $TEST_NGINX_TESTS (the folder of the tests) and
+# $TEST_NGINX_BUILT_name (the module that t/modules/name.c makes) are replaced. Lua's modules are
+# loaded where the configuration has Lua. A line with alert, crit or emerg that no error_log
+# expression matches fails the test: among them is every worker that a signal ended.
 #
 # Environment: TEST_NGINX_BINARY, TEST_NGINX_MODULE, TEST_NGINX_LOAD_MODULES (paths of further
-# modules, instead of those found), TEST_NGINX_WITHOUT_LUA=1 (skip what needs Lua), TEST_NGINX_KEEP=1
-# (keep the server roots).
+# modules, instead of those found), TEST_NGINX_STREAM_LUA_MODULE (the path of the real
+# ngx_stream_lua_module, instead of the stand-in in t/modules), TEST_NGINX_WITHOUT_LUA=1 (skip what
+# needs ngx_lua), TEST_NGINX_KEEP=1 (keep the server roots).
 package Test::Memstat;
 
 use strict;

@@ -31,23 +31,27 @@ sub library {
     return build("t/tools/$name.c", "$name.so", qw(-shared -fPIC));
 }
 
-# The path of the dynamic module that t/modules/NAME.c makes.
+# The path of the dynamic module that t/modules/NAME.c makes; further options are gcc's.
 sub module {
-    my ($name) = @_;
-    return build("t/modules/$name.c", "$name.so", qw(-shared -fPIC));
+    my ($name, @options) = @_;
+    return build("t/modules/$name.c", "$name.so", qw(-shared -fPIC), @options);
 }
 
 sub build {
     my ($source, $name, @options) = @_;
-    return $built{$name} if $built{$name};
+    my $key = "@_";
+    return $built{$key} if $built{$key};
     $folder //= File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
     chmod 0755, $folder;
+    # The names of modules say what they are.
+    my $place = "$folder/" . keys %built;
+    mkdir $place or die "cannot make $place: $!\n";
     my @headers = map { "-I$SOURCE/src/$_" }
         qw(core event event/modules os/unix http http/modules http/v2 stream);
-    my @command = ('gcc', '-O1', '-Wall', @options, @headers, "-I$BUILD", '-o', "$folder/$name",
+    my @command = ('gcc', '-O1', '-Wall', @options, @headers, "-I$BUILD", '-o', "$place/$name",
         "$REPOSITORY/$source");
     system(@command) == 0 or die "cannot build $source\n";
-    return $built{$name} = "$folder/$name";
+    return $built{$key} = "$place/$name";
 }
 
 1;

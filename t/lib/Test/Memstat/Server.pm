@@ -25,15 +25,17 @@ my $REPOSITORY = abs_path(dirname(__FILE__) . '/../../../..');
 my $BINARY     = $ENV{TEST_NGINX_BINARY} || 'nginx';
 my $MODULE     = abs_path($ENV{TEST_NGINX_MODULE}
         || "$REPOSITORY/objs/ngx_http_memstat_module.so");
+# What the stand-in for ngx_stream_lua_module is linked with.
+my @STREAM_LUA = ('-Wl,--no-as-needed', '-lluajit-5.1');
 my $SCHEMA = "$REPOSITORY/schema/memstat.schema.json";
 
 # A snapshot this young is served again; after this pause an answer has new ones.
 my $FRESH_AFTER = 0.06;
 
 # The sections of a configuration: main_config, http_config, config (of the server block). Others:
-# module (0: without the module), module_copy
-# (1: loaded from a copy of its own), env (NAME=value lines), under (a command
-# that nginx is run by), log_level, user_files.
+# module (0: without the module; 'last': loaded after all others), module_copy (1: loaded from a copy
+# of its own), lua (0: without ngx_lua), env (NAME=value lines), under (a command that nginx is run
+# by), log_level, user_files.
 sub new {
     my ($class, %sections) = @_;
     my $root = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => !$ENV{TEST_NGINX_KEEP});
@@ -76,9 +78,12 @@ sub write_conf {
     my $sections = $self->{sections} = { %{ $self->{sections} }, %changed };
     my ($main, $http, $server) =
         map { $self->expand($sections->{$_} // '') } qw(main_config http_config config);
-    my @modules = further_modules("$main$http$server");
-    unshift @modules, $self->{module} // $MODULE unless defined $sections->{module} && !$sections->{module};
-    my $load   = join '', map { "load_module $_;\n" } @modules;
+    my @modules = further_modules("$main$http$server", $sections->{lua} // 1);
+    push @modules, stream_lua_module() if $main =~ /^\s*stream\s*\{.*_by_lua/ms;
+    my $module = $self->{module} // $MODULE;
+    my $ours   = $sections->{module} // 'first';
+    @modules = $ours eq 'last' ? (@modules, $module) : $ours ? ($module, @modules) : @modules;
+    my $load = join '', map { "load_module $_;\n" } @modules;
     my $root   = $self->{root};
     my $level  = $sections->{log_level} // 'info';
     my $temp   = join '', map { "    ${_}_temp_path $root/temp_$_;\n" }
@@ -110,13 +115,14 @@ END
     return $self;
 }
 
-# $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1, $TEST_NGINX_PORT_2, and
+# $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_TESTS, $TEST_NGINX_PORT_1, _2, and
 # $TEST_NGINX_BUILT_name for the module that t/modules/name.c makes, $TEST_NGINX_LIBRARY_name and
 # $TEST_NGINX_PROGRAM_name for what t/tools/name.c makes.
 sub expand {
     my ($self, $text) = @_;
     $text =~ s/\$TEST_NGINX_SERVER_PORT\b/$self->port/ge;
     $text =~ s/\$TEST_NGINX_SERVER_ROOT\b/$self->{root}/g;
+    $text =~ s/\$TEST_NGINX_TESTS\b/$REPOSITORY\/t/g;
     $text =~ s/\$TEST_NGINX_PORT_([12])\b/$self->port($1)/ge;
     $text =~ s/\$TEST_NGINX_BUILT_(\w+)/Test::Memstat::Build::module($1)/ge;
     $text =~ s/\$TEST_NGINX_LIBRARY_(\w+)/Test::Memstat::Build::library($1)/ge;
@@ -126,10 +132,10 @@ sub expand {
 
 # Modules a configuration needs besides ours, found where this nginx keeps its own.
 sub further_modules {
-    my ($conf) = @_;
+    my ($conf, $lua) = @_;
     return split ' ', $ENV{TEST_NGINX_LOAD_MODULES} if defined $ENV{TEST_NGINX_LOAD_MODULES};
     my @names;
-    push @names, qw(ndk_http_module ngx_http_lua_module) if needs_lua($conf);
+    push @names, qw(ndk_http_module ngx_http_lua_module) if $lua && needs_lua($conf);
     push @names, 'ngx_stream_module'
         if $conf =~ /^\s*stream\s*\{/m && nginx_version() =~ /--with-stream=dynamic/;
     return unless @names;
@@ -139,6 +145,14 @@ sub further_modules {
 }
 
 sub needs_lua { return $_[0] =~ /\blua_|_by_lua/ }
+
+# The real ngx_stream_lua_module where TEST_NGINX_STREAM_LUA_MODULE says, else the stand-in, unless
+# one of them is linked into nginx.
+sub stream_lua_module {
+    return if nginx_version() =~ /--add-module=\S*stream[_-]lua/;
+    return $ENV{TEST_NGINX_STREAM_LUA_MODULE}
+        || Test::Memstat::Build::module('ngx_stream_lua_module', @STREAM_LUA);
+}
 
 my $nginx_version;
 sub nginx_version { return $nginx_version //= `'$BINARY' -V 2>&1` }

@@ -1,0 +1,127 @@
+//! Whose VM is made: by the address that `luaL_newstate` returns to.
+//!
+//! In a dynamic module the name of its file tells. In an executable that has the modules linked in,
+//! the names of its functions do: those that have none, being static, lie behind one that has one,
+//! of the same source file or its neighbour.
+//!
+//! Invariant for `unsafe`: **1** the object is that of a caller, which is running, or is about to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::hook::exports::around;
+use crate::probe::elf::objects;
+use crate::report::lua::Subsystem;
+
+/// Addresses that were asked about before.
+static KNOWN: [Known; 16] = [const { Known::new() }; 16];
+
+struct Known {
+    address: AtomicUsize,
+    /// The subsystem's place in [`Subsystem::ALL`], plus one; 0: not written yet.
+    answer: AtomicUsize,
+}
+
+impl Known {
+    const fn new() -> Self {
+        Known { address: AtomicUsize::new(0), answer: AtomicUsize::new(0) }
+    }
+}
+
+/// Whose code an address is in.
+pub fn subsystem(address: usize) -> Subsystem {
+    for known in &KNOWN {
+        match known.address.load(Ordering::Acquire) {
+            0 => {
+                let answer = ask(address);
+                let free =
+                    known.address.compare_exchange(0, address, Ordering::AcqRel, Ordering::Relaxed);
+                if free.is_ok() {
+                    let place = Subsystem::ALL.iter().position(|s| *s == answer).unwrap_or(2);
+                    known.answer.store(place + 1, Ordering::Release);
+                }
+                return answer;
+            }
+            found if found == address => {
+                let place = known.answer.load(Ordering::Acquire).wrapping_sub(1);
+                return Subsystem::ALL.get(place).copied().unwrap_or_else(|| ask(address));
+            }
+            _ => {}
+        }
+    }
+    ask(address)
+}
+
+/// Forgets the answers: other objects may be at the addresses now.
+pub fn forget() {
+    for known in &KNOWN {
+        known.answer.store(0, Ordering::Release);
+        known.address.store(0, Ordering::Release);
+    }
+}
+
+fn ask(address: usize) -> Subsystem {
+    let objects = objects();
+    let Some(object) = objects.iter().find(|object| object.contains(address)) else {
+        return Subsystem::Other;
+    };
+    let by_object = by_name(&object.name);
+    // SAFETY: 1.
+    let by_function =
+        || unsafe { around(object, address, address) }.below.as_deref().and_then(by_name);
+    by_object.or_else(by_function).unwrap_or(Subsystem::Other)
+}
+
+fn by_name(name: &str) -> Option<Subsystem> {
+    if name.starts_with("ngx_http_lua_") {
+        Some(Subsystem::Http)
+    } else if name.starts_with("ngx_stream_lua_") {
+        Some(Subsystem::Stream)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+    use crate::hook::testing::{isolated, Library};
+
+    #[test]
+    fn names() {
+        assert_eq!(by_name("ngx_http_lua_module.so"), Some(Subsystem::Http));
+        assert_eq!(by_name("ngx_stream_lua_module.so"), Some(Subsystem::Stream));
+        assert_eq!(by_name("nginx"), None);
+        assert_eq!(by_name(""), None);
+    }
+
+    #[test]
+    fn by_functions_of_an_executable() {
+        isolated("hook::lua::caller::tests::by_functions_of_an_executable", || {
+            let library = Library::build(
+                "linked.so",
+                "int ngx_other(int n) { return n; }
+                 int ngx_stream_lua_first(volatile int *n) { return *n * 3 / (*n + 7) + *n * 5 / *n; }
+                 static __attribute__((noinline)) int hidden(volatile int *n) { return *n += 2; }
+                 void *where(void) { return hidden; }",
+                &["-O1", "-fno-toplevel-reorder"],
+            );
+            let at = |name: &CStr| library.symbol(name) as usize;
+            assert_eq!(subsystem(at(c"ngx_other")), Subsystem::Other);
+            assert_eq!(subsystem(at(c"ngx_stream_lua_first")), Subsystem::Stream);
+            // SAFETY: the function has this type.
+            let hidden = unsafe {
+                std::mem::transmute::<*const std::ffi::c_void, extern "C" fn() -> usize>(
+                    library.symbol(c"where"),
+                )
+            }();
+            for _ in 0..2 {
+                assert_eq!(subsystem(hidden), Subsystem::Stream);
+            }
+            assert_eq!(subsystem(8), Subsystem::Other);
+            forget();
+            assert_eq!(subsystem(hidden), Subsystem::Stream);
+        });
+    }
+}
