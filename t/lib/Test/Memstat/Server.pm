@@ -289,9 +289,11 @@ sub DESTROY {
 sub master   { return $_[0]{master} }
 sub children { return Test::Memstat::Proc::children($_[0]{master}) }
 
-# The pids of the workers, those that shut down not included: by the title of the process.
+# The pids of the workers, those that shut down not included: by the title of the process, which
+# valgrind does not let them set.
 sub workers {
     my ($self) = @_;
+    return $self->children if ($self->{sections}{under} // '') =~ /^valgrind\b/;
     return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ }
         $self->children;
 }

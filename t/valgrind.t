@@ -1,0 +1,56 @@
+# The main paths under valgrind's memcheck: no error with a frame of the module in it.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+# What valgrind said, without the errors that have no frame of the module.
+sub errors {
+    my ($t) = @_;
+    my @errors;
+    for my $path (glob $t->root . '/html/valgrind.*') {
+        my @lines = map { s/^==\d+== ?//r } split /\n/, read_file($path);
+        push @errors, grep { /ngx_http_memstat_module/ && /\S/ } split /^\s*$/m, join "\n", @lines;
+    }
+    return @errors;
+}
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: requests, pools, zones, reloads
+--- main_config
+worker_processes 2;
+worker_shutdown_timeout 5s;
+--- http_config
+limit_req_zone $remote_addr zone=limited:1m rate=100000r/s;
+upstream kept {
+    server 127.0.0.1:$TEST_NGINX_SERVER_PORT;
+    keepalive 4;
+}
+--- config
+location /memstat { memstat; memstat_timeout 10s; memstat_uri on; }
+location /empty { limit_req zone=limited; return 200 "empty\n"; }
+location /kept { proxy_pass http://kept/empty; }
+--- under
+valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
+--- perl
+my $look = sub {
+    for (1 .. 4) {
+        $t->get($_) for qw(/empty /kept /memstat?format=text /memstat?refresh=heap /memstat?bad=1);
+        my $reply = $t->memstat;
+        is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'both workers';
+    }
+};
+$look->();
+my @clients = map { $t->connect->send(GET => '/empty') } 1 .. 300;
+$_->receive for @clients;
+$t->memstat;
+$_->close for @clients;
+$t->reload;
+$look->();
+$t->reload(main_config => 'worker_processes 2; memstat_hooks off;');
+$look->();
+$t->reload(main_config => 'worker_processes 2;');
+$look->();
+is join("\n", errors($t)), '', 'no error of ours';
