@@ -63,6 +63,8 @@ struct Local {
     started: Instant,
     /// The snapshot under way.
     job: Option<(Snapshot, Identity)>,
+    /// Whether the next snapshot is wanted however young the last one is.
+    anew: bool,
     /// The last one, and when it was done.
     own: Option<(Taken, u64)>,
     zones: Zones,
@@ -124,6 +126,7 @@ impl Gather {
             kind: None,
             started: Instant::now(),
             job: None,
+            anew: false,
             own: None,
             zones: Zones::Read(Vec::new(), 0),
             askers: Vec::new(),
@@ -223,7 +226,8 @@ impl Gather {
         };
         let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
         if !local.askers.is_empty() {
-            oldest = oldest.max(Some(now.saturating_sub(FRESH_MS)));
+            let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
+            oldest = oldest.max(Some(young));
         }
         let Some(oldest) = oldest else { return false };
         if local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest) {
@@ -260,6 +264,7 @@ impl Gather {
             }
         }
         local.own = Some((taken, done_ms));
+        local.anew = false;
     }
 
     /// A slice of the reading of zones, which only requests need.
@@ -362,6 +367,7 @@ impl Gather {
         }
         if let Some(local) = self.local.as_mut().filter(|_| wants != 0) {
             local.job = None;
+            local.anew = true;
         }
     }
 

@@ -240,3 +240,18 @@ $_->close for @clients;
 $t->wait_for('no request is left', 5,
     sub { $t->get('/status')->{body} =~ /Active connections: 1 / });
 is $t->error_log =~ tr/\n// < 500, 1, 'the log does not grow';
+
+=== TEST 11: what is to be refreshed is, right after an answer
+--- main_config
+worker_processes 3;
+--- config
+location /memstat { memstat; memstat_timeout 60s; }
+--- perl
+# A process that kept its young snapshot would hold the answer up for longer than a client waits.
+for (1 .. 5) {
+    $t->fresh;
+    for my $what (qw(heap zones)) {
+        my $reply = $t->memstat("/memstat?refresh=$what");
+        is scalar(process_with($reply, kind => 'worker', state => 'active')), 3, "$what: all answer";
+    }
+}
