@@ -20,6 +20,7 @@ use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
 use crate::query::Query;
 use crate::report::model::{Hooks, Kind, Published, State};
+use crate::report::shrink;
 use crate::report::zones::SharedZone;
 use crate::slot::{Board, PublishError, Slot};
 
@@ -253,14 +254,10 @@ impl Gather {
         let done_ms = now_ms();
         if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
             let Taken { process, zones } = taken.clone();
-            let mut published = Published { process, zones };
-            if slot.publish(&published, done_ms) == Err(PublishError::TooLarge) {
-                published.zones = Vec::new();
-                published.process.zones = None;
-                published.process.text = None;
-                let note = "zones, text, notes: too long for the slot";
-                published.process.notes = vec![note.to_owned()];
-                let _ = slot.publish(&published, done_ms);
+            let published = Published { process, zones };
+            let publish = |published: &Published| slot.publish(published, done_ms);
+            if publish(&published) == Err(PublishError::TooLarge) {
+                shrink::until(published, |shorter| publish(shorter).is_ok());
             }
         }
         local.own = Some((taken, done_ms));

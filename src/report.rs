@@ -9,6 +9,7 @@ pub mod pools;
 mod roundtrip;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod shrink;
 pub mod zones;
 
 use std::fmt::Write;

@@ -1,0 +1,76 @@
+//! What is left out of a snapshot that is too long for its slot.
+#![forbid(unsafe_code)]
+
+use super::model::Published;
+
+/// The name of a part, and what leaves it out.
+type Part = (&'static str, fn(&mut Published));
+
+/// What can be left out: the longest and least missed first.
+const PARTS: [Part; 5] = [
+    ("zones", |published| {
+        published.zones = Vec::new();
+        published.process.zones = None;
+    }),
+    ("text", |published| published.process.text = None),
+    ("pools.oldest, pools.largest", |published| {
+        if let Some(pools) = &mut published.process.pools {
+            (pools.oldest, pools.largest) = (Vec::new(), Vec::new());
+        }
+    }),
+    ("notes", |published| published.process.notes = Vec::new()),
+    ("pools", |published| published.process.pools = None),
+];
+
+/// Leaves one part after the other out, until `fits` is content. False when it never is.
+pub fn until(mut published: Published, mut fits: impl FnMut(&Published) -> bool) -> bool {
+    let mut left_out = Vec::new();
+    PARTS.iter().any(|(name, leave_out)| {
+        leave_out(&mut published);
+        left_out.push(*name);
+        let note = format!("{}: too long for the slot", left_out.join(", "));
+        published.process.notes.push(note);
+        let is_enough = fits(&published);
+        published.process.notes.pop();
+        is_enough
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::model::Kind;
+    use crate::report::sample::full;
+
+    fn published() -> Published {
+        Published { process: full(Kind::Worker, Some(0), 11), zones: Vec::new() }
+    }
+
+    #[test]
+    fn no_more_than_needed() {
+        let mut tries = 0;
+        assert!(until(published(), |published| {
+            tries += 1;
+            let process = &published.process;
+            assert_eq!((process.zones.is_none(), process.text.is_none()), (true, tries > 1));
+            let note = ["zones: too long for the slot", "zones, text: too long for the slot"];
+            assert_eq!(process.notes.last().map(String::as_str), Some(note[tries - 1]));
+            assert!(process.pools.as_ref().is_some_and(|pools| !pools.oldest.is_empty()));
+            tries == 2
+        }));
+        assert_eq!(tries, 2);
+    }
+
+    #[test]
+    fn in_the_end_all_of_it() {
+        let mut last = None;
+        assert!(!until(published(), |published| {
+            last = Some(published.clone());
+            false
+        }));
+        let process = last.unwrap().process;
+        assert_eq!((process.pools, process.text, process.zones), (None, None, None));
+        let note = "zones, text, pools.oldest, pools.largest, notes, pools: too long for the slot";
+        assert_eq!(process.notes, [note]);
+    }
+}
