@@ -10,6 +10,7 @@ export CARGO_TARGET_DIR ?= target
 PORT  ?= 8080
 TESTS ?= t
 JOBS  ?= 1
+SECONDS ?= 600
 
 MODULE = $(OBJS)/ngx_http_memstat_module.so
 
@@ -29,7 +30,7 @@ CURRENT       = $(abspath $(BUILD)/nginx-current)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
 	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
-.PHONY: help run stop build test unit integration current check clean tree
+.PHONY: help run stop build test unit integration current soak check clean tree
 
 help: ## list the targets (the default)
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +66,12 @@ current: ## build a current nginx and the module for it, run the integration tes
 	@$(MAKE) --no-print-directory integration NGINX_SOURCE_DIR='$(CURRENT)' NGINX_BUILD_DIR='$(CURRENT)/objs' \
 		OBJS='$(CURRENT)/modules' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/current' \
 		TEST_NGINX_WITHOUT_LUA=1
+
+soak: ## a server under load, reloads and deaths for SECONDS (600): is all flat?
+	@tools/install-packages bindings $(if $(INSTALLED),build) test
+	@$(MAKE) --no-print-directory build
+	$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
+		tools/soak $(SECONDS)
 
 check: tree ## format and lint checks, with and without nginx
 	$(CARGO) fmt --check
