@@ -30,7 +30,7 @@ CURRENT       = $(abspath $(BUILD)/nginx-current)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
 	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
-.PHONY: help run stop build test unit integration current soak sanitize check clean tree
+.PHONY: help run stop build test unit integration current soak bench sanitize check clean tree
 
 help: ## list the targets (the default)
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,11 @@ soak: ## a server under load, reloads and deaths for SECONDS (600): is all flat?
 	@$(MAKE) --no-print-directory build
 	$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		tools/soak $(SECONDS)
+
+bench: ## what the module costs: ratios, as in BENCHMARKS.md
+	@tools/install-packages bindings $(if $(INSTALLED),build) test >&2
+	@$(MAKE) --no-print-directory build >&2
+	@$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' tools/bench
 
 sanitize: ## the unit tests under AddressSanitizer, but for those of allocators and threads, which it replaces
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 \

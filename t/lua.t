@@ -269,7 +269,9 @@ for my $round (1 .. 10) {
     my ($process) = process_with($t->fresh, kind => 'worker');
     my $vms = lua_of($process)->{vms};
     $highest = $vms if $vms > $highest;
-    is_deeply $process->{notes}, [], "round $round: no notes";
+    # While VMs come and go, mappings may do so between two slices of a snapshot.
+    is_deeply [ grep { !/changed between the readings/ } @{ $process->{notes} } ], [],
+        "round $round: no notes";
     is lua_of($process)->{allocated_bytes}, lua_of($process)->{gc_bytes}, "round $round: as Lua counts";
     isnt lua_of($process)->{reserved}, undef, "round $round: their memory is known";
     for (@clients) {
