@@ -88,6 +88,8 @@ pub struct Pools {
     /// For a hashed address, one more than the place in `creators`; 0 for none. Empty before the
     /// first creator.
     by_address: Vec<u16>,
+    /// The creator that was asked for last, by its address.
+    last: (usize, usize),
     /// The pools of cycles, and the generation of each.
     cycles: Vec<(usize, u64)>,
     /// Pools that were created but could not be recorded.
@@ -107,6 +109,7 @@ impl Pools {
             live: Live::new(),
             creators: Vec::new(),
             by_address: Vec::new(),
+            last: (0, 0),
             cycles: Vec::new(),
             unrecorded: 0,
         }
@@ -114,7 +117,16 @@ impl Pools {
 
     /// The creator with this return address, if it is known.
     #[inline]
-    pub fn creator(&self, address: usize) -> Option<usize> {
+    pub fn creator(&mut self, address: usize) -> Option<usize> {
+        if self.last.0 == address {
+            return Some(self.last.1);
+        }
+        let index = self.look_up(address)?;
+        self.last = (address, index);
+        Some(index)
+    }
+
+    fn look_up(&self, address: usize) -> Option<usize> {
         let mut place = place_of(address);
         loop {
             let index = usize::from(*self.by_address.get(place)?).checked_sub(1)?;

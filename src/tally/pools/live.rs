@@ -144,14 +144,17 @@ impl Live {
     /// The head of the chain of a hash.
     #[inline]
     fn head(&mut self, hash: u64) -> Option<&mut u32> {
-        if self.is_growing {
-            let before = self.before.place(hash);
-            if before >= self.moved {
-                return self.before.heads.get_mut(before);
-            }
+        if self.is_growing && self.before.place(hash) >= self.moved {
+            return self.head_before(hash);
         }
         let place = self.chains.place(hash);
         self.chains.heads.get_mut(place)
+    }
+
+    #[cold]
+    fn head_before(&mut self, hash: u64) -> Option<&mut u32> {
+        let place = self.before.place(hash);
+        self.before.heads.get_mut(place)
     }
 
     /// Whether [`Live::make_room`] is to be called before the next insertion.
@@ -204,6 +207,7 @@ impl Live {
     }
 
     /// The entry in front of a pool's, in the chain that goes on with `next` behind `previous`.
+    #[cold]
     fn before_in_chain(&self, mut next: u32, mut previous: u32, address: usize) -> Option<u32> {
         loop {
             let index = next.checked_sub(1)?;
