@@ -76,7 +76,23 @@ $t->wait_for('the last worker ends', 5, sub { !children($t->master) });
 --- error_log
 gracefully shutting down
 
-=== TEST 3: the binary is upgraded, and the upgrade is rolled back
+=== TEST 3: TERM while requests go on
+--- main_config
+worker_processes 3;
+--- config
+location /memstat { memstat; memstat_timeout 20s; }
+--- perl
+# The answer waits for a worker that does not come.
+my ($stopped) = $t->workers;
+$t->signal('STOP', $stopped);
+my @clients = map { $t->connect->send(GET => '/memstat') } 1 .. 6;
+$t->signal('TERM');
+$t->signal('CONT', $stopped);
+$t->wait_for('all workers end', 5, sub { !children($t->master) });
+--- error_log
+signal 15
+
+=== TEST 4: the binary is upgraded, and the upgrade is rolled back
 --- perl
 # nginx upgrades only in the background, so this one is not started by the test's own means.
 my $d = Test::Memstat::Server->new(
@@ -127,7 +143,7 @@ for my $master (grep { $_ } $new, $old) {
 my @bad = grep { /\[(?:alert|crit|emerg)\]|panicked/ } split /\n/, $d->error_log;
 is_deeply \@bad, [], 'nothing alarming in its error log';
 
-=== TEST 4: the module is replaced on disk
+=== TEST 5: the module is replaced on disk
 --- main_config
 worker_processes 2;
 --- config
@@ -151,7 +167,7 @@ for my $round (1 .. 3) {
     is $created->() - $before, 11, 'requests are counted once';
 }
 
-=== TEST 5: 64 workers
+=== TEST 6: 64 workers
 --- main_config
 worker_processes 64;
 events { worker_connections 64; }

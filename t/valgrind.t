@@ -54,3 +54,31 @@ $look->();
 $t->reload(main_config => 'worker_processes 2;');
 $look->();
 is join("\n", errors($t)), '', 'no error of ours';
+
+=== TEST 2: Lua
+--- main_config
+worker_processes 1;
+worker_shutdown_timeout 5s;
+--- http_config
+lua_shared_dict dict 1m;
+--- config
+location /memstat { memstat; memstat_timeout 10s; }
+location /work {
+    content_by_lua_block {
+        local list = {}
+        for i = 1, 2000 do list[i] = "value " .. i end
+        ngx.shared.dict:set("last", table.concat(list))
+        ngx.timer.at(0, function () collectgarbage() end)
+        ngx.say(#list)
+    }
+}
+--- under
+valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
+--- perl
+for (1 .. 3) {
+    $t->get('/work') for 1 .. 5;
+    ok $_->{lua}, 'Lua is told' for process_with($t->memstat, kind => 'worker', state => 'active');
+    $t->get('/memstat?format=text');
+    $t->reload if $_ < 3;
+}
+is join("\n", errors($t)), '', 'no error of ours';
