@@ -293,11 +293,11 @@ sub children { return Test::Memstat::Proc::children($_[0]{master}) }
 # valgrind does not let them set.
 sub workers {
     my ($self) = @_;
+    my $is_titled = ($self->{sections}{under} // '') !~ /^valgrind\b/;
     # Its children from before it starts workers are others.
-    return $self->error_log =~ /start worker process / ? $self->children : ()
-        if ($self->{sections}{under} // '') =~ /^valgrind\b/;
-    return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ }
-        $self->children;
+    my @children = $is_titled || $self->error_log =~ /start worker process / ? $self->children : ();
+    return @children unless $is_titled;
+    return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ } @children;
 }
 
 sub signal {
