@@ -24,6 +24,7 @@ use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
 use crate::nginx::{guard, log, process};
+use crate::render::Format;
 use crate::{handler, lifecycle, lua, ngx_http_memstat_module, ngx_memstat_module};
 
 /// How long a request waits for other processes, in milliseconds, unless `memstat_timeout` says.
@@ -80,6 +81,7 @@ struct CoreConf {
 pub struct LocationConf {
     timeout: ngx_msec_t,
     uri: Option<bool>,
+    format: Option<Format>,
     /// Set where `memstat` stands in this very location.
     here: Option<Here>,
 }
@@ -94,11 +96,16 @@ impl LocationConf {
     pub fn has_uris(&self) -> bool {
         self.uri == Some(true)
     }
+
+    /// The format for those who ask for none.
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or_default()
+    }
 }
 
 impl Default for LocationConf {
     fn default() -> Self {
-        LocationConf { timeout: UNSET_MSEC, uri: None, here: None }
+        LocationConf { timeout: UNSET_MSEC, uri: None, format: None, here: None }
     }
 }
 
@@ -111,6 +118,7 @@ impl Merge for LocationConf {
             };
         }
         self.uri = self.uri.or(previous.uri);
+        self.format = self.format.or(previous.format);
         Ok(())
     }
 }
@@ -160,7 +168,7 @@ pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
 };
 
 /// The directives inside `http`.
-pub static mut HTTP_COMMANDS: [ngx_command_t; 6] = [
+pub static mut HTTP_COMMANDS: [ngx_command_t; 7] = [
     ngx_command_t {
         name: ngx_string!("memstat"),
         type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
@@ -191,6 +199,15 @@ pub static mut HTTP_COMMANDS: [ngx_command_t; 6] = [
         type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
             as ngx_uint_t,
         set: Some(set_uri),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("memstat_format"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
+            as ngx_uint_t,
+        set: Some(set_format),
         conf: NGX_HTTP_LOC_CONF_OFFSET,
         offset: 0,
         post: std::ptr::null_mut(),
@@ -395,23 +412,52 @@ unsafe extern "C" fn set_uri(
         // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
         let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
         let (Some(conf), Some(main)) = (conf, main_conf(&cf)) else { return conf::ERROR };
-        if conf.uri.is_some() {
-            return conf::DUPLICATE;
-        }
-        conf.uri = match cf.args()[..] {
-            [b"on"] => Some(true),
-            [b"off"] => Some(false),
-            _ => {
-                let args = cf.args();
-                let word = args.first().copied().unwrap_or_default().escape_ascii();
-                return cf.error(&format!(
-                    "invalid value \"{word}\" in \"memstat_uri\", expected \"on\" or \"off\""
-                ));
-            }
+        let parse = |word: &[u8]| match word {
+            b"on" => Some(true),
+            b"off" => Some(false),
+            _ => None,
         };
+        let outcome = set_word(&cf, &mut conf.uri, parse, "memstat_uri", r#""on" or "off""#);
         main.uris |= conf.has_uris();
-        conf::OK
+        outcome
     })
+}
+
+/// `memstat_format json | html | text | prometheus;`
+unsafe extern "C" fn set_format(
+    cf: *mut ngx_conf_t,
+    _command: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    guard(conf::ERROR, || {
+        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
+        let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
+        let Some(conf) = conf else { return conf::ERROR };
+        let choices = Format::choices();
+        set_word(&cf, &mut conf.format, Format::parse, "memstat_format", &choices)
+    })
+}
+
+/// Sets what a directive with one of a few words says.
+fn set_word<T>(
+    cf: &Conf,
+    place: &mut Option<T>,
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+    directive: &str,
+    expected: &str,
+) -> *mut c_char {
+    if place.is_some() {
+        return conf::DUPLICATE;
+    }
+    let args = cf.args();
+    let word = args.first().copied().unwrap_or_default();
+    *place = parse(word);
+    if place.is_none() {
+        let word = word.escape_ascii();
+        return cf
+            .error(&format!("invalid value \"{word}\" in \"{directive}\", expected {expected}"));
+    }
+    conf::OK
 }
 
 fn parse_milliseconds(text: &[u8]) -> Option<ngx_msec_t> {

@@ -8,17 +8,22 @@ use ngx::http::HttpModule;
 
 use crate::conf::{LocationConf, Module};
 use crate::gather::{Answer, Collected, GATHER};
+use crate::negotiate::{choose, Choice};
 use crate::nginx::request::{Request, Response};
 use crate::nginx::{guard, process};
 use crate::probe::pagemap::page_size;
-use crate::query::{unknown_zone, Query};
-use crate::render::{render, Format};
+use crate::query::{unknown_pid, unknown_zone, Query};
+use crate::render::{html, render, Media};
 use crate::report::model::AnsweredBy;
 use crate::report::{assemble, pools, Facts};
 
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
-const NO_STORE: (&str, &str) = ("Cache-Control", "no-store");
+type Header = (&'static str, &'static str);
+
+const NO_STORE: Header = ("Cache-Control", "no-store");
+const NO_SNIFF: Header = ("X-Content-Type-Options", "nosniff");
+const BY_ACCEPT: Header = ("Vary", "Accept");
 
 /// The content handler of a location with `memstat`.
 pub unsafe extern "C" fn handle(request: *mut ngx_http_request_t) -> ngx_int_t {
@@ -49,6 +54,12 @@ fn serve(mut request: Request) -> ngx_int_t {
     let Some(timeout_ms) = conf.map(LocationConf::timeout_ms) else {
         return FAILED;
     };
+    let Choice { media, by_accept } = choice(request, &query);
+    if let Err(error) = query.fits(media.format()) {
+        let headers = [NO_STORE, BY_ACCEPT];
+        let headers = if by_accept { &headers[..] } else { &headers[..1] };
+        return refuse(request, 400, headers, &error.to_string());
+    }
 
     let answer = with_gather(|gather| {
         gather.arrive(request, query, arrived, timeout_ms);
@@ -118,14 +129,28 @@ fn with_gather<R>(use_it: impl FnOnce(&mut crate::gather::Gather) -> R) -> Optio
 struct Body {
     status: u16,
     content_type: &'static str,
+    headers: Vec<Header>,
     bytes: Vec<u8>,
 }
 
 impl Body {
-    fn response(&self) -> Response<'_> {
-        let Body { status, content_type, ref bytes } = *self;
-        Response { status, content_type, headers: &[NO_STORE], body: bytes }
+    fn new(status: u16, media: Media, bytes: Vec<u8>) -> Self {
+        let content_type = media.content_type();
+        Body { status, content_type, headers: vec![NO_STORE, NO_SNIFF], bytes }
     }
+
+    fn response(&self) -> Response<'_> {
+        let Body { status, content_type, ref headers, ref bytes } = *self;
+        Response { status, content_type, headers, body: bytes }
+    }
+}
+
+/// The format a request gets.
+fn choice(mut request: Request, query: &Query) -> Choice {
+    // SAFETY: `Module` makes this type for its locations.
+    let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
+    let default = conf.map(LocationConf::format).unwrap_or_default();
+    choose(query.format, default, &request.header("accept"))
 }
 
 fn body(answer: &Answer) -> Option<Body> {
@@ -145,17 +170,29 @@ fn body(answer: &Answer) -> Option<Body> {
         elapsed_us: u64::try_from(answer.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
     let mut server = assemble(facts, processes, zones);
-    if let Some(zone) = &answer.query.zone {
+    let query = &answer.query;
+    let missing = |sentence: String| Some(Body::new(404, Media::Text, sentence.into_bytes()));
+    if let Some(zone) = &query.zone {
         let names = server.shared_zones.names();
         if !server.narrow(zone) {
-            let sentence = unknown_zone(zone, &names);
-            let content_type = Format::Text.content_type();
-            return Some(Body { status: 404, content_type, bytes: sentence.into_bytes() });
+            return missing(unknown_zone(zone, &names));
         }
     }
-    let format = answer.query.format.unwrap_or(Format::Json);
-    let bytes = render(format, &server).ok()?;
-    Some(Body { status: 200, content_type: format.content_type(), bytes })
+    if let Some(pid) = query.pid {
+        let pids: Vec<_> = server.processes.iter().map(|process| process.pid).collect();
+        if !server.narrow_to_process(pid) {
+            return missing(unknown_pid(pid, &pids));
+        }
+    }
+    let Choice { media, by_accept } = choice(request, query);
+    let mut body = Body::new(200, media, render(media, &server, query.fields.as_ref()).ok()?);
+    if by_accept {
+        body.headers.push(BY_ACCEPT);
+    }
+    if media == Media::Html {
+        body.headers.push(("Content-Security-Policy", html::content_security_policy()));
+    }
+    Some(body)
 }
 
 fn refuse(
@@ -165,6 +202,6 @@ fn refuse(
     sentence: &str,
 ) -> ngx_int_t {
     let body = format!("{sentence}\n");
-    let content_type = Format::Text.content_type();
+    let content_type = Media::Text.content_type();
     request.respond(&Response { status, content_type, headers, body: body.as_bytes() })
 }

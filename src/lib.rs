@@ -6,7 +6,7 @@
 //! - `gather` wakes the other processes, and each takes its own `probe::snapshot`: address ranges,
 //!   the pages in them, the allocator's statistics, the kernel's totals;
 //! - `report::close` makes the sum of it, `slot` carries it through shared memory;
-//! - `report` puts all processes into one model, `render` writes it.
+//! - `report` puts all processes into one model, `negotiate` chooses a format, `render` writes it.
 //!
 //! `conf` reads the directives, `hook` patches what has to be counted where it happens, `nginx`
 //! wraps the C interface. Everything but `conf`, `gather`, `handler` and `nginx` builds without
@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 pub mod hook;
+pub mod negotiate;
 pub mod own;
 pub mod probe;
 pub mod query;

@@ -9,6 +9,9 @@ use thiserror::Error;
 
 use crate::render::{ascii, Format};
 use crate::report::zones;
+use fields::Fields;
+
+pub mod fields;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,13 +24,17 @@ pub struct Query {
     pub refresh_zones: bool,
     /// `zone=`: only this zone, by its name in the reply.
     pub zone: Option<String>,
+    /// `pid=`: only this process.
+    pub pid: Option<i32>,
+    /// `fields=`: only these properties of the reply.
+    pub fields: Option<Fields>,
 }
 
 /// Why a query string was refused, in one sentence that names what is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueryError {
     /// A parameter that does not exist.
-    #[error("unknown parameter \"{0}\": accepted are \"format\", \"refresh\" and \"zone\"")]
+    #[error("unknown parameter \"{0}\": accepted are {PARAMETERS}")]
     Parameter(Quoted),
     /// A format that does not exist.
     #[error("unknown format \"{0}\": accepted are {formats}", formats = Format::names())]
@@ -35,20 +42,31 @@ pub enum QueryError {
     /// Something to refresh that does not exist.
     #[error("unknown refresh \"{0}\": accepted are \"heap\" and \"zones\"")]
     Refresh(Quoted),
+    /// Something that is no process id.
+    #[error("invalid pid \"{0}\": accepted is the number of a process")]
+    Pid(Quoted),
+    /// A field that does not exist.
+    #[error("unknown field \"{0}\": accepted are {names}, separated by commas", names = .1.names())]
+    Field(Quoted, fields::Level),
     /// The same parameter twice.
-    #[error("repeated parameter \"{0}\": accepted are one \"format\", one \"zone\" and one \"refresh\" of a kind")]
+    #[error("repeated parameter \"{0}\": accepted are one each of {PARAMETERS}, and one \"refresh\" of a kind")]
     Repeated(&'static str),
     /// A parameter without `=`.
-    #[error(
-        "no value in \"{0}\": accepted are parameters with a value, \"format\", \"refresh\" and \"zone\""
-    )]
+    #[error("no value in \"{0}\": accepted are parameters with a value, {PARAMETERS}")]
     NoValue(Quoted),
+    /// Parameters for a reply that has no such parts.
+    #[error("\"pid\" and \"fields\" do not go with this format: accepted are {0}")]
+    Narrowed(&'static str),
 }
+
+/// The parameters there are.
+const PARAMETERS: &str = "\"fields\", \"format\", \"pid\", \"refresh\" and \"zone\"";
 
 impl Query {
     /// Parses the arguments of a request, as the client sent them.
     pub fn parse(args: &[u8]) -> Result<Query, QueryError> {
         let (mut format, mut zone) = (None, None);
+        let (mut pid, mut fields) = (None, None);
         let (mut heap, mut zones) = (None, None);
         for pair in args.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut sides = pair.splitn(2, |byte| *byte == b'=');
@@ -68,10 +86,54 @@ impl Query {
                     _ => return Err(QueryError::Refresh(Quoted::new(&value))),
                 },
                 b"zone" => once(&mut zone, zones::name(&value), "zone")?,
+                b"pid" => {
+                    let known =
+                        parse_pid(&value).ok_or_else(|| QueryError::Pid(Quoted::new(&value)))?;
+                    once(&mut pid, known, "pid")?;
+                }
+                b"fields" => {
+                    let known = Fields::parse(&value).map_err(|fields::Unknown(name, level)| {
+                        QueryError::Field(Quoted::new(&name), level)
+                    })?;
+                    once(&mut fields, known, "fields")?;
+                }
                 _ => return Err(QueryError::Parameter(Quoted::new(&name))),
             }
         }
-        Ok(Query { format, refresh_heap: heap.is_some(), refresh_zones: zones.is_some(), zone })
+        let (refresh_heap, refresh_zones) = (heap.is_some(), zones.is_some());
+        Ok(Query { format, refresh_heap, refresh_zones, zone, pid, fields })
+    }
+
+    /// Whether a reply of this format can be narrowed as it is asked.
+    pub fn fits(&self, format: Format) -> Result<(), QueryError> {
+        match format {
+            Format::Json | Format::Text => Ok(()),
+            Format::Html if self.fields.is_none() => Ok(()),
+            Format::Html => Err(QueryError::Narrowed("\"pid\" with \"html\"")),
+            Format::Prometheus if self.fields.is_none() && self.pid.is_none() => Ok(()),
+            Format::Prometheus => Err(QueryError::Narrowed("both with \"json\" and \"text\"")),
+        }
+    }
+}
+
+/// A positive number in plain digits.
+fn parse_pid(value: &[u8]) -> Option<i32> {
+    let digits = std::str::from_utf8(value).ok()?;
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    digits.parse().ok().filter(|_| plain)
+}
+
+/// The sentence about a process that does not exist: the ids of those that do.
+pub fn unknown_pid(pid: i32, pids: &[i32]) -> String {
+    let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
+    format!("unknown pid \"{pid}\": there are {}\n", list(&pids))
+}
+
+/// `a, b and c`.
+fn list(words: &[String]) -> String {
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => words.concat(),
     }
 }
 
@@ -90,11 +152,7 @@ fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), Qu
 pub fn unknown_zone(zone: &str, names: &[String]) -> String {
     let mut names: Vec<_> = names.iter().map(|name| format!("\"{}\"", ascii(name))).collect();
     names.sort();
-    let names = match names.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
-        _ => names.concat(),
-    };
-    format!("unknown zone \"{}\": there are {names}\n", Quoted::new(zone.as_bytes()))
+    format!("unknown zone \"{}\": there are {}\n", Quoted::new(zone.as_bytes()), list(&names))
 }
 
 /// A part of the query string that is fit to be quoted: printable ASCII, at most 32 characters.
@@ -141,7 +199,9 @@ mod tests {
         let query = |format, refresh_heap| Query { format, refresh_heap, ..Query::default() };
         let zone = |zone: &str| Query { zone: Some(zone.to_owned()), ..Query::default() };
         let refresh_zones = Query { refresh_zones: true, ..Query::default() };
-        let table: [(&str, Query); 18] = [
+        let table: [(&str, Query); 20] = [
+            ("pid=1", Query { pid: Some(1), ..Query::default() }),
+            ("pid=2147483647", Query { pid: Some(i32::MAX), ..Query::default() }),
             ("zone=one", zone("one")),
             ("zone=", zone("")),
             ("zone=a%26b%3d%c3%a4+", zone("a&b=ä+")),
@@ -171,12 +231,21 @@ mod tests {
 
     #[test]
     fn refused() {
-        let formats = r#"accepted are "json" and "text""#;
-        let names = r#"accepted are "format", "refresh" and "zone""#;
-        let one = r#"accepted are one "format", one "zone" and one "refresh" of a kind"#;
-        let values = r#"accepted are parameters with a value, "format", "refresh" and "zone""#;
+        let formats = r#"accepted are "json", "html", "text" and "prometheus""#;
+        let names = r#"accepted are "fields", "format", "pid", "refresh" and "zone""#;
+        let one = r#"accepted are one each of "fields", "format", "pid", "refresh" and "zone", and one "refresh" of a kind"#;
+        let values = r#"accepted are parameters with a value, "fields", "format", "pid", "refresh" and "zone""#;
+        let pids = "accepted is the number of a process";
         let refreshes = r#"accepted are "heap" and "zones""#;
-        let table: [(&[u8], String); 24] = [
+        let table: [(&[u8], String); 32] = [
+            (b"pid=", format!(r#"invalid pid "": {pids}"#)),
+            (b"pid=0", format!(r#"invalid pid "0": {pids}"#)),
+            (b"pid=+1", format!(r#"invalid pid "+1": {pids}"#)),
+            (b"pid=-1", format!(r#"invalid pid "-1": {pids}"#)),
+            (b"pid=1,2", format!(r#"invalid pid "1,2": {pids}"#)),
+            (b"pid=2147483648", format!(r#"invalid pid "2147483648": {pids}"#)),
+            (b"pid=1&pid=1", format!(r#"repeated parameter "pid": {one}"#)),
+            (b"fields=nginx&fields=time", format!(r#"repeated parameter "fields": {one}"#)),
             (b"zone=a&zone=a", format!(r#"repeated parameter "zone": {one}"#)),
             (b"zone", format!(r#"no value in "zone": {values}"#)),
             (b"refresh=zones&refresh=zones", format!(r#"repeated parameter "refresh": {one}"#)),
@@ -212,6 +281,32 @@ mod tests {
     }
 
     #[test]
+    fn narrowed_where_it_can_be() {
+        let fits = |args: &[u8], formats: &[Format]| {
+            let query = Query::parse(args).unwrap();
+            for format in Format::ALL {
+                assert_eq!(query.fits(format).is_ok(), formats.contains(&format), "{format:?}");
+            }
+        };
+        fits(b"", &Format::ALL);
+        fits(b"zone=one&refresh=heap", &Format::ALL);
+        fits(b"pid=1", &[Format::Json, Format::Html, Format::Text]);
+        fits(b"fields=nginx", &[Format::Json, Format::Text]);
+        fits(b"fields=nginx&pid=1", &[Format::Json, Format::Text]);
+        let error = Query::parse(b"pid=1").unwrap().fits(Format::Prometheus).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#""pid" and "fields" do not go with this format: accepted are both with "json" and "text""#
+        );
+    }
+
+    #[test]
+    fn pids_that_exist() {
+        assert_eq!(unknown_pid(7, &[1]), "unknown pid \"7\": there are 1\n");
+        assert_eq!(unknown_pid(7, &[1, 2, 3]), "unknown pid \"7\": there are 1, 2 and 3\n");
+    }
+
+    #[test]
     fn zones_that_exist() {
         let names = ["two".to_owned(), "one".to_owned(), "\u{1b}\"".to_owned()];
         let table = [
@@ -243,9 +338,9 @@ mod tests {
     #[test]
     fn any_bytes() {
         let mut random = Random::new(5);
-        let words: [&[u8]; 14] = [
+        let words: [&[u8]; 19] = [
             b"format", b"refresh", b"zone", b"zones", b"json", b"text", b"heap", b"=", b"=", b"&",
-            b"%", b"%66", b"\xff", b"\0",
+            b"%", b"%66", b"\xff", b"\0", b"pid", b"7", b"fields", b"totals", b",",
         ];
         let mut accepted = 0;
         for round in 0..100_000 {
@@ -253,14 +348,14 @@ mod tests {
             for _ in 0..random.below(if round % 100 == 0 { 2000 } else { 8 }) {
                 match random.below(4) {
                     0 => args.push(random.bits() as u8),
-                    _ => args.extend(words[random.below(14) as usize]),
+                    _ => args.extend(words[random.below(19) as usize]),
                 }
             }
             match Query::parse(&args) {
                 Ok(_) => accepted += 1,
                 Err(error) => {
                     let line = error.to_string();
-                    assert!(line.len() <= 130, "{line}");
+                    assert!(line.len() <= 500, "{line}");
                     assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line:?}");
                     assert!(line.contains("accepted"), "{line}");
                 }

@@ -1,34 +1,59 @@
 //! Renderers: from the model of the server to the body of the reply.
 #![forbid(unsafe_code)]
 
+pub mod html;
 pub mod json;
 mod layout;
+pub mod prometheus;
 pub mod text;
 mod units;
 mod who;
 
 pub(crate) use units::ascii;
 
+use crate::query::fields::Fields;
 use crate::report::model::Server;
 
 /// A format of the reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
     /// The whole model.
+    #[default]
     Json,
+    /// A page for a browser.
+    Html,
     /// Tables for a person at a terminal.
     Text,
+    /// Metrics for Prometheus.
+    Prometheus,
+}
+
+/// What is sent: a format, and which of its types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// JSON.
+    Json,
+    /// The page.
+    Html,
+    /// Tables.
+    Text,
+    /// The text format of Prometheus, version 0.0.4.
+    Classic,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 2] = [Format::Json, Format::Text];
+    pub const ALL: [Format; 4] = [Format::Json, Format::Html, Format::Text, Format::Prometheus];
 
     /// The name, as in `format=`.
     pub fn name(self) -> &'static str {
         match self {
             Format::Json => "json",
+            Format::Html => "html",
             Format::Text => "text",
+            Format::Prometheus => "prometheus",
         }
     }
 
@@ -37,29 +62,92 @@ impl Format {
         Format::ALL.into_iter().find(|format| format.name().as_bytes() == name)
     }
 
-    /// The value of the `Content-Type` header.
-    pub fn content_type(self) -> &'static str {
+    /// Its types, the one first that those get who leave it open.
+    pub fn media(self) -> &'static [Media] {
         match self {
-            Format::Json => "application/json",
-            Format::Text => "text/plain; charset=utf-8",
+            Format::Json => &[Media::Json],
+            Format::Html => &[Media::Html],
+            Format::Text => &[Media::Text],
+            Format::Prometheus => &[Media::Classic, Media::OpenMetrics],
         }
     }
 
     /// All names in quotes, for a sentence.
     pub fn names() -> String {
+        Format::list("and")
+    }
+
+    /// The same as a choice.
+    pub fn choices() -> String {
+        Format::list("or")
+    }
+
+    fn list(word: &str) -> String {
         let names: Vec<_> = Format::ALL.iter().map(|f| format!("\"{}\"", f.name())).collect();
         match names.split_last() {
-            Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+            Some((last, rest)) if !rest.is_empty() => format!("{} {word} {last}", rest.join(", ")),
             _ => names.concat(),
         }
     }
 }
 
-/// The body of the reply.
-pub fn render(format: Format, server: &Server) -> Result<Vec<u8>, serde_json::Error> {
-    match format {
-        Format::Json => json::json(server),
-        Format::Text => Ok(text::text(server).into_bytes()),
+impl Media {
+    /// Whose it is.
+    pub fn format(self) -> Format {
+        match self {
+            Media::Json => Format::Json,
+            Media::Html => Format::Html,
+            Media::Text => Format::Text,
+            Media::Classic | Media::OpenMetrics => Format::Prometheus,
+        }
+    }
+
+    /// The value of the `Content-Type` header.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Media::Json => "application/json",
+            Media::Html => "text/html; charset=utf-8",
+            Media::Text => "text/plain; charset=utf-8",
+            Media::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Media::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// Type, subtype, and the values of `version` that it can be asked for with.
+    pub(crate) fn essence(self) -> (&'static str, &'static str, &'static [&'static str]) {
+        match self {
+            Media::Json => ("application", "json", &[]),
+            Media::Html => ("text", "html", &[]),
+            Media::Text => ("text", "plain", &[]),
+            Media::Classic => ("text", "plain", &["0.0.4"]),
+            Media::OpenMetrics => ("application", "openmetrics-text", &["1.0.0"]),
+        }
+    }
+}
+
+/// A body that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// As JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// As metrics.
+    #[error(transparent)]
+    Metrics(#[from] std::fmt::Error),
+}
+
+/// The body of the reply. `fields` narrows JSON and text.
+pub fn render(
+    media: Media,
+    server: &Server,
+    fields: Option<&Fields>,
+) -> Result<Vec<u8>, RenderError> {
+    match media {
+        Media::Json => Ok(json::json(server, fields)?),
+        Media::Html => Ok(html::html(server).into_bytes()),
+        Media::Text => Ok(text::text(server, fields).into_bytes()),
+        Media::Classic => Ok(prometheus::classic(server)?.into_bytes()),
+        Media::OpenMetrics => Ok(prometheus::open_metrics(server)?.into_bytes()),
     }
 }
 
@@ -72,19 +160,32 @@ mod tests {
     fn names() {
         for format in Format::ALL {
             assert_eq!(Format::parse(format.name().as_bytes()), Some(format));
+            assert!(format.media().iter().all(|media| media.format() == format));
         }
         for name in ["", "Json", "json ", "xml"] {
             assert_eq!(Format::parse(name.as_bytes()), None);
         }
-        assert_eq!(Format::names(), r#""json" and "text""#);
+        assert_eq!(Format::names(), r#""json", "html", "text" and "prometheus""#);
     }
 
     #[test]
     fn bodies() {
         let server = sample::small();
-        assert!(render(Format::Json, &server).unwrap().starts_with(b"{\"schema\":1,"));
-        assert!(render(Format::Text, &server).unwrap().starts_with(b"nginx 1.22.1"));
-        assert_eq!(Format::Json.content_type(), "application/json");
-        assert_eq!(Format::Text.content_type(), "text/plain; charset=utf-8");
+        let table: [(Media, &[u8]); 5] = [
+            (Media::Json, b"{\"schema\":1,"),
+            (Media::Html, b"<!DOCTYPE html>"),
+            (Media::Text, b"nginx 1.22.1"),
+            (Media::Classic, b"# HELP nginx_memstat_"),
+            (Media::OpenMetrics, b"# HELP nginx_memstat_"),
+        ];
+        for (media, begin) in table {
+            assert!(render(media, &server, None).unwrap().starts_with(begin), "{media:?}");
+            let (ty, subty, versions) = media.essence();
+            let begin = match versions.first() {
+                None => format!("{ty}/{subty}"),
+                Some(version) => format!("{ty}/{subty}; version={version}"),
+            };
+            assert!(media.content_type().starts_with(&begin), "{media:?}");
+        }
     }
 }

@@ -64,6 +64,14 @@ impl Request {
         unsafe { std::slice::from_raw_parts(args.data, args.len) }
     }
 
+    /// The values of all header fields of this name, in lower case, joined by commas. What is not
+    /// UTF-8 in them is replaced.
+    pub fn header(&mut self, name: &str) -> String {
+        let fields = self.ngx().headers_in_iterator();
+        let values = fields.filter(|(key, _)| key.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
+        values.map(|(_, value)| value.to_string_lossy()).collect::<Vec<_>>().join(",")
+    }
+
     /// The location's configuration of a module.
     ///
     /// # Safety
@@ -100,7 +108,9 @@ impl Request {
         let headers_out = unsafe { &mut self.0.as_mut().headers_out };
         headers_out.content_type =
             ngx_str_t { len: content_type.len(), data: content_type.as_ptr().cast_mut() };
-        headers_out.content_type_len = content_type.len();
+        // Filters compare the type without its parameters.
+        let essence = content_type.iter().position(|byte| *byte == b';');
+        headers_out.content_type_len = essence.unwrap_or(content_type.len());
         let Some(buffer) = self.buffer(response.body) else {
             return NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
         };

@@ -49,8 +49,17 @@ impl Table {
 
     /// The lines.
     pub(crate) fn print(&self, out: &mut String) {
+        self.print_blocks(out, usize::MAX);
+    }
+
+    /// The lines of the first block: columns that do not fit beside each other are left out.
+    pub(crate) fn print_first(&self, out: &mut String) {
+        self.print_blocks(out, 1);
+    }
+
+    fn print_blocks(&self, out: &mut String, most: usize) {
         let (gap, blocks) = self.split();
-        for (i, block) in blocks.iter().enumerate() {
+        for (i, block) in blocks.iter().take(most).enumerate() {
             if i > 0 {
                 out.push('\n');
             }

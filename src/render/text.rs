@@ -6,48 +6,90 @@
 mod lua;
 mod matrix;
 mod pools;
+mod summary;
 mod zones;
 
 use super::layout::{paragraph, Align, Table};
 use super::units::{ascii, count, known, micros, millis, seconds, size};
-use super::who::{label, Names};
+use super::who::{groups, label, Names};
+use crate::query::fields::Fields;
 use crate::report::model::{Hooks, Process, Server, State, System, Text};
 
 /// Objects of the code that are listed.
 const OBJECTS: usize = 6;
 
-/// The reply as text.
-pub fn text(server: &Server) -> String {
-    let names = Names::new(&server.processes);
+/// The reply as text: what a screen has room for, or all of these fields, or all there is about what
+/// the reply was narrowed to.
+pub fn text(server: &Server, fields: Option<&Fields>) -> String {
+    let is_all = u64::try_from(server.processes.len()) == Ok(server.totals.processes);
+    let wants = |top: &str, below: &str| fields.is_none_or(|fields| fields.has_below(top, below));
     let mut out = String::new();
     header(&mut out, server);
     if server.narrowed {
         zones::zones(&mut out, server);
-        return out;
-    }
-    processes(&mut out, &server.processes);
-    matrix::breakdowns(&mut out, &server.processes);
-    allocators(&mut out, &server.processes);
-    pools::pools(&mut out, &server.processes);
-    zones::zones(&mut out, server);
-    lua::vms(&mut out, &server.processes, &names);
-    threads(&mut out, &server.processes);
-    out.push('\n');
-    for (text, who) in groups(&server.processes, |p| p.text.clone().into_iter().collect()) {
-        paragraph(&mut out, "", &code(&names.list(&who), &text));
-    }
-    for (hooks, who) in groups(&server.processes, |p| p.hooks.clone().into_iter().collect()) {
-        paragraph(&mut out, "", &hooked(&names.list(&who), &hooks));
-    }
-    totals(&mut out, server);
-    let notes = groups(&server.processes, |p| p.notes.clone());
-    if !notes.is_empty() {
-        section(&mut out, "Notes");
-    }
-    for (note, who) in notes {
-        paragraph(&mut out, "- ", &format!("{}: {}", names.list(&who), ascii(&note)));
+    } else if fields.is_none() && is_all {
+        summary::summary(&mut out, server);
+    } else {
+        sections(&mut out, server, |below| wants("processes", below));
+        if wants("shared_zones", "pages") && is_all {
+            zones::zones(&mut out, server);
+        }
+        if fields.is_none_or(|fields| fields.has("totals")) {
+            out.push('\n');
+            totals(&mut out, server);
+        }
+        if wants("processes", "notes") {
+            notes(&mut out, &server.processes);
+        }
     }
     out
+}
+
+/// The sections about the parts of a process that are wanted.
+fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
+    let names = Names::new(&server.processes);
+    if ["system", "state", "generation", "uptime_s", "age_ms"].into_iter().any(&wants) {
+        processes(out, &server.processes);
+    }
+    if wants("breakdown") {
+        matrix::breakdowns(out, &server.processes);
+    }
+    if wants("allocator") {
+        allocators(out, &server.processes);
+    }
+    if wants("pools") {
+        pools::pools(out, &server.processes);
+    }
+    if wants("lua") {
+        lua::vms(out, &server.processes, &names);
+    }
+    if wants("stacks") || wants("self") {
+        threads(out, &server.processes);
+    }
+    let mut lines = String::new();
+    let say = |p: &Process| p.text.clone().filter(|_| wants("text")).into_iter().collect();
+    for (text, who) in groups(&server.processes, say) {
+        paragraph(&mut lines, "", &code(&names.list(&who), &text));
+    }
+    let say = |p: &Process| p.hooks.clone().filter(|_| wants("hooks")).into_iter().collect();
+    for (hooks, who) in groups(&server.processes, say) {
+        paragraph(&mut lines, "", &hooked(&names.list(&who), &hooks));
+    }
+    if !lines.is_empty() {
+        out.push('\n');
+        out.push_str(&lines);
+    }
+}
+
+fn notes(out: &mut String, processes: &[Process]) {
+    let names = Names::new(processes);
+    let notes = groups(processes, |p| p.notes.clone());
+    if !notes.is_empty() {
+        section(out, "Notes");
+    }
+    for (note, who) in notes {
+        paragraph(out, "- ", &format!("{}: {}", names.list(&who), ascii(&note)));
+    }
 }
 
 /// The title of a section.
@@ -93,7 +135,16 @@ fn processes(out: &mut String, processes: &[Process]) {
     }
     section(out, "Processes (resident is anon, file and shmem together)");
     table.print(out);
-    for process in processes.iter().filter(|p| p.state == State::Unresponsive || p.age_ms >= 1000) {
+    ages(out, processes.iter());
+}
+
+fn is_old(process: &Process) -> bool {
+    process.state == State::Unresponsive || process.age_ms >= 1000
+}
+
+/// The ages of figures that are not new.
+fn ages<'a>(out: &mut String, processes: impl Iterator<Item = &'a Process>) {
+    for process in processes.filter(|p| is_old(p)) {
         let age = millis(process.age_ms);
         let line = format!("Figures of {} pid {} are {age} old", label(process), process.pid);
         paragraph(out, "", &line);
@@ -206,24 +257,6 @@ fn totals(out: &mut String, server: &Server) {
         known(totals.shared_memory, size),
     );
     paragraph(out, "", &line);
-}
-
-/// What several processes say alike, with the places of those that do. In the order of the first.
-fn groups<T: PartialEq>(
-    processes: &[Process],
-    say: impl Fn(&Process) -> Vec<T>,
-) -> Vec<(T, Vec<usize>)> {
-    let mut groups: Vec<(T, Vec<usize>)> = Vec::new();
-    for (place, process) in processes.iter().enumerate() {
-        for thing in say(process) {
-            match groups.iter_mut().find(|(known, _)| *known == thing) {
-                Some((_, who)) if who.last() == Some(&place) => {}
-                Some((_, who)) => who.push(place),
-                None => groups.push((thing, vec![place])),
-            }
-        }
-    }
-    groups
 }
 
 #[cfg(test)]

@@ -95,6 +95,24 @@ fn ranges(numbers: &[u32]) -> String {
     texts.join(", ")
 }
 
+/// What several processes say alike, with the places of those that do. In the order of the first.
+pub(crate) fn groups<T: PartialEq>(
+    processes: &[Process],
+    say: impl Fn(&Process) -> Vec<T>,
+) -> Vec<(T, Vec<usize>)> {
+    let mut groups: Vec<(T, Vec<usize>)> = Vec::new();
+    for (place, process) in processes.iter().enumerate() {
+        for thing in say(process) {
+            match groups.iter_mut().find(|(known, _)| *known == thing) {
+                Some((_, who)) if who.last() == Some(&place) => {}
+                Some((_, who)) => who.push(place),
+                None => groups.push((thing, vec![place])),
+            }
+        }
+    }
+    groups
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

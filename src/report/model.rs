@@ -56,6 +56,12 @@ impl Server {
         }
         !self.shared_zones.0.is_empty()
     }
+
+    /// Leaves only one of the processes; `false` when it is not there. The totals stay those of all.
+    pub fn narrow_to_process(&mut self, pid: i32) -> bool {
+        self.processes.retain(|process| process.pid == pid);
+        !self.processes.is_empty()
+    }
 }
 
 /// The process that answered a request.
@@ -369,10 +375,10 @@ pub struct Own {
     pub longest_slice_us: u64,
 }
 
-/// Sums over all processes of the reply.
+/// Sums over all processes of the server, whichever of them are in the reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Processes in the reply.
+    /// Processes of the server.
     pub processes: u64,
     /// Sum of `system.resident`: shared pages count once a process.
     pub resident: Option<u64>,

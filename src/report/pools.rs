@@ -5,6 +5,7 @@
 
 pub mod naming;
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use serde::de::Deserializer;
@@ -119,6 +120,36 @@ pub struct LivePool {
     pub server_name: Option<String>,
     /// The pool of an HTTP request, with `memstat_uri on`: its request line.
     pub request: Option<String>,
+}
+
+/// The creators of several processes, each once, the one that holds most first. Their classes of
+/// sizes are left out.
+pub fn sum_by_creator(pools: &[&Pools]) -> Vec<Creator> {
+    let mut all: Vec<Creator> = Vec::new();
+    for creator in pools.iter().flat_map(|pools| &pools.by_creator) {
+        let same = |c: &&mut Creator| {
+            (&c.creator, &c.object, c.kind) == (&creator.creator, &creator.object, creator.kind)
+        };
+        let Some(sum) = all.iter_mut().find(same) else {
+            all.push(Creator { sizes: Sizes::default(), ..creator.clone() });
+            continue;
+        };
+        for (to, from) in [
+            (&mut sum.live, creator.live),
+            (&mut sum.created, creator.created),
+            (&mut sum.destroyed, creator.destroyed),
+            (&mut sum.reset, creator.reset),
+            (&mut sum.bytes, creator.bytes),
+            (&mut sum.unused, creator.unused),
+            (&mut sum.large_bytes, creator.large_bytes),
+            (&mut sum.large_count, creator.large_count),
+        ] {
+            *to = to.saturating_add(from);
+        }
+        sum.peak_bytes = sum.peak_bytes.max(creator.peak_bytes);
+    }
+    all.sort_by_key(|c| Reverse((c.bytes.saturating_add(c.large_bytes), c.created)));
+    all
 }
 
 /// Leaves the request lines out of what the processes say.

@@ -38,7 +38,7 @@ impl Schema {
 }
 
 fn value(server: &Server) -> Value {
-    serde_json::from_slice(&render(server).unwrap()).unwrap()
+    serde_json::from_slice(&render(server, None).unwrap()).unwrap()
 }
 
 /// A process with everything in it, all categories too.
@@ -112,7 +112,7 @@ fn any_element(pointer: &str) -> String {
 
 #[test]
 fn one_compact_line() {
-    let bytes = render(&sample::small()).unwrap();
+    let bytes = render(&sample::small(), None).unwrap();
     assert_eq!(bytes.iter().position(|b| *b == b'\n'), Some(bytes.len() - 1));
     assert!(bytes.starts_with(b"{\"schema\":1,\"module\":"));
 }

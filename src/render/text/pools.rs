@@ -8,7 +8,7 @@ use crate::render::layout::{Align, Table};
 use crate::render::units::{ascii, count, known, seconds, size};
 use crate::render::who::label;
 use crate::report::model::Process;
-use crate::report::pools::{Creator, LivePool, Pools};
+use crate::report::pools::{sum_by_creator, Creator, LivePool, Pools};
 
 /// Creators, and single pools, that are listed.
 const CREATORS: usize = 8;
@@ -54,27 +54,7 @@ fn held(pool: &LivePool) -> u64 {
 }
 
 fn creators(out: &mut String, pools: &[&Pools]) {
-    let mut all: Vec<Creator> = Vec::new();
-    for creator in pools.iter().flat_map(|pools| &pools.by_creator) {
-        let same = |c: &&mut Creator| {
-            (&c.creator, &c.object, c.kind) == (&creator.creator, &creator.object, creator.kind)
-        };
-        let Some(sum) = all.iter_mut().find(same) else {
-            all.push(creator.clone());
-            continue;
-        };
-        for (to, from) in [
-            (&mut sum.live, creator.live),
-            (&mut sum.created, creator.created),
-            (&mut sum.bytes, creator.bytes),
-            (&mut sum.unused, creator.unused),
-            (&mut sum.large_bytes, creator.large_bytes),
-        ] {
-            *to = to.saturating_add(from);
-        }
-        sum.peak_bytes = sum.peak_bytes.max(creator.peak_bytes);
-    }
-    all.sort_by_key(|c| Reverse((c.bytes.saturating_add(c.large_bytes), c.created)));
+    let mut all = sum_by_creator(pools);
     let rest = all.len().saturating_sub(CREATORS);
     all.truncate(CREATORS);
     let mut table = Table::default();
@@ -94,7 +74,7 @@ fn creators(out: &mut String, pools: &[&Pools]) {
     table.print(out);
 }
 
-fn name(creator: &Creator) -> String {
+pub(super) fn name(creator: &Creator) -> String {
     let known = creator.creator.as_deref().map(ascii);
     known.unwrap_or_else(|| format!("? in {}", ascii(&creator.object)))
 }

@@ -1,11 +1,19 @@
 #![forbid(unsafe_code)]
 
-use super::text;
+use super::text as render;
+use crate::query::fields::Fields;
 use crate::render::layout::WIDTH;
 use crate::report::lua::Gc;
-use crate::report::model::{Kind, Process, State};
+use crate::report::model::{Kind, Process, Server, State};
 use crate::report::sample::{self, Random};
 use crate::report::zones::merge;
+
+/// All there is.
+fn text(server: &Server) -> String {
+    let all = Fields::parse(b"processes,shared_zones,totals").ok();
+    assert!(all.is_some());
+    render(server, all.as_ref())
+}
 
 /// Whatever is shown, it is printable, and no line is too long.
 fn check(shown: &str) {
@@ -215,10 +223,122 @@ fn any_server() {
         let reported = (0..random.below(4)).map(|_| random.reported()).collect();
         server.shared_zones = merge(reported, &server.processes);
         check(&text(&server));
+        summary(&server);
         let names = server.shared_zones.names();
         if let Some(name) = names.get(random.below(4) as usize) {
             assert!(server.narrow(name));
             check(&text(&server));
         }
     }
+}
+
+/// What a screen has room for.
+fn summary(server: &Server) -> String {
+    let shown = render(server, None);
+    check(&shown);
+    shown
+}
+
+#[test]
+fn small_server_fits_a_screen() {
+    let mut server = sample::small();
+    // It has a cache manager of which little is known; more of the same takes no more lines.
+    for (more, lines) in [(0, 45), (1, 46), (50, 46)] {
+        let workers = (0..more).map(|i| sample::full(Kind::Worker, Some(4 + i), 100 + i as i32));
+        server.processes.extend(workers);
+        server.totals.processes = server.processes.len() as u64;
+        let shown = summary(&server);
+        let count = shown.lines().count();
+        assert!(count <= lines, "{count}\n{shown}");
+    }
+}
+
+#[test]
+fn largest_first() {
+    let mut server = sample::small();
+    let order = [15, 13, 7, 14, 10, 12, 11];
+    for (rank, pid) in order.iter().enumerate() {
+        let process = server.processes.iter_mut().find(|p| p.pid == *pid).unwrap();
+        process.system.resident = Some((20 - rank as u64) << 20);
+    }
+    server.processes.iter_mut().find(|p| p.pid == 11).unwrap().system.resident = None;
+    let shown = summary(&server);
+    let mut rows = section(&shown, "process ");
+    let ages = rows.split_off(order.len());
+    assert_eq!(ages, ["Figures of worker 2 pid 13 are 12.3 s old"]);
+    let at = shown.lines().find_map(|line| line.strip_prefix("process ")?.find("pid")).unwrap();
+    let pid = |row: &&str| words(&row["process ".len() + at..])[0].parse::<i32>().unwrap();
+    assert_eq!(rows.iter().map(pid).collect::<Vec<_>>(), order, "{shown}");
+    let categories = section(&shown, "resident ");
+    assert!(categories[0].trim().starts_with("pid 13"), "{}", categories[0]);
+    let names: Vec<_> = categories[1..].iter().map(|line| words(line)[0]).collect();
+    let told: Vec<_> = server.processes.iter().filter_map(|p| p.breakdown.as_ref()).collect();
+    let sum = |name: &str| {
+        let all = told.iter().flat_map(|breakdown| &breakdown.0);
+        all.filter(|(c, _)| c.name() == name).map(|(_, r)| r.resident.unwrap()).sum::<u64>()
+    };
+    let (last, names) = names.split_last().unwrap();
+    assert_eq!(*last, "total");
+    assert_eq!(names.len(), told[0].0.len());
+    assert!(names.windows(2).all(|pair| sum(pair[0]) >= sum(pair[1])), "{shown}");
+    let first = words(categories[1]);
+    assert_eq!(first[1..3].join(" "), crate::render::units::size(sum(names[0])), "{shown}");
+    let zones = section(&shown, "zone ");
+    assert!(zones[0].starts_with("one (old)") && zones[1].starts_with("one "), "{shown}");
+    let creators = section(&shown, "pools by creator");
+    assert!(creators[0].starts_with("ngx_init_cycle"), "{shown}");
+}
+
+#[test]
+fn what_is_cut_is_told() {
+    let mut server = sample::small();
+    let extra = (0..5).map(|i| sample::full(Kind::Worker, Some(4 + i), 100 + i as i32));
+    server.processes.extend(extra);
+    server.totals.processes = 12;
+    let shown = summary(&server);
+    assert!(shown.contains("process (4 more)"), "{shown}");
+    // Two of the small server, and one of each of the five.
+    let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
+    assert!(shown.contains(&format!("{notes} notes: &fields=processes.notes")), "{shown}");
+    let alone = summary(&sample::server(vec![sample::full(Kind::Single, None, 11)]));
+    assert!(!alone.contains(" more)") && !alone.contains("all 1"), "{alone}");
+}
+
+/// Each field brings its own section only.
+#[test]
+fn narrowed_by_fields() {
+    let server = sample::small();
+    let table = [
+        ("processes.system", "Processes"),
+        ("processes.breakdown", "Resident memory by category"),
+        ("processes.allocator", "Allocator"),
+        ("processes.pools", "Pools"),
+        ("processes.stacks", "Threads"),
+        ("processes.text", "Code of"),
+        ("processes.hooks", "Hooks in"),
+        ("processes.notes", "Notes"),
+        ("shared_zones.pages", "Shared memory zones"),
+        ("totals.swap", "Total of"),
+    ];
+    for (field, _) in table {
+        let fields = Fields::parse(field.as_bytes()).ok();
+        let shown = render(&server, fields.as_ref());
+        check(&shown);
+        for (other, title) in table {
+            let there = shown.lines().any(|line| line.starts_with(title));
+            assert_eq!(there, other == field, "{field}: {title}\n{shown}");
+        }
+    }
+}
+
+#[test]
+fn one_process_in_full() {
+    let mut server = sample::small();
+    assert!(!server.narrow_to_process(1));
+    let mut server = sample::small();
+    assert!(server.narrow_to_process(13));
+    let shown = render(&server, None);
+    check(&shown);
+    assert!(shown.contains("pid 13") && !shown.contains("worker 1"), "{shown}");
+    assert!(shown.contains("Allocator") && shown.contains("Oldest pools"), "{shown}");
 }

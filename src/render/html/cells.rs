@@ -1,0 +1,144 @@
+//! Tables, and what is in their cells.
+#![forbid(unsafe_code)]
+
+use maud::{html, Markup};
+
+use crate::render::units::{count, millis, seconds, size};
+
+/// Text in which a reader sees everything: what has no shape of its own, or changes that of its
+/// neighbours, is written as an escape.
+pub(super) fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}' => out.extend(c.escape_unicode()),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A figure that is not known.
+pub(super) fn unknown() -> Markup {
+    html! { abbr.unknown title="not known, see the notes" { "?" } }
+}
+
+/// A figure, or that it is not known.
+pub(super) fn known<T>(figure: Option<T>, show: impl FnOnce(T) -> String) -> Markup {
+    match figure {
+        Some(figure) => html! { (show(figure)) },
+        None => unknown(),
+    }
+}
+
+/// What is in a cell.
+pub(super) enum Cell {
+    /// Text of ours.
+    Text(String),
+    /// Text from outside.
+    Name(String),
+    /// Bytes.
+    Size(Option<u64>),
+    /// A number.
+    Count(Option<u64>),
+    /// Seconds.
+    Seconds(Option<u64>),
+    /// Milliseconds.
+    Millis(Option<u64>),
+    /// Anything, with what it is sorted by.
+    Markup(Markup, u64),
+}
+
+impl Cell {
+    /// Figures stand on the right, to be compared.
+    fn is_figure(&self) -> bool {
+        matches!(self, Cell::Size(_) | Cell::Count(_) | Cell::Seconds(_) | Cell::Millis(_))
+    }
+
+    /// What it is sorted by; figures that are not known come last.
+    fn key(&self) -> String {
+        match self {
+            Cell::Text(text) | Cell::Name(text) => visible(text),
+            Cell::Size(n) | Cell::Count(n) | Cell::Seconds(n) | Cell::Millis(n) => {
+                n.map_or_else(|| "-1".to_owned(), |n| n.to_string())
+            }
+            Cell::Markup(_, n) => n.to_string(),
+        }
+    }
+
+    fn content(&self) -> Markup {
+        match self {
+            Cell::Text(text) => html! { (text) },
+            Cell::Name(text) => html! { bdi { (visible(text)) } },
+            Cell::Size(bytes) => known(*bytes, size),
+            Cell::Count(number) => known(*number, count),
+            Cell::Seconds(s) => known(*s, seconds),
+            Cell::Millis(ms) => known(*ms, millis),
+            Cell::Markup(markup, _) => html! { (markup) },
+        }
+    }
+}
+
+/// A row: what it is known by from one page to the next, and its cells, the first its name.
+pub(super) struct Row(pub(super) String, pub(super) Vec<Cell>);
+
+/// A table. With more than one row the script makes it sortable.
+pub(super) struct Table<'a> {
+    /// Known by this from one page to the next; a process's id is part of it.
+    pub(super) id: String,
+    /// What it tells.
+    pub(super) caption: &'a str,
+    /// The heads of its columns.
+    pub(super) heads: &'a [&'a str],
+    /// Its rows; with none there is no table.
+    pub(super) rows: Vec<Row>,
+}
+
+impl Table<'_> {
+    pub(super) fn markup(&self) -> Markup {
+        let class = |cell: Option<&Cell>| match cell {
+            Some(cell) if cell.is_figure() => Some("figure"),
+            _ => None,
+        };
+        let first = self.rows.first().map(|Row(_, cells)| cells.as_slice()).unwrap_or_default();
+        html! {
+            @if !self.rows.is_empty() {
+                div.scroll tabindex="0" role="region" aria-label=(self.caption) {
+                    table id=(self.id) data-sortable[self.rows.len() > 1] {
+                        caption { (self.caption) }
+                        thead { tr {
+                            @for (i, head) in self.heads.iter().enumerate() {
+                                th scope="col" class=[class(first.get(i))] { (head) }
+                            }
+                        } }
+                        tbody {
+                            @for Row(key, cells) in &self.rows {
+                                tr data-key=(visible(key)) {
+                                    @for (i, cell) in cells.iter().enumerate() {
+                                        @if i == 0 {
+                                            th scope="row" data-sort=(cell.key()) { (cell.content()) }
+                                        } @else {
+                                            td class=[class(Some(cell))] data-sort=(cell.key()) {
+                                                (cell.content())
+                                            }
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Each process in full.
+#![forbid(unsafe_code)]
+
+use maud::{html, Markup};
+
+use super::cells::{known, visible, Cell, Row, Table};
+use super::{lua, overview, pools, zones};
+use crate::render::units::{count, micros, millis, seconds, size};
+use crate::render::who::{self, label};
+use crate::report::model::{Process, Server};
+
+/// Objects of code that are listed.
+const OBJECTS: usize = 8;
+
+/// Processes that are told in full on one page. With more of them each has a page of its own, so that
+/// a page costs the event loop no more than a millisecond or two.
+const IN_FULL: usize = 8;
+
+/// All processes, each closed unless it is the only one.
+pub(super) fn processes(server: &Server) -> Markup {
+    let alone = server.processes.len() == 1;
+    let in_full = server.processes.len() <= IN_FULL;
+    html! {
+        section #details aria-labelledby="details-title" {
+            h2 #details-title { "Each process" }
+            @for process in &server.processes {
+                @if in_full { (details(process, alone)) } @else { (link(process)) }
+            }
+        }
+    }
+}
+
+/// A process with a page of its own.
+fn link(process: &Process) -> Markup {
+    let (name, page) = (label(process), format!("?pid={}", process.pid));
+    html! {
+        p.process id=(format!("p{}", process.pid)) data-key=(process.pid)
+            data-label=(format!("{name}, pid {}", process.pid)) data-page=(page) {
+            a href=(page) { (name) } " " small { "pid " (process.pid) }
+            span.summary { (known(process.system.resident, size)) " " (overview::state(process)) }
+        }
+    }
+}
+
+fn details(process: &Process, open: bool) -> Markup {
+    let name = label(process);
+    html! {
+        details id=(format!("p{}", process.pid)) data-key=(process.pid) open[open]
+            data-label=(format!("{name}, pid {}", process.pid))
+            data-history=[process.system.resident] {
+            summary {
+                h3 { (name) " " small { "pid " (process.pid) } }
+                span.summary { (known(process.system.resident, size)) " " (overview::state(process)) }
+            }
+            div.body {
+                (overview::pies(process).markup())
+                (facts(process))
+                (allocator(process))
+                (lua::process(process))
+                (pools::process(process))
+                (uses(process))
+                (code(process))
+                @if !process.notes.is_empty() {
+                    ul.notes { @for note in &process.notes { li { bdi { (visible(note)) } } } }
+                }
+            }
+        }
+    }
+}
+
+fn facts(process: &Process) -> Markup {
+    let generation = known(process.generation, count);
+    let stacks = process.stacks;
+    let facts: Vec<(&str, Markup)> = vec![
+        ("Kind", html! { (who::kind(process.kind)) }),
+        ("Generation", generation),
+        ("Uptime", known(process.uptime_s, seconds)),
+        ("Figures", html! { (millis(process.age_ms)) " old" }),
+        ("Peak resident", known(process.system.peak_resident, size)),
+        ("Page tables", known(process.system.page_tables, size)),
+        ("Threads", known(stacks.and_then(|s| s.threads), count)),
+        ("Module", known(process.own.map(|own| own.bytes), size)),
+        ("Last snapshot", known(process.own.map(|own| own.snapshot_us), micros)),
+    ];
+    let hooks = process
+        .hooks
+        .as_ref()
+        .map(|h| [("pool", &h.pool), ("slab", &h.slab), ("lua", &h.lua), ("thread", &h.thread)]);
+    html! {
+        dl.facts {
+            @for (name, figure) in facts { div { dt { (name) } dd { (figure) } } }
+            @for (name, hook) in hooks.into_iter().flatten() {
+                div { dt { "Hook " (name) } dd { bdi { (visible(hook)) } } }
+            }
+        }
+    }
+}
+
+fn allocator(process: &Process) -> Markup {
+    let rows = process.allocator.iter().map(|a| {
+        let version = a.version.as_deref().unwrap_or("?");
+        Row(
+            "allocator".to_owned(),
+            vec![
+                Cell::Name(format!("{} {version}", a.name)),
+                Cell::Size(a.reserved),
+                Cell::Size(a.in_use),
+                Cell::Size(a.free),
+                Cell::Size(a.pools),
+                Cell::Size(a.mmapped),
+                Cell::Count(a.arenas),
+                Cell::Millis(a.measured_ms_ago),
+            ],
+        )
+    });
+    Table {
+        id: format!("allocator-{}", process.pid),
+        caption: "Allocator",
+        heads: &[
+            "Allocator",
+            "Reserved",
+            "In use",
+            "Free",
+            "Of pools",
+            "Mmapped",
+            "Arenas",
+            "Measured ago",
+        ],
+        rows: rows.collect(),
+    }
+    .markup()
+}
+
+fn uses(process: &Process) -> Markup {
+    let uses = process.zones.iter().flat_map(|zones| &zones.0);
+    let rows = uses.map(|(name, uses)| {
+        let mut cells = vec![Cell::Name(name.clone()), Cell::Size(Some(uses.mapped))];
+        cells.extend(zones::figures(uses));
+        Row(format!("{name} {:?} {}", uses.generation, uses.mapped), cells)
+    });
+    Table {
+        id: format!("zones-{}", process.pid),
+        caption: "What it has touched of shared memory zones and did to them",
+        heads: &["Zone", "Mapped", "Touched", "Allocations", "Requested", "Frees", "Failures"],
+        rows: rows.collect(),
+    }
+    .markup()
+}
+
+fn code(process: &Process) -> Markup {
+    let mut objects: Vec<_> = process.text.iter().flat_map(|text| &text.objects).collect();
+    objects.sort_by_key(|object| std::cmp::Reverse(object.bytes));
+    let rows = objects.iter().take(OBJECTS).map(|object| {
+        let cells = vec![Cell::Name(object.path.clone()), Cell::Size(Some(object.bytes))];
+        Row(object.path.clone(), cells)
+    });
+    let table = Table {
+        id: format!("code-{}", process.pid),
+        caption: "Code, the largest executables and libraries",
+        heads: &["Object", "Code"],
+        rows: rows.collect(),
+    };
+    html! {
+        (table.markup())
+        @if objects.len() > OBJECTS { p.more { (objects.len() - OBJECTS) " more in JSON." } }
+    }
+}

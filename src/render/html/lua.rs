@@ -1,0 +1,78 @@
+//! The Lua VMs: of all processes, and of one.
+#![forbid(unsafe_code)]
+
+use maud::{html, Markup};
+
+use super::cells::{Cell, Row, Table};
+use crate::render::who;
+use crate::report::lua::Lua;
+use crate::report::model::Process;
+
+/// The VMs of all processes.
+pub(super) fn server(processes: &[Process]) -> Markup {
+    let rows = processes
+        .iter()
+        .flat_map(|process| process.lua.iter().flatten().map(move |lua| (process, lua)));
+    let rows: Vec<_> = rows
+        .map(|(process, lua)| {
+            let mut cells =
+                vec![Cell::Text(who::label(process)), Cell::Count(u64::try_from(process.pid).ok())];
+            cells.extend(figures(lua));
+            Row(format!("{} {}", process.pid, lua.subsystem.name()), cells)
+        })
+        .collect();
+    let heads: Vec<_> = ["Process", "Pid"].into_iter().chain(HEADS).collect();
+    let table = Table { id: "table-lua".to_owned(), caption: CAPTION, heads: &heads, rows };
+    html! {
+        @if !table.rows.is_empty() {
+            section #lua aria-labelledby="lua-title" {
+                h2 #lua-title { "Lua" }
+                (table.markup())
+            }
+        }
+    }
+}
+
+/// Those of a process.
+pub(super) fn process(process: &Process) -> Markup {
+    let rows = process.lua.iter().flatten();
+    Table {
+        id: format!("lua-{}", process.pid),
+        caption: CAPTION,
+        heads: &HEADS,
+        rows: rows.map(|lua| Row(lua.subsystem.name().to_owned(), figures(lua))).collect(),
+    }
+    .markup()
+}
+
+const CAPTION: &str = "Lua VMs; what is reserved is in use, overhead or free";
+
+const HEADS: [&str; 11] = [
+    "Of",
+    "VMs",
+    "GC count",
+    "In use",
+    "Overhead",
+    "Free",
+    "Largest free",
+    "Reserved",
+    "Resident",
+    "Peak of a VM",
+    "Failures",
+];
+
+fn figures(lua: &Lua) -> Vec<Cell> {
+    vec![
+        Cell::Text(lua.subsystem.name().to_owned()),
+        Cell::Count(Some(lua.vms)),
+        Cell::Size(lua.gc_bytes),
+        Cell::Size(Some(lua.allocated_bytes)),
+        Cell::Size(lua.overhead_bytes),
+        Cell::Size(lua.free_bytes),
+        Cell::Size(lua.largest_free),
+        Cell::Size(lua.reserved),
+        Cell::Size(lua.resident),
+        Cell::Size(Some(lua.peak_bytes)),
+        Cell::Count(Some(lua.failures)),
+    ]
+}

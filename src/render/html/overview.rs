@@ -1,0 +1,228 @@
+//! The whole server at a glance, and the table of its processes.
+#![forbid(unsafe_code)]
+
+use maud::{html, Markup};
+
+use super::cells::{known, visible, Cell, Row, Table};
+use super::palette::{class, label};
+use super::pie::{bar, legend, pie, total, Slice};
+use crate::render::units::{millis, size};
+use crate::render::who;
+use crate::report::model::{Category, Process, Region, Server, State, System};
+
+type Figure = fn(Region) -> Option<u64>;
+
+const RESIDENT: Figure = |region| region.resident;
+const RESERVED: Figure = |region| region.reserved;
+
+/// The two pies of something, side by side, with their legends.
+pub(super) struct Pies {
+    pub(super) system: Vec<Slice>,
+    pub(super) resident: Vec<Slice>,
+    pub(super) reserved: Vec<Slice>,
+}
+
+impl Pies {
+    pub(super) fn markup(&self) -> Markup {
+        html! {
+            div.pies {
+                figure.system {
+                    figcaption { "System level" }
+                    div.chart {
+                        (pie("virtual memory as the kernel sees it", "always", &self.system))
+                        (legend("What the kernel counts", &[("Bytes", &self.system)]))
+                    }
+                }
+                @if !self.resident.is_empty() {
+                    figure.application {
+                        figcaption { "Application level" }
+                        div.chart {
+                            (pie("resident memory by what holds it", "view-resident", &self.resident))
+                            (pie("reserved memory by what holds it", "view-reserved", &self.reserved))
+                            (legend("What holds it", &[
+                                ("Resident", &self.resident), ("Reserved", &self.reserved),
+                            ]))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Resident, swapped out, and the rest of what is virtual.
+pub(super) fn system_slices(system: &System) -> Vec<Slice> {
+    let System { virtual_, resident, swap, .. } = *system;
+    let used = resident.zip(swap).and_then(|(resident, swap)| resident.checked_add(swap));
+    let rest = virtual_.zip(used).and_then(|(all, used)| all.checked_sub(used));
+    let slice = |name, label, class, bytes| Slice { name, label, class, bytes };
+    vec![
+        slice("resident", "resident", "sys-resident", resident),
+        slice("swap", "swapped out", "sys-swap", swap),
+        slice("rest", "rest of virtual", "sys-rest", rest),
+    ]
+}
+
+/// The entries of a process's breakdown.
+pub(super) fn slices(process: &Process, figure: Figure) -> Vec<Slice> {
+    let breakdown = process.breakdown.iter().flat_map(|breakdown| &breakdown.0);
+    breakdown.map(|(category, region)| slice(*category, figure(*region))).collect()
+}
+
+fn slice(category: Category, bytes: Option<u64>) -> Slice {
+    Slice { name: category.name(), label: label(category), class: class(category), bytes }
+}
+
+/// The pies of a process.
+pub(super) fn pies(process: &Process) -> Pies {
+    Pies {
+        system: system_slices(&process.system),
+        resident: slices(process, RESIDENT),
+        reserved: slices(process, RESERVED),
+    }
+}
+
+/// The entries of all breakdowns added up, shared memory counted once, and what the processes
+/// without a breakdown have.
+fn all_slices(
+    server: &Server,
+    figure: Figure,
+    shared: Option<u64>,
+    untold: fn(&System) -> Option<u64>,
+) -> Vec<Slice> {
+    let told = || server.processes.iter().filter_map(|process| process.breakdown.as_ref());
+    let mut slices = Vec::new();
+    for category in Category::ALL {
+        let mut regions = told().filter_map(|breakdown| breakdown.get(category)).peekable();
+        if regions.peek().is_none() {
+            continue;
+        }
+        let sum = regions.try_fold(0u64, |sum, region| sum.checked_add(figure(region)?));
+        let sum = if category == Category::NginxShm { shared } else { sum };
+        slices.push(slice(category, sum));
+    }
+    let mut others = server.processes.iter().filter(|p| p.breakdown.is_none()).peekable();
+    if others.peek().is_some() {
+        let bytes = others.try_fold(0u64, |sum, p| sum.checked_add(untold(&p.system)?));
+        let (name, label, class) = ("untold", "processes that do not tell", "untold");
+        slices.push(Slice { name, label, class, bytes });
+    }
+    slices
+}
+
+/// The virtual bytes of all mappings of zones, each once.
+fn shared_reserved(server: &Server) -> Option<u64> {
+    let mappings = server.shared_zones.0.iter().flat_map(|(_, zone)| zone.all());
+    mappings
+        .map(|m| m.size.checked_next_multiple_of(server.page_size))
+        .try_fold(0u64, |sum, bytes| sum.checked_add(bytes?))
+}
+
+/// The whole server.
+pub(super) fn server(server: &Server) -> Markup {
+    let sum = |figure: fn(&System) -> Option<u64>| {
+        server.processes.iter().try_fold(0u64, |sum, p| sum.checked_add(figure(&p.system)?))
+    };
+    let totals = server.totals;
+    let system = System {
+        virtual_: sum(|s| s.virtual_),
+        resident: totals.resident,
+        swap: totals.swap,
+        ..System::default()
+    };
+    let private = |s: &System| s.resident?.checked_sub(s.resident_shmem?);
+    let pies = Pies {
+        system: system_slices(&system),
+        resident: all_slices(server, RESIDENT, totals.shared_memory, private),
+        reserved: all_slices(server, RESERVED, shared_reserved(server), |s| s.virtual_),
+    };
+    let tile = |name: &str, figure: Option<u64>, note: &str| {
+        html! { div.tile { dt { (name) } dd { (known(figure, size)) } dd.note { (note) } } }
+    };
+    html! {
+        section #server data-label="Whole server" data-history=[totals.resident_unique.or(totals.resident)] aria-labelledby="server-title" {
+            h2 #server-title { "Whole server" }
+            dl.tiles {
+                (tile("Resident", totals.resident_unique, "shared memory counted once"))
+                (tile("Summed up", totals.resident, "as top shows it, for each process"))
+                (tile("Shared memory", totals.shared_memory, "of nginx, in RAM"))
+                (tile("Swap", totals.swap, "swapped out"))
+            }
+            (pies.markup())
+        }
+    }
+}
+
+/// The table of processes.
+pub(super) fn processes(processes: &[Process]) -> Markup {
+    let longest = |figure: Figure| {
+        let totals = processes.iter().filter_map(|p| total(&slices(p, figure)));
+        totals.max().unwrap_or(0)
+    };
+    let (resident, reserved) = (longest(RESIDENT), longest(RESERVED));
+    let rows = processes.iter().map(|p| {
+        let name = who::label(p);
+        let bars = html! {
+            (bar(&format!("resident memory of {name} by what holds it"), "view-resident", &slices(p, RESIDENT), resident))
+            (bar(&format!("reserved memory of {name} by what holds it"), "view-reserved", &slices(p, RESERVED), reserved))
+        };
+        let order = p.id.map_or(u64::MAX, u64::from);
+        let System { virtual_, resident, resident_anon, resident_file, resident_shmem, swap, peak_resident, .. } = p.system;
+        Row(p.pid.to_string(), vec![
+            Cell::Markup(html! { a href=(format!("#p{}", p.pid)) { (name) } }, order),
+            Cell::Count(u64::try_from(p.pid).ok()),
+            Cell::Count(p.generation),
+            Cell::Markup(state(p), u64::from(p.state != State::Active)),
+            Cell::Seconds(p.uptime_s),
+            Cell::Size(resident),
+            Cell::Markup(bars, resident.unwrap_or(0)),
+            Cell::Size(resident_anon),
+            Cell::Size(resident_file),
+            Cell::Size(resident_shmem),
+            Cell::Size(swap),
+            Cell::Size(peak_resident),
+            Cell::Size(virtual_),
+        ])
+    });
+    let table = Table {
+        id: "table-processes".to_owned(),
+        caption: "Processes, what is resident of them and what it is",
+        heads: &[
+            "Process",
+            "Pid",
+            "Gen.",
+            "State",
+            "Uptime",
+            "Resident",
+            "By what holds it",
+            "Anon",
+            "File",
+            "Shmem",
+            "Swap",
+            "Peak",
+            "Virtual",
+        ],
+        rows: rows.collect(),
+    };
+    html! {
+        section #processes aria-labelledby="processes-title" {
+            h2 #processes-title { "Processes" }
+            (table.markup())
+        }
+    }
+}
+
+/// The state of a process, and the age of its figures where they are not new.
+pub(super) fn state(process: &Process) -> Markup {
+    let (class, name) = match process.state {
+        State::Active => ("good", "active"),
+        State::ShuttingDown => ("warn", "shutting down"),
+        State::Unresponsive => ("bad", "unresponsive"),
+    };
+    html! {
+        span.state.(class) { (name) }
+        @if process.state == State::Unresponsive || process.age_ms >= 1000 {
+            " " small { (visible(&millis(process.age_ms))) " old" }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What is shown in which colour: the same everywhere. The colours themselves are in `colours.css`.
+#![forbid(unsafe_code)]
+
+use crate::report::model::Category;
+
+/// The classes of style of all sectors that can stand in one application-level pie.
+#[cfg(test)]
+pub(super) const APPLICATION: &[&str] = &[
+    "heap",
+    "lua-http",
+    "lua-stream",
+    "lua-other",
+    "lua-code",
+    "shm",
+    "text",
+    "data",
+    "stacks",
+    "file",
+    "anon",
+    "untold",
+];
+
+/// Those of the system-level pie.
+#[cfg(test)]
+pub(super) const SYSTEM: &[&str] = &["sys-resident", "sys-swap", "sys-rest"];
+
+/// The class of style of a category, which has its colour. The allocators share one: a process has
+/// one of them.
+pub(super) fn class(category: Category) -> &'static str {
+    match category {
+        Category::GlibcHeap
+        | Category::Jemalloc
+        | Category::Tcmalloc
+        | Category::Mimalloc
+        | Category::MuslHeap => "heap",
+        Category::HttpLuajit => "lua-http",
+        Category::StreamLuajit => "lua-stream",
+        Category::OtherLuajit => "lua-other",
+        Category::LuajitMcode => "lua-code",
+        Category::NginxShm => "shm",
+        Category::Text => "text",
+        Category::Data => "data",
+        Category::Stacks => "stacks",
+        Category::FileOther => "file",
+        Category::AnonOther => "anon",
+    }
+}
+
+/// What a category is, in a few words.
+pub(super) fn label(category: Category) -> &'static str {
+    match category {
+        Category::GlibcHeap => "malloc (glibc)",
+        Category::Jemalloc => "malloc (jemalloc)",
+        Category::Tcmalloc => "malloc (tcmalloc)",
+        Category::Mimalloc => "malloc (mimalloc)",
+        Category::MuslHeap => "malloc (musl)",
+        Category::HttpLuajit => "LuaJIT of http",
+        Category::StreamLuajit => "LuaJIT of stream",
+        Category::OtherLuajit => "LuaJIT of others",
+        Category::LuajitMcode => "LuaJIT machine code",
+        Category::NginxShm => "nginx shared memory",
+        Category::Text => "code",
+        Category::Data => "data of executables",
+        Category::Stacks => "thread stacks",
+        Category::FileOther => "other file pages",
+        Category::AnonOther => "other anonymous",
+    }
+}
+
+#[cfg(test)]
+mod tests;

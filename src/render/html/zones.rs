@@ -1,0 +1,164 @@
+//! The shared memory zones: how full they are, and with one of them its slots.
+#![forbid(unsafe_code)]
+
+use maud::{html, Markup};
+
+use super::cells::{unknown, visible, Cell, Row, Table};
+use crate::render::units::count;
+use crate::render::who;
+use crate::report::model::{Process, Server};
+use crate::report::zones::{SharedZone, ZoneUse};
+
+/// The section of all zones.
+pub(super) fn zones(server: &Server) -> Markup {
+    let mappings: Vec<(&str, &SharedZone)> = server
+        .shared_zones
+        .0
+        .iter()
+        .flat_map(|(name, zone)| zone.all().map(move |mapping| (name.as_str(), mapping)))
+        .collect();
+    let notes =
+        mappings.iter().flat_map(|(name, zone)| zone.notes.iter().map(move |note| (name, note)));
+    html! {
+        @if !mappings.is_empty() {
+            section #zones aria-labelledby="zones-title" {
+                h2 #zones-title { "Shared memory zones" }
+                (table(&mappings))
+                @if server.narrowed {
+                    (uses(&server.processes))
+                    @for (_, zone) in &mappings { (slots(zone)) }
+                }
+                ul.notes {
+                    @for (name, note) in notes {
+                        li { strong { bdi { (visible(name)) } ": " } bdi { (visible(note)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn table(mappings: &[(&str, &SharedZone)]) -> Markup {
+    let rows = mappings.iter().map(|(name, zone)| {
+        let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
+        Row(
+            format!("{name} {generation} {}", zone.size),
+            vec![
+                Cell::Name((*name).to_owned()),
+                Cell::Name(zone.owner.clone().unwrap_or_else(|| "?".to_owned())),
+                Cell::Text(if zone.current { generation } else { format!("{generation}, old") }),
+                Cell::Markup(fill(zone), zone.fill_percent.unwrap_or(0)),
+                Cell::Size(zone.in_use),
+                Cell::Size(zone.resident),
+                Cell::Size(Some(zone.size)),
+                Cell::Count(zone.pages.map(|pages| pages.free)),
+                Cell::Size(zone.largest_allocation),
+                Cell::Count(zone.failures),
+            ],
+        )
+    });
+    Table {
+        id: "table-zones".to_owned(),
+        caption: "How full each zone is; the bar shows what is in use, then what is resident, of its size",
+        heads: &[
+            "Zone", "Owner", "Gen.", "Full", "In use", "Resident", "Size", "Free pages",
+            "Largest allocation", "Failures",
+        ],
+        rows: rows.collect(),
+    }
+    .markup()
+}
+
+/// A bar of what is in use and what is resident, of the size.
+fn fill(zone: &SharedZone) -> Markup {
+    let share = |bytes: Option<u64>| {
+        let share = bytes.unwrap_or(0) as f64 * 100.0 / zone.size.max(1) as f64;
+        format!("{:.2}", share.min(100.0))
+    };
+    let (class, title) = match zone.fill_percent {
+        Some(percent) if percent >= 90 && !is_own(zone) => {
+            ("fill full", format!("{percent}% full"))
+        }
+        Some(percent) => ("fill", format!("{percent}% full")),
+        None => ("fill", "how full is not known".to_owned()),
+    };
+    html! {
+        svg class=(class) viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label=(title) {
+            rect.size width="100" height="10" {}
+            rect.loaded width=(share(zone.resident)) height="10" {}
+            rect.used width=(share(zone.in_use)) height="10" {}
+        }
+        span.percent { @match zone.fill_percent { Some(p) => { (p) "%" }, None => { (unknown()) } } }
+    }
+}
+
+/// The module's own zone, which is in use as a whole, always.
+fn is_own(zone: &SharedZone) -> bool {
+    zone.owner.as_deref() == Some("ngx_http_memstat_module")
+}
+
+/// What each process did to the zone that was asked for.
+fn uses(processes: &[Process]) -> Markup {
+    let all = processes.iter().flat_map(|p| p.zones.iter().map(move |zones| (p, zones)));
+    let all = all.flat_map(|(p, zones)| zones.0.iter().map(move |(_, uses)| (p, uses)));
+    let rows = all.map(|(p, uses)| {
+        let mut cells = vec![
+            Cell::Text(who::label(p)),
+            Cell::Count(u64::try_from(p.pid).ok()),
+            Cell::Count(uses.generation),
+        ];
+        cells.extend(figures(uses));
+        Row(p.pid.to_string(), cells)
+    });
+    Table {
+        id: "table-uses".to_owned(),
+        caption: "What each process has touched of the zone and did to it",
+        heads: &[
+            "Process",
+            "Pid",
+            "Gen.",
+            "Touched",
+            "Allocations",
+            "Requested",
+            "Frees",
+            "Failures",
+        ],
+        rows: rows.collect(),
+    }
+    .markup()
+}
+
+/// What a process has touched, and did: the last five columns.
+pub(super) fn figures(uses: &ZoneUse) -> [Cell; 5] {
+    [
+        Cell::Size(uses.touched),
+        Cell::Count(uses.allocations),
+        Cell::Size(uses.bytes_requested),
+        Cell::Count(uses.frees),
+        Cell::Count(uses.failures),
+    ]
+}
+
+fn slots(zone: &SharedZone) -> Markup {
+    let slots = zone.slots.iter().flat_map(|slots| &slots.0);
+    let rows = slots.map(|(size, slot)| {
+        Row(
+            size.clone(),
+            vec![
+                Cell::Count(size.parse().ok()),
+                Cell::Count(Some(slot.used)),
+                Cell::Count(Some(slot.free)),
+                Cell::Count(Some(slot.reqs)),
+                Cell::Count(Some(slot.fails)),
+            ],
+        )
+    });
+    let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
+    Table {
+        id: format!("slots-{generation}"),
+        caption: &format!("Slots by their size in bytes, generation {generation}"),
+        heads: &["Slots of", "Used", "Free", "Requests", "Failures"],
+        rows: rows.collect(),
+    }
+    .markup()
+}

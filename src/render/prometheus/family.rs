@@ -1,0 +1,105 @@
+//! Metric families, on their way to the encoder.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+/// The labels of a series.
+pub(super) type Labels = Vec<(&'static str, String)>;
+
+/// A name without prefix and unit, and what it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name(pub(super) &'static str, pub(super) &'static str);
+
+/// The value of a series.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Value {
+    Gauge(u64),
+    RealGauge(f64),
+    Counter(u64),
+}
+
+/// Series of one name.
+#[derive(Debug)]
+struct Family {
+    name: Name,
+    unit: Option<Unit>,
+    series: Vec<(Labels, Value)>,
+}
+
+/// All families, in order. One without series is left out.
+#[derive(Debug, Default)]
+pub(super) struct Families(Vec<Family>);
+
+/// Series that can be added: labels, and a figure that may not be known.
+pub(super) trait Series<T>: IntoIterator<Item = (Labels, Option<T>)> {}
+
+impl<T, I: IntoIterator<Item = (Labels, Option<T>)>> Series<T> for I {}
+
+impl Families {
+    fn add<T>(
+        &mut self,
+        name: Name,
+        unit: Option<Unit>,
+        value: fn(T) -> Value,
+        series: impl Series<T>,
+    ) {
+        let known = series.into_iter().filter_map(|(l, figure)| Some((l, value(figure?))));
+        let series: Vec<_> = known.collect();
+        if !series.is_empty() {
+            self.0.push(Family { name, unit, series });
+        }
+    }
+
+    /// Bytes: `_bytes` is added to the name.
+    pub(super) fn bytes(&mut self, name: Name, series: impl Series<u64>) {
+        self.add(name, Some(Unit::Bytes), Value::Gauge, series);
+    }
+
+    /// Seconds: `_seconds` is added to the name.
+    pub(super) fn seconds(&mut self, name: Name, series: impl Series<f64>) {
+        self.add(name, Some(Unit::Seconds), Value::RealGauge, series);
+    }
+
+    /// A number of things.
+    pub(super) fn number(&mut self, name: Name, series: impl Series<u64>) {
+        self.add(name, None, Value::Gauge, series);
+    }
+
+    /// A share of a whole, from 0 to 1.
+    pub(super) fn ratio(&mut self, name: Name, series: impl Series<f64>) {
+        self.add(name, None, Value::RealGauge, series);
+    }
+
+    /// A count that only grows: `_total` is added to the name.
+    pub(super) fn counter(&mut self, name: Name, series: impl Series<u64>) {
+        self.add(name, None, Value::Counter, series);
+    }
+}
+
+impl Collector for Families {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        for Family { name: Name(name, help), unit, series } in &self.0 {
+            let kind = match series.first() {
+                Some((_, Value::Counter(_))) => MetricType::Counter,
+                _ => MetricType::Gauge,
+            };
+            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+            for (labels, value) in series {
+                let one = metric.encode_family(labels)?;
+                match *value {
+                    Value::Gauge(value) => ConstGauge::new(value).encode(one)?,
+                    Value::RealGauge(value) => ConstGauge::new(value).encode(one)?,
+                    Value::Counter(value) => ConstCounter::new(value).encode(one)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! The Lua VMs of each process, by subsystem.
+#![forbid(unsafe_code)]
+
+use super::family::{Families, Labels, Name};
+use super::groups::Group;
+use crate::report::lua::{Lua, Subsystem};
+use crate::report::model::Process;
+
+type Figure = fn(&Lua) -> Option<u64>;
+
+pub(super) fn lua(families: &mut Families, groups: &[Group]) {
+    families.number(Name("lua_vms", "Lua VMs alive."), gauges(groups, |lua| Some(lua.vms)));
+    let bytes: [(Name, Figure); 6] = [
+        (Name("lua_gc", "What Lua counts itself, as collectgarbage(\"count\")."), |l| l.gc_bytes),
+        (Name("lua_allocated", "What the VMs have got from their allocators."), |lua| {
+            Some(lua.allocated_bytes)
+        }),
+        (Name("lua_free", "What the allocators hold for reuse."), |lua| lua.free_bytes),
+        (Name("lua_overhead", "What the allocators need themselves."), |lua| lua.overhead_bytes),
+        (Name("lua_reserved", "All mappings of the allocators."), |lua| lua.reserved),
+        (Name("lua_resident", "Pages of these mappings in RAM."), |lua| lua.resident),
+    ];
+    for (name, figure) in bytes {
+        families.bytes(name, gauges(groups, figure));
+    }
+    families.bytes(
+        Name("lua_limit", "The most that all VMs of the process can have, where there is a limit."),
+        gauges(groups, |lua| lua.gc?.limit_bytes),
+    );
+    type Count = fn(&Lua) -> u64;
+    let counters: [(Name, Count); 4] = [
+        (Name("lua_allocations", "Blocks given."), |lua| lua.allocations),
+        (Name("lua_resizes", "Blocks made larger or smaller."), |lua| lua.resizes),
+        (Name("lua_frees", "Blocks given back."), |lua| lua.frees),
+        (Name("lua_failures", "Requests refused for want of memory."), |lua| lua.failures),
+    ];
+    for (name, figure) in counters {
+        let series = groups.iter().filter_map(|group| Some((group, group.single()?)));
+        let series = series.flat_map(|(group, process)| {
+            Subsystem::ALL.into_iter().filter_map(move |subsystem| {
+                let mut all = process.lua.iter().flatten();
+                let lua = all.find(|lua| lua.subsystem == subsystem)?;
+                Some((labels(group, subsystem), Some(figure(lua))))
+            })
+        });
+        families.counter(name, series);
+    }
+}
+
+fn labels(group: &Group, subsystem: Subsystem) -> Labels {
+    group.labels(&[("subsystem", subsystem.name())])
+}
+
+/// A figure of each subsystem that some process of a group has.
+fn gauges(groups: &[Group], figure: Figure) -> Vec<(Labels, Option<u64>)> {
+    let of = |process: &Process, subsystem| {
+        let all = process.lua.as_ref()?;
+        Some(all.iter().find(|lua| lua.subsystem == subsystem).cloned())
+    };
+    let mut series = Vec::new();
+    for group in groups {
+        for subsystem in Subsystem::ALL {
+            let there = group.members().iter().any(|p| of(p, subsystem).flatten().is_some());
+            // A process without such VMs adds nothing; one of which that is not known leaves the sum
+            // unknown.
+            let sum = group.sum(|process| match of(process, subsystem)? {
+                Some(lua) => figure(&lua),
+                None => Some(0),
+            });
+            if there {
+                series.push((labels(group, subsystem), sum));
+            }
+        }
+    }
+    series
+}

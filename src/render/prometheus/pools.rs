@@ -1,0 +1,117 @@
+//! nginx's pools.
+//!
+//! Gauges are told by creator, for the largest ones; the others are `creator="other"`, so that a sum
+//! has all pools. Which creators are the largest changes, so counters are told by process only: a
+//! counter that moves between series would look like one that was reset.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+
+use super::family::{Families, Labels, Name};
+use super::groups::Group;
+use crate::report::model::Process;
+use crate::report::pools::{Creator, Pools};
+
+/// Creators with series of their own.
+const CREATORS: usize = 10;
+
+/// The name of the others.
+const OTHER: &str = "other";
+
+/// Figures of pools, of a creator or of several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sum {
+    live: u64,
+    bytes: u64,
+    unused: u64,
+    large_bytes: u64,
+}
+
+pub(super) fn pools(families: &mut Families, groups: &[Group]) {
+    let sums: Vec<(Labels, Sum)> = groups.iter().flat_map(by_creator).collect();
+    let series = |figure: fn(&Sum) -> u64| {
+        let all: Vec<_> = sums.iter().map(|(l, sum)| (l.clone(), Some(figure(sum)))).collect();
+        all
+    };
+    families.number(Name("pools_live", "Pools that are live."), series(|s| s.live));
+    families.bytes(Name("pools_blocks", "Blocks of the live pools."), series(|s| s.bytes));
+    families.bytes(
+        Name("pools_unused", "Of these blocks, what is not in use at their ends."),
+        series(|s| s.unused),
+    );
+    families.bytes(
+        Name("pools_large", "Large allocations of the live pools, beside their blocks."),
+        series(|s| s.large_bytes),
+    );
+    type Count = fn(&Pools) -> u64;
+    let counters: [(Name, Count); 3] = [
+        (
+            Name("pools_created", "Pools created, by the process and those it was forked from."),
+            |p| p.created,
+        ),
+        (Name("pools_destroyed", "Pools destroyed."), |p| p.destroyed),
+        (Name("pools_reset", "Resets of pools."), |p| p.reset),
+    ];
+    for (name, figure) in counters {
+        let figure = |p: &Process| p.pools.as_ref().map(figure);
+        families.counter(name, groups.iter().map(|g| (g.labels(&[]), g.single().and_then(figure))));
+    }
+    families.seconds(
+        Name("pools_oldest_age", "The age of the oldest live pool, those of cycles apart."),
+        groups.iter().map(|g| {
+            let age = |p: &Process| p.pools.as_ref()?.oldest.iter().map(|pool| pool.age_s).max();
+            (g.labels(&[]), g.members().iter().filter_map(|p| age(p)).max().map(|s| s as f64))
+        }),
+    );
+}
+
+/// The largest creators of a group, and what all others hold; nothing when that is not known.
+fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
+    let Some(all) = group.members().iter().map(|p| p.pools.as_ref()).collect::<Option<Vec<_>>>()
+    else {
+        return Vec::new();
+    };
+    let mut creators: Vec<((&str, &'static str), Sum)> = Vec::new();
+    for creator in all.iter().flat_map(|pools| &pools.by_creator) {
+        // One that is not known is one of the others.
+        let name = creator.creator.as_deref().filter(|name| *name != OTHER);
+        let Some(name) = name else { continue };
+        let key = (name, creator.kind.name());
+        match creators.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, sum)) => sum.add(creator),
+            None => {
+                let mut sum = Sum::default();
+                sum.add(creator);
+                creators.push((key, sum));
+            }
+        }
+    }
+    creators.sort_by_key(|(key, sum)| (Reverse(sum.bytes.saturating_add(sum.large_bytes)), *key));
+    creators.truncate(CREATORS);
+    let mut rest = Sum::default();
+    for pools in &all {
+        rest.live = rest.live.saturating_add(pools.live);
+        rest.bytes = rest.bytes.saturating_add(pools.bytes);
+        rest.unused = rest.unused.saturating_add(pools.unused);
+        rest.large_bytes = rest.large_bytes.saturating_add(pools.large_bytes);
+    }
+    for (_, sum) in &creators {
+        rest.live = rest.live.saturating_sub(sum.live);
+        rest.bytes = rest.bytes.saturating_sub(sum.bytes);
+        rest.unused = rest.unused.saturating_sub(sum.unused);
+        rest.large_bytes = rest.large_bytes.saturating_sub(sum.large_bytes);
+    }
+    creators.push(((OTHER, OTHER), rest));
+    let labels =
+        |(creator, pool): (&str, &str)| group.labels(&[("creator", creator), ("pool", pool)]);
+    creators.into_iter().map(|(key, sum)| (labels(key), sum)).collect()
+}
+
+impl Sum {
+    fn add(&mut self, creator: &Creator) {
+        self.live = self.live.saturating_add(creator.live);
+        self.bytes = self.bytes.saturating_add(creator.bytes);
+        self.unused = self.unused.saturating_add(creator.unused);
+        self.large_bytes = self.large_bytes.saturating_add(creator.large_bytes);
+    }
+}

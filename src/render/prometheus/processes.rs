@@ -1,0 +1,168 @@
+//! What the kernel, the allocator and the module itself say of each process.
+#![forbid(unsafe_code)]
+
+use super::family::{Families, Name};
+use super::groups::Group;
+use super::server::seconds_of_us;
+use crate::report::model::{Allocator, Category, Hooks, Own, Process, Region};
+
+type Figure = fn(&Process) -> Option<u64>;
+
+pub(super) fn processes(families: &mut Families, groups: &[Group]) {
+    system(families, groups);
+    categories(families, groups);
+    allocator(families, groups);
+    module(families, groups);
+}
+
+fn system(families: &mut Families, groups: &[Group]) {
+    let table: [(Name, Figure); 8] = [
+        (Name("process_virtual", "All mappings (VmSize)."), |p| p.system.virtual_),
+        (Name("process_resident", "Pages in RAM (VmRSS)."), |p| p.system.resident),
+        (Name("process_resident_anon", "Anonymous pages in RAM."), |p| p.system.resident_anon),
+        (Name("process_resident_file", "Pages of files in RAM."), |p| p.system.resident_file),
+        (
+            Name("process_resident_shmem", "Shared memory in RAM that this process has touched."),
+            |p| p.system.resident_shmem,
+        ),
+        (Name("process_swap", "Pages swapped out, shared memory not included."), |p| p.system.swap),
+        (Name("process_peak_resident", "The highest resident memory so far (VmHWM)."), |p| {
+            p.system.peak_resident
+        }),
+        (Name("process_page_tables", "Page tables of the kernel for this process."), |p| {
+            p.system.page_tables
+        }),
+    ];
+    for (name, figure) in table {
+        families.bytes(name, groups.iter().map(|g| (g.labels(&[]), g.sum(figure))));
+    }
+    families.seconds(
+        Name("process_uptime", "Since the process started."),
+        groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.uptime_s).map(|s| s as f64))),
+    );
+    families.seconds(
+        Name(
+            "process_figures_age",
+            "The age of these figures; high where a process does not answer.",
+        ),
+        groups.iter().map(|g| (g.labels(&[]), g.max(|p| Some(p.age_ms)).map(|ms| ms as f64 / 1e3))),
+    );
+    families.number(
+        Name("process_generation", "Which configuration it runs, counted by the master from 1."),
+        groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.generation))),
+    );
+    families.number(
+        Name("process_threads", "Threads, the main one included."),
+        groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.stacks?.threads))),
+    );
+    families.number(
+        Name("process_notes", "Reasons why figures are not known or less than exact."),
+        groups.iter().map(|g| (g.labels(&[]), g.sum(|p| u64::try_from(p.notes.len()).ok()))),
+    );
+}
+
+fn categories(families: &mut Families, groups: &[Group]) {
+    type OfRegion = fn(Region) -> Option<u64>;
+    let table: [(Name, OfRegion); 2] = [
+        (Name("category_resident", "What the process's resident memory is; adds up to it."), |r| {
+            r.resident
+        }),
+        (Name("category_reserved", "What the process's virtual memory is; adds up to it."), |r| {
+            r.reserved
+        }),
+    ];
+    for (name, figure) in table {
+        let series = groups.iter().flat_map(|group| {
+            let there = |category: &Category| {
+                let is = |p: &&&Process| {
+                    p.breakdown.as_ref().is_some_and(|b| b.get(*category).is_some())
+                };
+                group.members().iter().any(|p| is(&p))
+            };
+            Category::ALL
+                .into_iter()
+                .filter(there)
+                .map(move |category| {
+                    let sum = group.sum(|p| match p.breakdown.as_ref()?.get(category) {
+                        Some(region) => figure(region),
+                        // The process has no such memory.
+                        None => Some(0),
+                    });
+                    (group.labels(&[("category", category.name())]), sum)
+                })
+                .collect::<Vec<_>>()
+        });
+        families.bytes(name, series);
+    }
+}
+
+fn allocator(families: &mut Families, groups: &[Group]) {
+    type OfAllocator = fn(&Allocator) -> Option<u64>;
+    let table: [(Name, OfAllocator); 4] = [
+        (Name("allocator_reserved", "What the allocator has got from the system and kept."), |a| {
+            a.reserved
+        }),
+        (Name("allocator_in_use", "What it has handed out, with its headers."), |a| a.in_use),
+        (Name("allocator_free", "What it holds for reuse."), |a| a.free),
+        (
+            Name("allocator_mmapped", "Of what is in use, blocks with a mapping of their own."),
+            |a| a.mmapped,
+        ),
+    ];
+    for (name, figure) in table {
+        families.bytes(
+            name,
+            groups.iter().map(|g| {
+                let allocator = |p: &Process| p.allocator.as_ref().map(|a| a.name.clone());
+                let names: Vec<_> = g.members().iter().filter_map(|p| allocator(p)).collect();
+                let label = names.first().map_or("", String::as_str);
+                (g.labels(&[("allocator", label)]), g.sum(|p| figure(p.allocator.as_ref()?)))
+            }),
+        );
+    }
+    families.number(
+        Name("allocator_arenas", "Arenas in existence."),
+        groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.allocator.as_ref()?.arenas))),
+    );
+}
+
+fn module(families: &mut Families, groups: &[Group]) {
+    type Hook = fn(&Hooks) -> &String;
+    let hooks: [(&str, Hook); 4] = [
+        ("pool", |h| &h.pool),
+        ("slab", |h| &h.slab),
+        ("lua", |h| &h.lua),
+        ("thread", |h| &h.thread),
+    ];
+    families.number(
+        Name("hook_on", "Whether the hook is in place: 1, or 0."),
+        groups.iter().flat_map(|group| {
+            hooks.iter().map(move |(name, hook)| {
+                // Where one of them lacks it, it is not in place.
+                let off = group.max(|p| Some(u64::from(hook(p.hooks.as_ref()?) != "on")));
+                (group.labels(&[("hook", name)]), off.map(|off| 1u64.saturating_sub(off)))
+            })
+        }),
+    );
+    families.bytes(
+        Name("module_memory", "The module's own lasting memory."),
+        groups.iter().map(|g| (g.labels(&[]), g.sum(|p| Some(p.own?.bytes)))),
+    );
+    type Cost = fn(Own) -> u64;
+    let table: [(Name, Cost); 2] = [
+        (Name("module_snapshot", "Time of the event loop that the last snapshot took."), |o| {
+            o.snapshot_us
+        }),
+        (Name("module_longest_slice", "The longest slice of it in one piece."), |o| {
+            o.longest_slice_us
+        }),
+    ];
+    for (name, figure) in table {
+        families.seconds(
+            name,
+            groups
+                .iter()
+                .map(|g| (g.labels(&[]), g.max(|p| Some(figure(p.own?))).map(seconds_of_us))),
+        );
+    }
+}

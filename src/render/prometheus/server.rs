@@ -1,0 +1,68 @@
+//! What holds for the whole server.
+#![forbid(unsafe_code)]
+
+use super::family::{Families, Name};
+use super::groups::kind;
+use crate::report::model::{Process, Server, State};
+
+const STATES: [(State, &str); 3] = [
+    (State::Active, "active"),
+    (State::ShuttingDown, "shutting_down"),
+    (State::Unresponsive, "unresponsive"),
+];
+
+pub(super) fn server(families: &mut Families, server: &Server) {
+    let one = |figure| [(Vec::new(), figure)];
+    let versions = [("nginx", server.nginx.clone()), ("module", server.module.clone())];
+    families.number(
+        Name("build_info", "The versions of nginx and of the module; always 1."),
+        [(versions.to_vec(), Some(1))],
+    );
+    families.seconds(
+        Name("answer_duration", "From the arrival of the request to this answer."),
+        one_real(seconds_of_us(server.elapsed_us)),
+    );
+    let mut kinds: Vec<_> = server.processes.iter().map(|process| process.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    families.number(
+        Name("processes", "Processes by how they answered."),
+        kinds.iter().flat_map(|of| {
+            STATES.iter().map(move |(state, name)| {
+                let is = |p: &&Process| p.kind == *of && p.state == *state;
+                let count = server.processes.iter().filter(is).count();
+                let labels = vec![("kind", kind(*of).to_owned()), ("state", (*name).to_owned())];
+                (labels, u64::try_from(count).ok())
+            })
+        }),
+    );
+    let totals = server.totals;
+    families.bytes(
+        Name(
+            "server_resident",
+            "Resident memory of all processes; shared pages count once a process.",
+        ),
+        one(totals.resident),
+    );
+    families.bytes(
+        Name("server_resident_unique", "The same with nginx's shared memory counted once."),
+        one(totals.resident_unique),
+    );
+    families.bytes(
+        Name("server_swap", "Memory of all processes that is swapped out."),
+        one(totals.swap),
+    );
+    families.bytes(
+        Name("server_shared_memory", "nginx's shared memory that is in RAM, counted once."),
+        one(totals.shared_memory),
+    );
+}
+
+fn one_real(figure: f64) -> [(super::family::Labels, Option<f64>); 1] {
+    [(Vec::new(), Some(figure))]
+}
+
+/// Microseconds in seconds.
+pub(super) fn seconds_of_us(us: u64) -> f64 {
+    us as f64 / 1e6
+}

@@ -1,0 +1,153 @@
+//! The shared memory zones.
+//!
+//! All but `zone_older` is about the mapping that the newest configuration has. Counters are the
+//! zone's own, so they go on when a process ends. Slots are told for the largest zones.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+
+use super::family::{Families, Labels, Name};
+use crate::report::zones::{Pages, SharedZone, SharedZones, Slot, Zone};
+
+/// Zones whose slots are told: with a few hundred zones they would be thousands of series.
+const WITH_SLOTS: usize = 64;
+
+pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
+    let all: Vec<&(String, Zone)> = zones.0.iter().collect();
+    let mut each = Each { families, zones: &all };
+    each.number(
+        Name("zone_info", "The module that the zone belongs to; always 1."),
+        |name, zone| {
+            let owner = zone.newest.owner.clone()?;
+            Some((vec![("zone", name.to_owned()), ("owner", owner)], Some(1)))
+        },
+    );
+    each.bytes(Name("zone_size", "What the zone reserves."), |z| Some(z.size));
+    each.bytes(Name("zone_resident", "Pages of it in RAM, whoever loaded them."), |z| z.resident);
+    each.bytes(Name("zone_in_use", "Pages in use, less the free slots in them."), |z| z.in_use);
+    each.bytes(
+        Name("zone_largest_allocation", "The largest allocation that would succeed now."),
+        |z| z.largest_allocation,
+    );
+    let older = |figure: fn(&SharedZone) -> Option<u64>| {
+        move |name: &str, zone: &Zone| {
+            let figures = zone.older.iter().map(figure);
+            let sum = figures.into_iter().try_fold(0u64, |sum, bytes| sum.checked_add(bytes?));
+            (!zone.older.is_empty()).then(|| (label(name), sum))
+        }
+    };
+    let sizes = older(|z| Some(z.size));
+    let series: Vec<_> = all.iter().filter_map(|(name, zone)| sizes(name, zone)).collect();
+    each.families.bytes(
+        Name("zone_older_size", "Earlier mappings of the zone, which old workers still have."),
+        series,
+    );
+    each.families.ratio(
+        Name("zone_fill_ratio", "What is in use of all that can be, from 0 to 1."),
+        all.iter().map(|(name, zone)| (label(name), fill(&zone.newest))).collect::<Vec<_>>(),
+    );
+    each.pages();
+    each.slots();
+}
+
+/// The share of all pages that is in use.
+fn fill(zone: &SharedZone) -> Option<f64> {
+    let all = zone.pages?.total.checked_mul(zone.page_size).filter(|all| *all > 0)?;
+    Some(zone.in_use? as f64 / all as f64)
+}
+
+fn label(name: &str) -> Labels {
+    vec![("zone", name.to_owned())]
+}
+
+struct Each<'a> {
+    families: &'a mut Families,
+    zones: &'a [&'a (String, Zone)],
+}
+
+impl Each<'_> {
+    fn number(
+        &mut self,
+        name: Name,
+        series: impl Fn(&str, &Zone) -> Option<(Labels, Option<u64>)>,
+    ) {
+        self.families.number(name, self.zones.iter().filter_map(|(n, zone)| series(n, zone)));
+    }
+
+    fn bytes(&mut self, name: Name, figure: fn(&SharedZone) -> Option<u64>) {
+        self.families.bytes(name, self.zones.iter().map(|(n, z)| (label(n), figure(&z.newest))));
+    }
+
+    fn pages(&mut self) {
+        type Count = fn(Pages) -> u64;
+        let states: [(&str, Count); 2] = [("used", |p| p.used), ("free", |p| p.free)];
+        self.families.number(
+            Name("zone_pages", "Pages of the zone."),
+            self.zones.iter().flat_map(|(name, zone)| {
+                states.iter().map(move |(state, figure)| {
+                    let labels = vec![("zone", name.clone()), ("state", (*state).to_owned())];
+                    (labels, zone.newest.pages.map(figure))
+                })
+            }),
+        );
+        let mut of_pages = |name: Name, figure: fn(Pages) -> Option<u64>, counts: bool| {
+            let series =
+                self.zones.iter().map(|(n, z)| (label(n), z.newest.pages.and_then(figure)));
+            match counts {
+                false => self.families.number(name, series),
+                true => self.families.counter(name, series),
+            }
+        };
+        of_pages(
+            Name("zone_largest_free_run_pages", "The longest run of free pages."),
+            |p| p.largest_free_run,
+            false,
+        );
+        of_pages(Name("zone_page_requests", "Requests of whole pages."), |p| p.reqs, true);
+        of_pages(
+            Name("zone_page_failures", "Requests of whole pages that failed."),
+            |p| p.fails,
+            true,
+        );
+        self.families.counter(
+            Name("zone_failures", "Allocations that failed, by any process."),
+            self.zones.iter().map(|(name, zone)| (label(name), zone.newest.failures)),
+        );
+    }
+
+    fn slots(&mut self) {
+        let mut largest = self.zones.to_vec();
+        largest.sort_by_key(|(name, zone)| (Reverse(zone.newest.size), name));
+        largest.truncate(WITH_SLOTS);
+        let slots: Vec<(&str, &str, Slot)> = largest
+            .iter()
+            .filter_map(|(name, zone)| Some((name.as_str(), zone.newest.slots.as_ref()?)))
+            .flat_map(|(name, slots)| {
+                slots.0.iter().map(move |(size, s)| (name, size.as_str(), *s))
+            })
+            .collect();
+        let labels = |(zone, slot, _): &(&str, &str, Slot)| {
+            vec![("zone", (*zone).to_owned()), ("slot", (*slot).to_owned())]
+        };
+        type Count = fn(Slot) -> u64;
+        let states: [(&str, Count); 2] = [("used", |s| s.used), ("free", |s| s.free)];
+        self.families.number(
+            Name("zone_slots", "Slots in the pages of the zone, by their size in bytes."),
+            slots.iter().flat_map(|slot| {
+                states.iter().map(move |(state, figure)| {
+                    let mut labels = labels(slot);
+                    labels.push(("state", (*state).to_owned()));
+                    (labels, Some(figure(slot.2)))
+                })
+            }),
+        );
+        self.families.counter(
+            Name("zone_slot_requests", "Requests of slots."),
+            slots.iter().map(|slot| (labels(slot), Some(slot.2.reqs))),
+        );
+        self.families.counter(
+            Name("zone_slot_failures", "Requests of slots that failed."),
+            slots.iter().map(|slot| (labels(slot), Some(slot.2.fails))),
+        );
+    }
+}

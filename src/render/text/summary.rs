@@ -1,0 +1,234 @@
+//! What fits on a screen: the largest things first, and where to see the rest.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+
+use super::pools::name;
+use super::{ages, is_old, section, state};
+use crate::render::layout::{paragraph, Align, Table};
+use crate::render::units::{ascii, count, known, seconds, share, size};
+use crate::render::who::label;
+use crate::report::lua::{by_subsystem, Lua, Subsystem};
+use crate::report::model::{Category, Process, Server, System};
+use crate::report::pools::{sum_by_creator, Pools};
+
+/// Rows of processes, creators and zones.
+const PROCESSES: usize = 8;
+const CREATORS: usize = 5;
+const ZONES: usize = 6;
+
+/// Processes whose figures are old.
+const AGES: usize = 2;
+
+/// Processes beside each other.
+const COLUMNS: usize = 5;
+
+pub(super) fn summary(out: &mut String, server: &Server) {
+    totals(out, server);
+    let mut processes: Vec<&Process> = server.processes.iter().collect();
+    processes.sort_by_key(|p| Reverse(p.system.resident));
+    table(out, &processes);
+    breakdowns(out, &processes);
+    zones(out, server);
+    lua(out, server);
+    pools(out, server);
+    more(out, server);
+}
+
+fn totals(out: &mut String, server: &Server) {
+    let totals = server.totals;
+    let line = format!(
+        "{} processes: resident {}, {} with shared memory once; shared {}; swap {}",
+        totals.processes,
+        known(totals.resident, size),
+        known(totals.resident_unique, size),
+        known(totals.shared_memory, size),
+        known(totals.swap, size),
+    );
+    paragraph(out, "", &line);
+}
+
+/// ` (7 more)`, where there are more than are shown.
+fn rest(all: usize, shown: usize) -> String {
+    match all.saturating_sub(shown) {
+        0 => String::new(),
+        more => format!(" ({more} more)"),
+    }
+}
+
+fn table(out: &mut String, all: &[&Process]) {
+    let processes = all.get(..PROCESSES).unwrap_or(all);
+    let cells = |cell: fn(&Process) -> String| processes.iter().map(|p| cell(p)).collect();
+    let mut table = Table::default();
+    table.name(&[&format!("process{}", rest(all.len(), PROCESSES))], cells(label));
+    table.name(&["pid"], cells(|p| p.pid.to_string()));
+    table.column(Align::Right, &["gen"], cells(|p| known(p.generation, count)));
+    table.column(Align::Left, &["state"], cells(|p| state(p.state).to_owned()));
+    table.column(Align::Right, &["uptime"], cells(|p| known(p.uptime_s, seconds)));
+    type Figure = fn(&System) -> Option<u64>;
+    let figures: [(&str, Figure); 6] = [
+        ("resident", |s| s.resident),
+        ("anon", |s| s.resident_anon),
+        ("file", |s| s.resident_file),
+        ("shmem", |s| s.resident_shmem),
+        ("swap", |s| s.swap),
+        ("virtual", |s| s.virtual_),
+    ];
+    for (head, figure) in figures {
+        let cells = processes.iter().map(|p| known(figure(&p.system), size)).collect();
+        table.column(Align::Right, &[head], cells);
+    }
+    out.push('\n');
+    table.print(out);
+    let old = processes.iter().copied().filter(|p| is_old(p)).take(AGES);
+    ages(out, old);
+}
+
+/// What is resident by category: of all processes that tell, and of the largest of them.
+fn breakdowns(out: &mut String, processes: &[&Process]) {
+    let all: Vec<_> = processes.iter().filter_map(|p| Some((*p, p.breakdown.as_ref()?))).collect();
+    if all.is_empty() {
+        return;
+    }
+    let of = |place: usize, category: Category| {
+        let region = all.get(place).and_then(|(_, breakdown)| breakdown.get(category));
+        region.map(|region| region.resident)
+    };
+    let sum = |category: Category| {
+        let regions = (0..all.len()).filter_map(|place| of(place, category));
+        let mut regions = regions.peekable();
+        regions.peek()?;
+        Some(regions.try_fold(0u64, |sum, bytes| sum.checked_add(bytes?)))
+    };
+    let mut sums: Vec<(Category, Option<u64>)> =
+        Category::ALL.into_iter().filter_map(|category| Some((category, sum(category)?))).collect();
+    sums.sort_by_key(|(_, bytes)| Reverse(*bytes));
+    let total = |bytes: Vec<Option<u64>>| {
+        bytes.into_iter().try_fold(0u64, |sum, bytes| sum.checked_add(bytes?))
+    };
+    let with_shares = |figures: Vec<Option<Option<u64>>>| {
+        let total = total(figures.iter().flatten().copied().collect());
+        let mut cells: Vec<_> = figures
+            .into_iter()
+            .map(|figure| match figure {
+                Some(figure) => {
+                    let share = figure.zip(total).map(|(part, whole)| share(part, whole));
+                    format!("{} {:>4}", known(figure, size), share.unwrap_or_default())
+                }
+                None => "-     ".to_owned(),
+            })
+            .collect();
+        cells.push(format!("{}     ", known(total, size)));
+        cells
+    };
+    let mut table = Table::default();
+    let names = sums.iter().map(|(category, _)| category.name()).chain(["total"]);
+    table.name(&["resident", ""], names.map(str::to_owned).collect());
+    let columns = all.len().min(COLUMNS);
+    // Beside a single process its own figures would be told twice.
+    if all.len() > 1 {
+        let cells = with_shares(sums.iter().map(|(_, bytes)| Some(*bytes)).collect());
+        table.column(Align::Right, &[&format!("all {}", all.len()), "     "], cells);
+    }
+    for (place, (process, _)) in all.iter().enumerate().take(columns) {
+        let cells = with_shares(sums.iter().map(|(category, _)| of(place, *category)).collect());
+        let pid = format!("pid {}", process.pid);
+        table.column(Align::Right, &[&label(process), &pid], cells);
+    }
+    out.push('\n');
+    table.print_first(out);
+}
+
+fn zones(out: &mut String, server: &Server) {
+    let mut zones: Vec<_> = server
+        .shared_zones
+        .0
+        .iter()
+        .flat_map(|(name, zone)| zone.all().map(move |mapping| (name, mapping)))
+        .collect();
+    if zones.is_empty() {
+        return;
+    }
+    zones.sort_by_key(|(_, zone)| Reverse((zone.resident, zone.size)));
+    let all = zones.len();
+    zones.truncate(ZONES);
+    let mut table = Table::default();
+    let names = zones.iter().map(|(name, zone)| match zone.current {
+        true => ascii(name),
+        false => format!("{} (old)", ascii(name)),
+    });
+    table.name(&[&format!("zone{}", rest(all, ZONES))], names.collect());
+    let mut column = |head: &str, cells: Vec<String>| table.column(Align::Right, &[head], cells);
+    column("resident", zones.iter().map(|(_, z)| known(z.resident, size)).collect());
+    column("in use", zones.iter().map(|(_, z)| known(z.in_use, size)).collect());
+    column("size", zones.iter().map(|(_, z)| size(z.size)).collect());
+    column("full", zones.iter().map(|(_, z)| known(z.fill_percent, |p| format!("{p}%"))).collect());
+    column("largest alloc", zones.iter().map(|(_, z)| known(z.largest_allocation, size)).collect());
+    column("failures", zones.iter().map(|(_, z)| known(z.failures, count)).collect());
+    out.push('\n');
+    table.print(out);
+}
+
+/// The VMs of all processes, by subsystem.
+fn lua(out: &mut String, server: &Server) {
+    let all: Vec<(Subsystem, Vec<&Lua>)> = by_subsystem(&server.processes);
+    if all.is_empty() {
+        return;
+    }
+    let mut table = Table::default();
+    table.name(&["lua"], all.iter().map(|(subsystem, _)| subsystem.name().to_owned()).collect());
+    let mut column = |head: &str, show: fn(u64) -> String, figure: fn(&Lua) -> Option<u64>| {
+        let cells = all.iter().map(|(_, vms)| {
+            let sum = vms.iter().try_fold(0u64, |sum, lua| sum.checked_add(figure(lua)?));
+            known(sum, show)
+        });
+        table.column(Align::Right, &[head], cells.collect());
+    };
+    column("processes", count, |_| Some(1));
+    column("VMs", count, |lua| Some(lua.vms));
+    column("GC count", size, |lua| lua.gc_bytes);
+    column("in use", size, |lua| Some(lua.allocated_bytes));
+    column("free", size, |lua| lua.free_bytes);
+    column("resident", size, |lua| lua.resident);
+    column("reserved", size, |lua| lua.reserved);
+    column("failures", count, |lua| Some(lua.failures));
+    out.push('\n');
+    table.print(out);
+}
+
+fn pools(out: &mut String, server: &Server) {
+    let pools: Vec<&Pools> = server.processes.iter().filter_map(|p| p.pools.as_ref()).collect();
+    let mut creators = sum_by_creator(&pools);
+    if creators.is_empty() {
+        return;
+    }
+    let all = creators.len();
+    creators.truncate(CREATORS);
+    let mut table = Table::default();
+    table.name(
+        &[&format!("pools by creator{}", rest(all, CREATORS))],
+        creators.iter().map(name).collect(),
+    );
+    table.column(Align::Left, &["kind"], creators.iter().map(|c| c.kind.to_string()).collect());
+    let mut column = |head: &str, cells: Vec<String>| table.column(Align::Right, &[head], cells);
+    column("blocks", creators.iter().map(|c| size(c.bytes)).collect());
+    column("unused", creators.iter().map(|c| size(c.unused)).collect());
+    column("large", creators.iter().map(|c| size(c.large_bytes)).collect());
+    column("live", creators.iter().map(|c| count(c.live)).collect());
+    column("created", creators.iter().map(|c| count(c.created)).collect());
+    out.push('\n');
+    table.print(out);
+}
+
+/// Where to see what is not here.
+fn more(out: &mut String, server: &Server) {
+    let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
+    let notes =
+        if notes > 0 { format!("{notes} notes: &fields=processes.notes; ") } else { String::new() };
+    section(out, "More");
+    let text = format!(
+        "{notes}one process: &pid=PID; one zone: &zone=NAME; everything: \
+         &fields=processes,shared_zones,totals"
+    );
+    paragraph(out, "", &text);
+}
