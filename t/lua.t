@@ -153,7 +153,7 @@ run($t, 'collectgarbage("setpause", 150) collectgarbage("setstepmul", 321) colle
 is_deeply [ @{ $lua->{gc} }{qw(running pause stepmul)} ], [ JSON::PP::false, 150, 321 ], 'as it was set';
 is run($t, 'local p, s = collectgarbage("setpause", 200), collectgarbage("setstepmul", 200) return p .. " " .. s'),
     '150 321', 'asking changes nothing';
-like $t->get('/memstat?format=text')->{body}, qr/Lua VMs.*Garbage collector of http in worker 0: stopped/s, 'as text';
+like $t->get('/memstat?format=text&fields=processes.lua')->{body}, qr/Lua VMs.*Garbage collector of http in worker 0: stopped/s, 'as text';
 
 === TEST 7: off
 --- http_config

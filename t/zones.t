@@ -433,8 +433,9 @@ is $ours->{dict}{mapped}, 2 * MB, 'the new worker has the new one';
 is $theirs->{gone}{allocations}, 20, 'what the old worker did is still told';
 ok !exists $ours->{gone}, 'what it has not mapped is not the new worker\'s';
 is $ours->{dict}{allocations}, 0, 'the new worker begins with nothing';
-my $text = $t->get('/memstat?format=text')->{body};
+my $text = $t->get('/memstat?format=text&fields=shared_zones')->{body};
 like $text, qr/^gone +1 old /m, 'old mappings are marked in the table';
+like $t->get('/memstat?format=text')->{body}, qr/^gone \(old\) /m, 'and on the screen';
 
 open my $release, '>', $t->root . '/html/release' or die;
 close $release;
@@ -487,7 +488,7 @@ for my $name (sort keys %named) {
 }
 is $reply->{shared_zones}{nginx_shared_zone}{owner}, 'ngx_http_limit_req_module', 'a zone goes by its own name';
 is $reply->{shared_zones}{'nginx_shared_zone#2'}{size}, 1280, 'nginx\'s counters, which have it too, by another';
-my $text = $t->get('/memstat?format=text')->{body};
+my $text = join '', map { $t->get("/memstat?format=text$_")->{body} } '', '&fields=shared_zones';
 unlike $text, qr/[^\x20-\x7e\n]/, 'printable in the table';
 
 === TEST 9: what does not look like a slab pool is not read as one

@@ -1,0 +1,95 @@
+# A real Prometheus that scrapes one server every second, and promtool.
+package Test::Memstat::Prometheus;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use File::Temp;
+use HTTP::Tiny;
+use JSON::PP;
+use Time::HiRes qw(sleep time);
+
+use Test::Memstat::Child;
+use Test::Memstat::Proc qw(read_file);
+use Test::Memstat::Server;
+
+our @EXPORT_OK = qw(promtool series);
+
+# What promtool says of an input, and whether it is content.
+sub promtool {
+    my ($input, @arguments) = @_;
+    my $file = File::Temp->new;
+    print $file $input;
+    close $file;
+    my $said = `promtool @arguments <'$file' 2>&1`;
+    return ($? == 0, $said);
+}
+
+# The series of a scrape: their names with labels in order, and their values.
+sub series {
+    my ($text) = @_;
+    my %series;
+    for (grep { /^[^#]/ } split /\n/, $text) {
+        my ($name, $labels, $value) = /^(\w+)(?:\{(.*)\})? (\S+)$/ or die "not a series: $_\n";
+        my %labels = ($labels // '') =~ /(\w+)="((?:[^"\\]|\\.)*)"/g;
+        my $key = key($name, %labels);
+        die "$key twice\n" if exists $series{$key};
+        $series{$key} = $value;
+    }
+    return \%series;
+}
+
+# A name for a series; a label without a value is none.
+sub key {
+    my ($name, %labels) = @_;
+    return "$name\{" . join(',', map { qq{$_="$labels{$_}"} } grep { length $labels{$_} } sort keys %labels) . '}';
+}
+
+sub new {
+    my ($class, $target, $path) = @_;
+    my $folder = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
+    my $port   = Test::Memstat::Server::free_port();
+    my $self = bless {
+        folder => $folder, base => "http://127.0.0.1:$port",
+        http => HTTP::Tiny->new(timeout => 10, proxy => undef, http_proxy => undef),
+    }, $class;
+    open my $conf, '>', "$folder/prometheus.yml" or die "cannot write: $!\n";
+    print $conf <<"END";
+global: { scrape_interval: 1s, scrape_timeout: 1s }
+scrape_configs:
+  - job_name: memstat
+    metrics_path: $path
+    static_configs: [ { targets: ["$target"] } ]
+END
+    close $conf or die "cannot write: $!\n";
+    $self->{child} = Test::Memstat::Child->new("$folder/log", 'prometheus',
+        "--config.file=$folder/prometheus.yml", "--storage.tsdb.path=$folder/data",
+        "--web.listen-address=127.0.0.1:$port", '--log.level=warn');
+    my $deadline = time + 30;
+    until ($self->{http}->get("$self->{base}/-/ready")->{success}) {
+        die "Prometheus does not start:\n", read_file("$folder/log") // '' if time > $deadline;
+        sleep 0.1;
+    }
+    return $self;
+}
+
+# The series that an expression gives now, without the labels of the scrape.
+sub query {
+    my ($self, $expression) = @_;
+    my $answer = $self->{http}->post_form("$self->{base}/api/v1/query", { query => $expression });
+    die "$expression: $answer->{content}\n" unless $answer->{success};
+    my $reply = JSON::PP->new->utf8->decode($answer->{content});
+    my %series;
+    for (@{ $reply->{data}{result} }) {
+        my %labels = %{ $_->{metric} };
+        my $name = delete $labels{__name__} // '';
+        delete @labels{qw(job instance)};
+        $series{ key($name, %labels) } = $_->{value}[1];
+    }
+    return \%series;
+}
+
+sub stop { return $_[0]{child}->stop }
+
+1;

@@ -1,0 +1,313 @@
+# The page, in a real browser.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+use Test::Memstat::Browser;
+
+use IO::Socket::INET;
+
+# One for all tests.
+my $browser;
+sub browser { return $browser //= Test::Memstat::Browser->new }
+END { $browser->stop if $browser }
+
+# The sectors of the pies as shown: for each pie its class and place, name => bytes.
+use constant SECTORS => <<'END';
+const pies = {};
+for (const pie of document.querySelectorAll('svg.pie')) {
+    const place = pie.closest('details')?.id ?? 'server';
+    const figure = pie.closest('figure').className;
+    const view = pie.classList.contains('view-reserved') ? 'reserved' : 'resident';
+    const sectors = pies[[place, figure, view].join(' ')] = {};
+    for (const sector of pie.querySelectorAll('path')) {
+        sectors[sector.dataset.name] = +sector.dataset.bytes;
+    }
+}
+return pies;
+END
+
+# The angle that each sector of a pie covers, as it is drawn, in shares of a turn.
+use constant ANGLES => <<'END';
+const shares = {};
+for (const sector of document.querySelectorAll('#server figure.application svg.view-resident path')) {
+    const [, x0, y0, large, x1, y1] = sector.getAttribute('d')
+        .match(/^M(\S+) (\S+) A\S+ \S+ 0 ([01]) 1 (\S+) (\S+)/).map(Number);
+    let turn = (Math.atan2(x1, -y1) - Math.atan2(x0, -y0)) / (2 * Math.PI);
+    if (turn < 0) turn += 1;
+    shares[sector.dataset.name] = turn;
+}
+return shares;
+END
+
+# Nothing in the console, and no request to anywhere else.
+sub quiet {
+    my ($t) = @_;
+    my @bad = grep { $_->{level} ne 'INFO' && $_->{level} ne 'DEBUG' } $browser->console;
+    is join("\n", map { "$_->{level}: $_->{message}" } @bad), '', 'the console is free of errors';
+    my $base = $t->base;
+    # The browser's own pages are no requests to anywhere.
+    my @elsewhere = grep { !m{^\Q$base\E/memstat} && !/^(?:data|chrome):/ } $browser->requests;
+    is join("\n", @elsewhere), '', 'nothing is requested from anywhere else';
+}
+
+# What the breakdowns and systems of a reply should be as sectors.
+sub sectors_of {
+    my ($reply) = @_;
+    my %pies;
+    for my $process (@{ $reply->{processes} }) {
+        my ($place, $system) = ("p$process->{pid}", $process->{system});
+        $pies{"$place system resident"} = {
+            resident => $system->{resident}, swap => $system->{swap},
+            rest     => $system->{virtual} - $system->{resident} - $system->{swap},
+        };
+        my $breakdown = $process->{breakdown} or next;
+        for my $view (qw(resident reserved)) {
+            $pies{"$place application $view"} = { map { $_ => $breakdown->{$_}{$view} } keys %$breakdown };
+        }
+    }
+    my $sum = sub { my ($name) = @_; return sum(map { $_->{system}{$name} } @{ $reply->{processes} }) };
+    $pies{'server system resident'} = {
+        resident => $sum->('resident'), swap => $sum->('swap'),
+        rest     => $sum->('virtual') - $sum->('resident') - $sum->('swap'),
+    };
+    my (%all, $untold);
+    for my $process (@{ $reply->{processes} }) {
+        my ($breakdown, $system) = @$process{qw(breakdown system)};
+        $untold += $system->{resident} - $system->{resident_shmem} unless $breakdown;
+        $all{$_} += $breakdown->{$_}{resident} for keys %{ $breakdown // {} };
+    }
+    $pies{'server application resident'} =
+        { %all, nginx_shm => $reply->{totals}{shared_memory}, untold => $untold };
+    # What there is nothing of has no sector.
+    for my $pie (values %pies) { delete @$pie{ grep { !$pie->{$_} } keys %$pie } }
+    return \%pies;
+}
+
+# A browser connects before it has something to ask; "client_header_timeout 1s" ends that before the
+# server is stopped.
+run_tests();
+
+__DATA__
+
+=== TEST 1: a browser gets the page, and the sectors of its pies are the figures of JSON
+--- main_config
+worker_processes 2;
+--- http_config
+limit_req_zone $binary_remote_addr zone=one:4m rate=1r/s;
+--- config
+client_header_timeout 1s;
+location /memstat { memstat; }
+--- perl
+my $browser = browser();
+$browser->requests;
+$browser->console;
+$browser->look('light', 1280);
+# Everything has been loaded that answering loads.
+$browser->open($t->base . '/memstat');
+settled($t);
+my ($expected, $pies);
+# A moment in which nothing changes between two replies and the page between them.
+for (1 .. 50) {
+    my $before = sectors_of($t->fresh);
+    $browser->open($t->base . '/memstat');
+    $pies     = $browser->run(SECTORS);
+    $expected = sectors_of($t->fresh);
+    last if eq_hash($before, $expected);
+}
+is $browser->title, 'nginx memory', 'the page';
+my $reserved = delete $pies->{'server application reserved'};
+is_deeply $pies, $expected, 'all pies';
+# Workers and master have what they have; the zone counts once.
+cmp_ok $reserved->{nginx_shm}, '>=', 4 << 20, 'the zone is reserved';
+cmp_ok $reserved->{nginx_shm}, '<', 8 << 20, 'once';
+my $resident = $expected->{'server application resident'};
+my $total    = sum(values %$resident);
+my $angles   = $browser->run(ANGLES);
+is_deeply [ sort keys %$angles ], [ sort keys %$resident ], 'each sector is drawn';
+near($angles->{$_}, $resident->{$_} / $total, 0.001, "as wide as its share: $_") for keys %$resident;
+quiet($t);
+
+=== TEST 2: it refreshes itself without loading anew
+--- http_config
+lua_shared_dict dict 4m;
+--- config
+client_header_timeout 1s;
+location /memstat { memstat; }
+location /set { content_by_lua_block { ngx.shared.dict:set("key", string.rep("x", 1048576)) ngx.say("ok") } }
+--- perl
+my $browser = browser();
+$browser->requests;
+$browser->console;
+$browser->open($t->base . '/memstat');
+my ($worker) = $t->workers;
+$browser->run('window.mark = 7; window.row = document.querySelector("#table-zones tr[data-key^=dict]")');
+$browser->click("#p$worker summary");
+my $in_use = 'return +document.querySelector("#table-zones tr[data-key^=dict]").cells[4].dataset.sort';
+my $before = $browser->run($in_use);
+my $time   = $browser->run('return document.querySelector("#time").textContent');
+is $t->get('/set')->{status}, 200, 'a megabyte';
+my $after = $browser->wait_for('the new figure', 20, "const n = +document.querySelector('#table-zones tr[data-key^=dict]').cells[4].dataset.sort; return n >= $before + 1048576 && n");
+is $after, $t->memstat->{shared_zones}{dict}{in_use}, 'as in JSON';
+isnt $browser->run('return document.querySelector("#time").textContent'), $time, 'the time of the reply';
+is $browser->run('return window.mark'), 7, 'the same page';
+ok $browser->run('return window.row.isConnected'), 'the same row';
+ok $browser->run("return document.querySelector('#p$worker').open"), 'what was open stays so';
+is $browser->run('return document.querySelector("#status").textContent'), 'Live', 'it says so';
+ok !$browser->run('return document.querySelector("#history").hidden'), 'there is a history';
+like $browser->run('return document.querySelector("#history svg").getAttribute("aria-label")'),
+    qr/^Whole server: resident memory of the last \d+ s, /, 'it can be read';
+
+# Paused it asks no more.
+$browser->click('#pause');
+is $browser->run('return document.querySelector("#status").textContent'), 'Paused', 'paused';
+$browser->run('window.asked = 0; const get = window.fetch; window.fetch = (...a) => { window.asked += 1; return get(...a); }');
+sleep 4;
+is $browser->run('return window.asked'), 0, 'no request while paused';
+$browser->click('#pause');
+$browser->wait_for('it goes on', 10, 'return window.asked > 0');
+
+# Hidden neither.
+$browser->run('Object.defineProperty(document, "hidden", { value: true, configurable: true }); document.dispatchEvent(new Event("visibilitychange")); window.asked = 0');
+sleep 4;
+is $browser->run('return window.asked'), 0, 'no request while hidden';
+$browser->run('delete document.hidden; document.dispatchEvent(new Event("visibilitychange"))');
+$browser->wait_for('it goes on', 10, 'return window.asked > 0');
+quiet($t);
+
+=== TEST 3: a process is chosen, the view is switched, tables are sorted, by keyboard too
+--- main_config
+worker_processes 3;
+--- config
+client_header_timeout 1s;
+location /memstat { memstat; }
+--- perl
+my $browser = browser();
+$browser->requests;
+$browser->console;
+$browser->open($t->base . '/memstat');
+my ($first, $second) = $t->workers;
+my $shown = 'return [...document.querySelectorAll("main > section, details")].filter((e) => e.checkVisibility()).map((e) => e.id)';
+my @all = @{ $browser->run($shown) };
+ok((grep { $_ eq 'server' } @all), 'all at first');
+is_deeply $browser->run('return [...document.querySelectorAll("#choice option")].map((o) => o.value)'),
+    [ 'server', map { "p$_" } $t->master, $t->workers ], 'what can be chosen';
+$browser->run("const c = document.querySelector('#choice'); c.value = 'p$second'; c.dispatchEvent(new Event('change'))");
+is_deeply $browser->run($shown), [ 'details', "p$second" ], 'only the process that is chosen';
+ok $browser->run("return document.querySelector('#p$second').open"), 'open';
+# It stays so over a refresh.
+my $time = $browser->run('return document.querySelector("#time").textContent');
+$browser->wait_for('a refresh', 10, "return document.querySelector('#time').textContent !== '$time'");
+is_deeply $browser->run($shown), [ 'details', "p$second" ], 'after a refresh too';
+$browser->run("const c = document.querySelector('#choice'); c.value = 'server'; c.dispatchEvent(new Event('change'))");
+is scalar @{ $browser->run($shown) }, scalar @all, 'all again';
+
+my $views = 'return ["resident", "reserved"].map((v) => document.querySelector("#server .pie.view-" + v).checkVisibility())';
+is_deeply [ map { $_ ? 1 : 0 } @{ $browser->run($views) } ], [ 1, 0 ], 'resident at first';
+$browser->click('#reserved');
+is_deeply [ map { $_ ? 1 : 0 } @{ $browser->run($views) } ], [ 0, 1 ], 'then reserved';
+is $browser->run('return document.querySelector("#reserved").getAttribute("aria-pressed")'), 'true', 'it says so';
+$browser->click('#resident');
+
+my $column = sub { my ($i) = @_; return @{ $browser->run("return [...document.querySelectorAll('#table-processes tbody tr')].map((r) => +r.cells[$i].dataset.sort)") } };
+$browser->click('#table-processes th:nth-child(6) button');
+my @resident = $column->(5);
+is_deeply \@resident, [ sort { $b <=> $a } @resident ], 'largest first';
+is $browser->run('return document.querySelector("#table-processes th:nth-child(6)").getAttribute("aria-sort")'), 'descending', 'it says so';
+# Enter on the head that has the focus.
+$browser->type('#table-processes th:nth-child(2) button', "\x{e007}");
+$browser->press("\x{e007}");
+my @pids = $column->(1);
+is_deeply \@pids, [ sort { $a <=> $b } @pids ], 'smallest first, by keyboard';
+$time = $browser->run('return document.querySelector("#time").textContent');
+$browser->wait_for('a refresh', 10, "return document.querySelector('#time').textContent !== '$time'");
+is_deeply [ $column->(1) ], \@pids, 'sorted after a refresh too';
+is $browser->run('return document.activeElement.closest("th")?.cellIndex'), 1, 'the focus stays';
+ok $browser->run('return getComputedStyle(document.activeElement).outlineStyle !== "none"'), 'the focus is seen';
+quiet($t);
+
+=== TEST 4: names with markup in them are text
+--- http_config
+memstat_uri on;
+limit_req_zone $binary_remote_addr "zone=<img src=x onerror='window.hacked=1'>:1m" rate=1r/s;
+limit_req_zone $binary_remote_addr "zone=</td><script>window.hacked=2</script>:1m" rate=1r/s;
+limit_req_zone $binary_remote_addr "zone=&lt;b&gt; \"q\":1m" rate=1r/s;
+limit_req_zone $binary_remote_addr "zone=a‮b:1m" rate=1r/s;
+--- config
+client_header_timeout 1s;
+server_name "<b>server</b>";
+location /memstat { memstat; }
+location /held { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $browser = browser();
+my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->port(1), Listen => 5) or die $!;
+my $held = $t->connect->write("GET /held?<script>window.hacked=3</script> HTTP/1.1\r\nHost: localhost\r\n\r\n");
+$t->wait_for('the request is held', 5, sub { IO::Select->new($silent)->can_read(0.1) });
+$browser->requests;
+$browser->console;
+$browser->open($t->base . '/memstat');
+my $zones = $browser->run('return [...document.querySelectorAll("#table-zones tbody th")].map((c) => c.textContent)');
+my %there = map { $_ => 1 } @$zones;
+ok $there{$_}, "as it is: $_" for q{<img src=x onerror='window.hacked=1'>}, '</td><script>window.hacked=2</script>', '&lt;b&gt; "q"', 'a\u{202e}b';
+my $text = $browser->run('return document.body.textContent');
+like $text, qr{GET /held\?<script>window\.hacked=3</script> HTTP/1\.1}, 'the request line';
+my $time = $browser->run('return document.querySelector("#time").textContent');
+$browser->wait_for('a refresh', 10, "return document.querySelector('#time').textContent !== '$time'");
+is $browser->run('return window.hacked ?? null'), undef, 'none of it runs';
+is $browser->run('return document.querySelectorAll("main img, main script, main b").length'), 0, 'none of it is markup';
+quiet($t);
+undef $silent;
+
+=== TEST 5: without JavaScript all is there to read
+--- config
+client_header_timeout 1s;
+location /memstat { memstat; }
+--- perl
+my $browser = browser();
+$browser->devtools('Emulation.setScriptExecutionDisabled', value => JSON::PP::true);
+$browser->open($t->base . '/memstat');
+$browser->devtools('Emulation.setScriptExecutionDisabled', value => JSON::PP::false);
+my ($worker) = $t->workers;
+ok $browser->run('return document.querySelector("#controls").hidden'), 'no controls that do nothing';
+is $browser->run('return document.querySelectorAll("thead button").length'), 0, 'nor buttons';
+ok $browser->run("return document.querySelector('$_').checkVisibility()"), $_
+    for '#server .system .pie', '#server .application .pie', '#table-processes', "#p$worker summary";
+$browser->click("#p$worker summary");
+ok $browser->run("return document.querySelector('#p$worker .pie').checkVisibility()"), 'a process opens';
+
+=== TEST 6: light and dark, wide and narrow
+--- http_config
+limit_req_zone $binary_remote_addr zone=a_zone_with_a_rather_long_name_that_goes_on_and_on_and_on_and_on:1m rate=1r/s;
+--- config
+client_header_timeout 1s;
+location /memstat { memstat; }
+--- perl
+my $browser = browser();
+my %background;
+for my $scheme (qw(light dark)) {
+    for my $width (360, 768, 1280) {
+        $browser->look($scheme, $width);
+        $browser->open($t->base . '/memstat');
+        my ($worker) = $t->workers;
+        $browser->click("#p$worker summary");
+        is $browser->run('const root = document.documentElement; return root.scrollWidth - root.clientWidth'), 0, "$scheme, $width wide: nothing sticks out";
+        # Pies and legends stand beside each other, or below; the parts of a figure do not overlap.
+        my $overlaps = $browser->run(<<'END');
+const overlaps = [];
+for (const chart of document.querySelectorAll('.chart')) {
+    const boxes = [...chart.children].filter((e) => e.checkVisibility()).map((e) => e.getBoundingClientRect());
+    boxes.forEach((a, i) => boxes.slice(i + 1).forEach((b) => {
+        if (a.right > b.left + 1 && b.right > a.left + 1 && a.bottom > b.top + 1 && b.bottom > a.top + 1) overlaps.push([a.toJSON(), b.toJSON()]);
+    }));
+}
+return overlaps.length;
+END
+        is $overlaps, 0, "$scheme, $width wide: nothing overlaps";
+        $background{$scheme} = $browser->run('return getComputedStyle(document.body).backgroundColor');
+        if (my $folder = $ENV{TEST_NGINX_PICTURES}) {
+            open my $file, '>:raw', "$folder/$scheme-$width.png" or die "cannot write: $!\n";
+            print $file $browser->picture;
+        }
+    }
+}
+isnt $background{light}, $background{dark}, 'dark is another';
+$browser->look('light', 1280);
