@@ -148,10 +148,11 @@ $t->memstat;
 my ($first, $second) = $t->workers;
 $t->signal(STOP => $second);
 my $series;
-for (1 .. 20) {
+# Until then its last snapshot is young enough to be served.
+$t->wait_for('it is known to be silent', 5, sub {
     $series = series($t->get('/memstat?format=prometheus')->{body});
-    last if $series->{ key('nginx_memstat_processes', kind => 'worker', state => 'unresponsive') };
-}
+    return $series->{ key('nginx_memstat_processes', kind => 'worker', state => 'unresponsive') };
+});
 is $series->{ key('nginx_memstat_processes', kind => 'worker', state => 'unresponsive') }, 1, 'is counted';
 is $series->{ key('nginx_memstat_processes', kind => 'worker', state => 'active') }, 1, 'as the other';
 my @workers = grep { /^nginx_memstat_process_resident_bytes\{kind="worker"/ } keys %$series;
