@@ -39,7 +39,7 @@ pub fn with<T>(address: usize, use_it: impl FnOnce(Symbol) -> T) -> Option<T> {
 
 /// Where the object is loaded that an address is in.
 pub fn base(address: usize) -> Option<usize> {
-    look_up(address).map(|info| info.dli_fbase as usize)
+    look_up(address).map(|info| info.dli_fbase as usize).filter(|base| *base != 0)
 }
 
 fn look_up(address: usize) -> Option<libc::Dl_info> {

@@ -1,14 +1,14 @@
 //! Functions of the allocator in place, looked up at run time.
 //!
 //! Invariants:
-//! 1. `dlsym` and `dladdr` read the loader's own tables; any address may be asked for.
-//! 2. An [`Object`] defines the `malloc` in force, so it stays loaded as long as the process.
-//! 3. A function's type is the documented one of the symbol's name in the object that defines it;
+//! 1. An [`Object`] defines the `malloc` in force, so it stays loaded as long as the process.
+//! 2. A function's type is the documented one of the symbol's name in the object that defines it;
 //!    each caller of [`Object::function`] says which.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void, CStr};
-use std::mem::MaybeUninit;
+
+use crate::hook::symbol as loader;
 
 /// The executable or library that defines an allocator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Object {
         if size_of::<F>() != size_of::<*mut c_void>() {
             return None;
         }
-        // SAFETY: the same size, and by the caller's promise a pointer to such a function (3), not
+        // SAFETY: the same size, and by the caller's promise a pointer to such a function (2), not
         // null.
         Some(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
@@ -47,18 +47,11 @@ impl Object {
 
 /// The address of a symbol in the order of the loader.
 pub fn symbol(name: &CStr) -> Option<*mut c_void> {
-    // SAFETY: a terminated name; nothing is read through the result here (1).
-    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    (!address.is_null()).then_some(address)
+    loader::address(name).map(|address| address as *mut c_void)
 }
 
 fn base_of(address: *mut c_void) -> Option<usize> {
-    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: room for one result; any address may be asked for (1).
-    let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) };
-    // SAFETY: all zero is a valid `Dl_info` (pointers), and so is what `dladdr` wrote.
-    let info = unsafe { info.assume_init() };
-    (found != 0 && !info.dli_fbase.is_null()).then_some(info.dli_fbase as usize)
+    loader::base(address as usize)
 }
 
 /// A string of the allocator's, such as its version.
