@@ -20,74 +20,76 @@ use crate::hook::set::HookSet;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::guard;
 use crate::render::Format;
+
+/// The levels of what a location inherits.
+const INHERITED: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
+
 /// The directives inside `http`.
 pub static mut HTTP_COMMANDS: [ngx_command_t; 7] = [
-    ngx_command_t {
-        name: ngx_string!("memstat"),
-        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
-        set: Some(set_memstat),
-        conf: NGX_HTTP_LOC_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
-    ngx_command_t {
-        name: ngx_string!("memstat_zone"),
-        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
-        set: Some(set_zone),
-        conf: NGX_HTTP_MAIN_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
-    ngx_command_t {
-        name: ngx_string!("memstat_timeout"),
-        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
-            as ngx_uint_t,
-        set: Some(set_timeout),
-        conf: NGX_HTTP_LOC_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
-    ngx_command_t {
-        name: ngx_string!("memstat_uri"),
-        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
-            as ngx_uint_t,
-        set: Some(set_uri),
-        conf: NGX_HTTP_LOC_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
-    ngx_command_t {
-        name: ngx_string!("memstat_format"),
-        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1)
-            as ngx_uint_t,
-        set: Some(set_format),
-        conf: NGX_HTTP_LOC_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
-    ngx_command_t {
-        name: ngx_string!("memstat_hooks"),
-        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_1MORE) as ngx_uint_t,
-        set: Some(set_hooks),
-        conf: NGX_HTTP_MAIN_CONF_OFFSET,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
+    command(
+        ngx_string!("memstat"),
+        NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS,
+        NGX_HTTP_LOC_CONF_OFFSET,
+        set_memstat,
+    ),
+    command(
+        ngx_string!("memstat_zone"),
+        NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
+        NGX_HTTP_MAIN_CONF_OFFSET,
+        set_zone,
+    ),
+    command(
+        ngx_string!("memstat_timeout"),
+        INHERITED | NGX_CONF_TAKE1,
+        NGX_HTTP_LOC_CONF_OFFSET,
+        set_timeout,
+    ),
+    command(
+        ngx_string!("memstat_uri"),
+        INHERITED | NGX_CONF_TAKE1,
+        NGX_HTTP_LOC_CONF_OFFSET,
+        set_uri,
+    ),
+    command(
+        ngx_string!("memstat_format"),
+        INHERITED | NGX_CONF_TAKE1,
+        NGX_HTTP_LOC_CONF_OFFSET,
+        set_format,
+    ),
+    command(
+        ngx_string!("memstat_hooks"),
+        NGX_HTTP_MAIN_CONF | NGX_CONF_1MORE,
+        NGX_HTTP_MAIN_CONF_OFFSET,
+        set_hooks,
+    ),
     ngx_command_t::empty(),
 ];
 
 /// The directive outside `http`.
 pub static mut CORE_COMMANDS: [ngx_command_t; 2] = [
-    ngx_command_t {
-        name: ngx_string!("memstat_hooks"),
-        type_: (NGX_MAIN_CONF | NGX_DIRECT_CONF | NGX_CONF_1MORE) as ngx_uint_t,
-        set: Some(set_hooks),
-        conf: 0,
-        offset: 0,
-        post: std::ptr::null_mut(),
-    },
+    command(
+        ngx_string!("memstat_hooks"),
+        NGX_MAIN_CONF | NGX_DIRECT_CONF | NGX_CONF_1MORE,
+        0,
+        set_hooks,
+    ),
     ngx_command_t::empty(),
 ];
+
+type Setter = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
+
+/// A directive: its name, where it may stand and what it takes, whose part of the configuration its
+/// setter gets.
+const fn command(name: ngx_str_t, kind: u32, conf: usize, set: Setter) -> ngx_command_t {
+    ngx_command_t {
+        name,
+        type_: kind as ngx_uint_t,
+        set: Some(set),
+        conf,
+        offset: 0,
+        post: std::ptr::null_mut(),
+    }
+}
 
 /// `memstat;`
 unsafe extern "C" fn set_memstat(

@@ -113,29 +113,35 @@ fn header(out: &mut String, server: &Server) {
 }
 
 fn processes(out: &mut String, processes: &[Process]) {
-    let cells = |cell: fn(&Process) -> String| processes.iter().map(cell).collect::<Vec<_>>();
+    section(out, "Processes (resident is anon, file and shmem together)");
+    let processes: Vec<_> = processes.iter().collect();
+    systems("process", &processes).print(out);
+    ages(out, processes.into_iter());
+}
+
+/// The table of what the kernel says of processes. `head` stands above their names.
+fn systems(head: &str, processes: &[&Process]) -> Table {
+    let cells = |cell: fn(&Process) -> String| processes.iter().map(|p| cell(p)).collect();
     let mut table = Table::default();
-    table.name(&["process"], cells(label));
+    table.name(&[head], cells(label));
     table.name(&["pid"], cells(|p| p.pid.to_string()));
     table.column(Align::Right, &["gen"], cells(|p| known(p.generation, count)));
     table.column(Align::Left, &["state"], cells(|p| state(p.state).to_owned()));
     table.column(Align::Right, &["uptime"], cells(|p| known(p.uptime_s, seconds)));
     type Figure = fn(&System) -> Option<u64>;
     let figures: [(&str, Figure); 6] = [
-        ("virtual", |s| s.virtual_),
         ("resident", |s| s.resident),
         ("anon", |s| s.resident_anon),
         ("file", |s| s.resident_file),
         ("shmem", |s| s.resident_shmem),
         ("swap", |s| s.swap),
+        ("virtual", |s| s.virtual_),
     ];
     for (head, figure) in figures {
         let cells = processes.iter().map(|p| known(figure(&p.system), size)).collect();
         table.column(Align::Right, &[head], cells);
     }
-    section(out, "Processes (resident is anon, file and shmem together)");
-    table.print(out);
-    ages(out, processes.iter());
+    table
 }
 
 fn is_old(process: &Process) -> bool {

@@ -4,12 +4,12 @@
 use std::cmp::Reverse;
 
 use super::pools::name;
-use super::{ages, is_old, section, state};
+use super::{ages, is_old, section, systems};
 use crate::render::layout::{paragraph, Align, Table};
-use crate::render::units::{ascii, count, known, seconds, share, size};
+use crate::render::units::{ascii, count, known, share, size};
 use crate::render::who::label;
 use crate::report::lua::{by_subsystem, Lua, Subsystem};
-use crate::report::model::{Category, Process, Server, System};
+use crate::report::model::{Category, Process, Server};
 use crate::report::pools::{sum_by_creator, Pools};
 
 /// Rows of processes, creators and zones.
@@ -58,28 +58,8 @@ fn rest(all: usize, shown: usize) -> String {
 
 fn table(out: &mut String, all: &[&Process]) {
     let processes = all.get(..PROCESSES).unwrap_or(all);
-    let cells = |cell: fn(&Process) -> String| processes.iter().map(|p| cell(p)).collect();
-    let mut table = Table::default();
-    table.name(&[&format!("process{}", rest(all.len(), PROCESSES))], cells(label));
-    table.name(&["pid"], cells(|p| p.pid.to_string()));
-    table.column(Align::Right, &["gen"], cells(|p| known(p.generation, count)));
-    table.column(Align::Left, &["state"], cells(|p| state(p.state).to_owned()));
-    table.column(Align::Right, &["uptime"], cells(|p| known(p.uptime_s, seconds)));
-    type Figure = fn(&System) -> Option<u64>;
-    let figures: [(&str, Figure); 6] = [
-        ("resident", |s| s.resident),
-        ("anon", |s| s.resident_anon),
-        ("file", |s| s.resident_file),
-        ("shmem", |s| s.resident_shmem),
-        ("swap", |s| s.swap),
-        ("virtual", |s| s.virtual_),
-    ];
-    for (head, figure) in figures {
-        let cells = processes.iter().map(|p| known(figure(&p.system), size)).collect();
-        table.column(Align::Right, &[head], cells);
-    }
     out.push('\n');
-    table.print(out);
+    systems(&format!("process{}", rest(all.len(), PROCESSES)), processes).print(out);
     let old = processes.iter().copied().filter(|p| is_old(p)).take(AGES);
     ages(out, old);
 }

@@ -53,8 +53,8 @@ fn small_server() {
     assert_eq!(
         words(summary[0]),
         [
-            "process", "pid", "gen", "state", "uptime", "virtual", "resident", "anon", "file",
-            "shmem", "swap"
+            "process", "pid", "gen", "state", "uptime", "resident", "anon", "file", "shmem",
+            "swap", "virtual"
         ]
     );
     let first: Vec<_> = summary[1..].iter().map(|line| words(line)[..3].join(" ")).collect();
