@@ -73,10 +73,12 @@ soak: ## a server under load, reloads and deaths for SECONDS (600): is all flat?
 	$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		tools/soak $(SECONDS)
 
-bench: ## what the module costs: ratios, as in BENCHMARKS.md
-	@tools/install-packages bindings $(if $(INSTALLED),build) test >&2
+bench: ## measure what the module costs, write BENCHMARKS.md (PARTS="instructions memory": print these)
+	@tools/install-packages bindings $(if $(INSTALLED),build) test bench >&2
 	@$(MAKE) --no-print-directory build >&2
-	@$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' tools/bench
+	@$(WITH_TREE) TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
+		BENCH_PLOTS='$(if $(PARTS)$(BENCH_QUICK),$(BUILD)/bench,doc/bench)' bench/run $(PARTS) \
+		$(if $(PARTS)$(BENCH_QUICK),,>'$(BUILD)/BENCHMARKS.md' && mv '$(BUILD)/BENCHMARKS.md' BENCHMARKS.md)
 
 sanitize: ## the unit tests under AddressSanitizer, but for those of allocators and threads, which it replaces
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 \

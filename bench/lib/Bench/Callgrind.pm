@@ -1,0 +1,95 @@
+# Instructions, counted by valgrind's callgrind: the same in every run, whatever else the machine does.
+package Bench::Callgrind;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+
+use Bench qw(quick);
+use Test::Memstat::Proc qw(read_file);
+
+our @EXPORT_OK = qw(per_request under);
+
+# How many requests come before those that are counted, and how many are. Between the first and the sum
+# lies no power of 2, at which creators of pools are looked up.
+my ($BEFORE, $COUNTED) = (1100, quick(900, 100));
+
+# What a program calls to get and give back memory.
+my %IS_MALLOC = map { $_ => 1 }
+    qw(malloc calloc realloc free posix_memalign memalign aligned_alloc malloc_usable_size);
+
+# The sections that run nginx under callgrind, as a single process that looks at the clock no more than
+# it must.
+sub under {
+    return (
+        main_config => "master_process off;\ntimer_resolution 10s;\n",
+        under       => 'valgrind --tool=callgrind --smc-check=all'
+            . ' --callgrind-out-file=$TEST_NGINX_SERVER_ROOT/profile'
+            . ' --log-file=$TEST_NGINX_SERVER_ROOT/log.%p',
+    );
+}
+
+# The counts of one request to a server that runs under callgrind; ask: a function that sends it so many.
+# A connection that is made or closed in the meantime counts too.
+sub per_request {
+    my ($t, $ask) = @_;
+    $ask->($BEFORE);
+    control($t, '--zero');
+    $ask->($COUNTED);
+    control($t, '--dump');
+    my $profile = read_file($t->root . '/profile.1') // die "callgrind wrote no profile\n";
+    my @wrong = $t->stop;
+    die "nginx under callgrind: @wrong\n" if @wrong;
+    my $counts = counts($profile);
+    $_ /= $COUNTED for @$counts{qw(all malloc module)};
+    for my $function (values %{ $counts->{functions} }) { $_ /= $COUNTED for values %$function }
+    return $counts;
+}
+
+sub control {
+    my ($t, $command) = @_;
+    my $said = `callgrind_control $command @{[ $t->master ]} 2>&1`;
+    die "callgrind_control $command: $said\n" unless $said =~ /^\s*OK/m;
+    return;
+}
+
+# The counts in a profile: all, malloc (with what malloc itself calls; glibc's way through its lists
+# depends on where blocks happen to lie), module (what the module's own code takes), and of each function
+# of the module how often it is called and what it takes itself. The format is described in valgrind's
+# manual: "ob=" and "fn=" name where the following costs were, "calls=" is followed by what the callee
+# took.
+sub counts {
+    my ($profile) = @_;
+    my %sum = (all => 0, malloc => 0, module => 0, functions => {});
+    my (%names, $object, $function, $callee_object, $callee, $calls);
+    my $name = sub { my ($kind, $id, $name) = @_; $names{"$kind$id"} = $name if defined $name; $names{"$kind$id"} };
+    for (split /\n/, $profile) {
+        if    (/^ob=\((\d+)\)(?: (.*))?/)  { $object = $name->(ob => $1, $2) }
+        elsif (/^fn=\((\d+)\)(?: (.*))?/)  { $function = $name->(fn => $1, $2) }
+        elsif (/^cob=\((\d+)\)(?: (.*))?/) { $callee_object = $name->(ob => $1, $2) }
+        elsif (/^cfn=\((\d+)\)(?: (.*))?/) { $callee = $name->(fn => $1, $2) }
+        elsif (/^calls=(\d+)/)             { $calls = $1 }
+        elsif (/^[+\-*\d]\S* (\d+)$/) {
+            my $cost = $1;
+            if (defined $calls) {
+                $callee_object //= $object;
+                $sum{malloc} += $cost if $IS_MALLOC{$callee} && !is_libc($object) && is_libc($callee_object);
+                $sum{functions}{$callee}{calls} += $calls if is_module($callee_object);
+                undef $calls;
+                undef $callee_object;
+                next;
+            }
+            $sum{all} += $cost;
+            next unless is_module($object);
+            $sum{module} += $cost;
+            $sum{functions}{$function}{instructions} += $cost;
+        }
+    }
+    return \%sum;
+}
+
+sub is_module { return $_[0] =~ /memstat[^\/]*\.so/ }
+sub is_libc   { return $_[0] =~ /\/libc[.-][^\/]*$/ }
+
+1;
