@@ -9,7 +9,7 @@ use Exporter 'import';
 use Bench qw(quick);
 use Test::Memstat::Proc qw(read_file);
 
-our @EXPORT_OK = qw(per_request under);
+our @EXPORT_OK = qw(more outside_malloc per_request under);
 
 # How many requests come before those that are counted, and how many are. Between the first and the sum
 # lies no power of 2, at which creators of pools are looked up.
@@ -88,6 +88,15 @@ sub counts {
     }
     return \%sum;
 }
+
+# What a request takes more in one server than in another, malloc aside.
+sub more {
+    my ($with, $without) = @_;
+    return ($with->{all} - $with->{malloc}) - ($without->{all} - $without->{malloc});
+}
+
+# The instructions outside malloc, and those of malloc, as a cell of a table.
+sub outside_malloc { return sprintf '%.0f + %.0f', $_[0]{all} - $_[0]{malloc}, $_[0]{malloc} }
 
 sub is_module { return $_[0] =~ /memstat[^\/]*\.so/ }
 sub is_libc   { return $_[0] =~ /\/libc[.-][^\/]*$/ }

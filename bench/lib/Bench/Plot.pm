@@ -31,11 +31,11 @@ sub plot {
 
     my %is_x = map { $_->[0] => 1 } map { @{ $_->{points} } } @{ $what{series} };
     my $script = join "\n",
-        "set terminal svg size 640,320 dynamic background '#ffffff' font 'sans-serif,12'",
+        "set terminal svg size 640,340 dynamic background '#ffffff' font 'sans-serif,12'",
         'set output ' . quoted("$FOLDER/$name.svg"),
         'set title ' . quoted($what{title}),
         'set xlabel ' . quoted($what{x}), 'set ylabel ' . quoted($what{y}),
-        'set key left top', 'set grid ytics lc rgb "#dddddd"', 'set border 3', 'set tics nomirror',
+        'set key below', 'set rmargin 4', 'set grid ytics lc rgb "#dddddd"', 'set border 3', 'set tics nomirror',
         'set offsets graph 0.02, graph 0.02, graph 0.1, 0',
         # A logarithmic axis that has a place for 0.
         $log ? 'set nonlinear x via log10(1 + x) inverse 10**x - 1' : (),

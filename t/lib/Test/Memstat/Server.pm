@@ -34,8 +34,8 @@ my $FRESH_AFTER = 0.06;
 
 # The sections of a configuration: main_config, http_config, config (of the server block). Others:
 # module (0: without the module; 'last': loaded after all others), module_copy (1: loaded from a copy
-# of its own), lua (0: without ngx_lua), env (NAME=value lines), under (a command that nginx is run
-# by), log_level, user_files.
+# of its own), lua (0: without ngx_lua), env (NAME=value lines), binary (another nginx than the one that
+# is tested), under (a command that nginx is run by), log_level, user_files.
 sub new {
     my ($class, %sections) = @_;
     my $root = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => !$ENV{TEST_NGINX_KEEP});
@@ -194,8 +194,9 @@ sub _spawn {
     open STDIN,  '<',  '/dev/null';
     open STDOUT, '>>', "$root/logs/output";
     open STDERR, '>&', \*STDOUT;
-    { exec @under, $BINARY, '-p', "$root/", '-c', $self->conf_path, '-e', "$root/logs/error.log", @args }
-    print STDERR "[emerg] cannot run $BINARY: $!\n";
+    my $binary = $self->{sections}{binary} // $BINARY;
+    { exec @under, $binary, '-p', "$root/", '-c', $self->conf_path, '-e', "$root/logs/error.log", @args }
+    print STDERR "[emerg] cannot run $binary: $!\n";
     POSIX::_exit(127);
 }
 
