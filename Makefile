@@ -24,13 +24,16 @@ else
 NGINX_BINARY ?= $(or $(wildcard $(or $(NGINX_BUILD_DIR),$(NGINX_SOURCE_DIR)/objs)/nginx),/usr/sbin/nginx)
 endif
 
+CASES   = $(patsubst %.conf,%,$(filter-out cases/folders.conf,$(wildcard cases/*.conf)))
+IN_CASE = TEST_NGINX_WITHOUT_LUA='$(TEST_NGINX_WITHOUT_LUA)' TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))'
+
 # The other nginx that is built and tested: a current one, with --with-debug, and with a module linked
 # into it that has a Lua VM.
 CURRENT       = $(abspath $(BUILD)/nginx-current)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
 	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
-.PHONY: help run stop build test unit integration current soak bench sanitize check clean tree
+.PHONY: help run stop case guide build test unit integration current soak bench sanitize check clean tree
 
 help: ## list the targets (the default)
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +48,20 @@ endif
 
 stop: ## end the demo
 	@tools/demo stop '$(BUILD)/demo'
+
+case: ## run a case of doc/diagnosis.md (CASE=name); without CASE= list them
+ifndef CASE
+	@awk 'FNR == 2 { sub(/^# /, ""); sub(".*/", "", FILENAME); printf "make case CASE=%-20s %s\n", FILENAME, $$0 }' $(CASES)
+else
+	@tools/install-packages bindings $(if $(INSTALLED),build) case >&2
+	@$(MAKE) --no-print-directory build >&2
+	@$(IN_CASE) perl 'cases/$(CASE)'
+endif
+
+guide: ## run all cases, and put what they print into doc/diagnosis.md
+	@tools/install-packages bindings $(if $(INSTALLED),build) case
+	@$(MAKE) --no-print-directory build
+	@$(IN_CASE) tools/guide doc/diagnosis.md $(CASES)
 
 build: tree ## write OBJS/ngx_http_memstat_module.so (OBJS=objs), a release build
 	@$(WITH_TREE) CARGO='$(CARGO)' tools/build-module '$(MODULE)'
