@@ -72,6 +72,8 @@ subtest 'dict-fills' => sub {
     at_most($facts->{flush_expired}{in_use}, 0.1, $facts->{unflushed}{in_use}, 'flush_expired does');
     is $facts->{flush_expired}{resident}, $facts->{unflushed}{resident}, 'and gives no page back';
 
+    @in_use = @{ $facts->{'timer in_use'} };
+    at_most($_, 2.5, $in_use[0], 'timer: the zone is bounded') for @in_use;
     @in_use = @{ $facts->{'after in_use'} };
     at_most($_, 1.1, $in_use[0], 'after: the zone stays as it is') for @in_use;
     my $after = $said->{after};
