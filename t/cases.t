@@ -7,8 +7,6 @@ use FindBin;
 use JSON::PP;
 use Test::More;
 
-use constant MB => 1048576;
-
 my $CASES = "$FindBin::Bin/../cases";
 my $GUIDE = read_file("$FindBin::Bin/../doc/diagnosis.md");
 
@@ -42,18 +40,35 @@ sub words { return join ' ', split ' ', ($_[0] =~ /\A(.*)/)[0] }
 sub sum { my $sum = 0; $sum += $_ // 0 for @_; return $sum }
 
 # Of all processes, what they did to a zone.
-sub done_to { my ($reply, $zone, $what) = @_; return sum(map { $_->{zones}{$zone}{$what} } @{ $reply->{processes} }) }
+sub done_to {
+    my ($reply, $zone, $what) = @_;
+    return sum(map { $_->{zones}{$zone}{$what} } @{ $reply->{processes} });
+}
 
 # The workers of an answer, the oldest generation first.
-sub workers { my ($reply) = @_; return sort { $a->{generation} <=> $b->{generation} } grep { $_->{kind} eq 'worker' } @{ $reply->{processes} } }
+sub workers {
+    my ($reply) = @_;
+    my @workers = grep { $_->{kind} eq 'worker' } @{ $reply->{processes} };
+    @workers = sort { $a->{generation} <=> $b->{generation} } @workers;
+    return @workers;
+}
 
 sub held { my ($pool) = @_; return $pool->{bytes} + $pool->{large_bytes} }
 
-sub requests { my ($process) = @_; return (grep { $_->{kind} eq 'request' } @{ $process->{pools}{by_creator} })[0] }
+sub requests {
+    my ($process) = @_;
+    return (grep { $_->{kind} eq 'request' } @{ $process->{pools}{by_creator} })[0];
+}
 
 # Passes when a figure is at least, or at most, a share of another.
-sub at_least { my ($got, $share, $of, $name) = @_; local $Test::Builder::Level = 2; return cmp_ok $got, '>=', $share * $of, $name }
-sub at_most  { my ($got, $share, $of, $name) = @_; local $Test::Builder::Level = 2; return cmp_ok $got, '<=', $share * $of, $name }
+sub at_least { my ($got, $share, $of, $name) = @_; return compare($got, '>=', $share * $of, $name) }
+sub at_most  { my ($got, $share, $of, $name) = @_; return compare($got, '<=', $share * $of, $name) }
+
+sub compare {
+    my ($got, $operator, $limit, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 2;
+    return cmp_ok $got, $operator, $limit, $name;
+}
 
 sub without_lua { plan(skip_all => 'this nginx has no Lua') if $ENV{TEST_NGINX_WITHOUT_LUA}; return }
 
@@ -64,11 +79,13 @@ subtest 'dict-fills' => sub {
     my ($live) = @{ $facts->{'before live'} };
     is_deeply [ grep { $_ != $live } @{ $facts->{'before live'} } ], [], 'as many live keys after each round';
     my @in_use = @{ $facts->{'before in_use'} };
-    at_least($in_use[$_] - $in_use[ $_ - 1 ], 0.9, $in_use[0], "round $_: the zone grows as in the first") for 1 .. $#in_use;
+    at_least($in_use[$_] - $in_use[ $_ - 1 ], 0.9, $in_use[0], "after $_ rounds it grows as in the first")
+        for 1 .. $#in_use;
     my $zone = $said->{before}{shared_zones}{sessions};
     at_least($zone->{resident}, 1, $zone->{in_use}, 'what was used is in RAM');
     is done_to($said->{before}, sessions => 'frees'), 0, 'nothing is freed';
-    at_least($facts->{flush_all}{in_use}, 0.99, $facts->{unflushed}{in_use}, 'flush_all frees next to nothing');
+    at_least($facts->{flush_all}{in_use}, 0.99, $facts->{unflushed}{in_use},
+        'flush_all frees next to nothing');
     at_most($facts->{flush_expired}{in_use}, 0.1, $facts->{unflushed}{in_use}, 'flush_expired does');
     is $facts->{flush_expired}{resident}, $facts->{unflushed}{resident}, 'and gives no page back';
 
@@ -77,7 +94,8 @@ subtest 'dict-fills' => sub {
     @in_use = @{ $facts->{'after in_use'} };
     at_most($_, 1.1, $in_use[0], 'after: the zone stays as it is') for @in_use;
     my $after = $said->{after};
-    at_least(done_to($after, sessions => 'frees'), 0.5, done_to($after, sessions => 'allocations'), 'after: sessions are freed');
+    at_least(done_to($after, sessions => 'frees'), 0.5, done_to($after, sessions => 'allocations'),
+        'after: sessions are freed');
     at_most($after->{shared_zones}{sessions}{resident}, 0.6, $zone->{resident}, 'after: less is in RAM');
 };
 
@@ -126,11 +144,13 @@ subtest 'reload-doubles' => sub {
     at_most(held($_->{pools}{cycles}[0]), 0.1, $first, 'after: with a small cycle') for @workers;
 
     my $resident = sub { $facts->{"$_[0] $_[1]"}{resident} };
-    at_least($resident->('servers, glibc', 1), 1, $resident->('servers, glibc', 0) + 0.8 * $first, 'a reload doubles it');
-    at_most($resident->('servers, glibc', 2), 1.1, $resident->('servers, glibc', 1), 'another one does not');
-    at_least($resident->('servers, jemalloc', 1), 1, $resident->('servers, jemalloc', 0) + 0.8 * $first, 'jemalloc: so does a reload');
-    at_most($resident->('servers, jemalloc, no decay', 2), 1.2, $resident->('servers, jemalloc, no decay', 0),
-        'jemalloc without decay: it does not');
+    my $doubled = sub { $resident->("servers, $_[0]", 0) + 0.8 * $first };
+    at_least($resident->('servers, glibc', 1), 1, $doubled->('glibc'), 'a reload doubles it');
+    at_most($resident->('servers, glibc', 2), 1.1, $resident->('servers, glibc', 1),
+        'another one does not');
+    at_least($resident->('servers, jemalloc', 1), 1, $doubled->('jemalloc'), 'jemalloc: so does a reload');
+    at_most($resident->('servers, jemalloc, no decay', 2), 1.2,
+        $resident->('servers, jemalloc, no decay', 0), 'jemalloc without decay: it does not');
     at_most($resident->('map, glibc', 2), 0.5, $resident->('servers, glibc', 2), 'a map: little');
 };
 

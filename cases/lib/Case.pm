@@ -74,6 +74,8 @@ sub write_conf {
         'nginx.conf'   => $self->{sections}{main_config},
     );
     for my $name (sort keys %files) {
+        # What is served is not written again by a reload.
+        next if $name =~ m{^html/} && -e "$root/$name";
         my $text = $files{$name};
         $text =~ s/127\.0\.0\.1:8080/$self->address(0)/ge;
         $text =~ s/127\.0\.0\.1:8081/$self->address(1)/ge;
@@ -111,7 +113,8 @@ sub reply {
     my ($self) = @_;
     return $self->wait_for('fresh figures', 20, sub {
         my $reply = $self->fresh('/memstat?refresh=heap');
-        return (grep { $_->{kind} eq 'worker' && $_->{age_ms} > 200 } @{ $reply->{processes} }) ? undef : $reply;
+        my @old = grep { $_->{kind} eq 'worker' && $_->{age_ms} > 200 } @{ $reply->{processes} };
+        return @old ? undef : $reply;
     });
 }
 
@@ -181,7 +184,8 @@ sub table {
     }
     my $line = sub {
         my ($row) = @_;
-        return join('  ', map { sprintf $_ ? "%$widths[$_]s" : "%-$widths[$_]s", $row->[$_] } 0 .. $#$row) =~ s/\s+$//r;
+        my @cells = map { sprintf $_ ? "%$widths[$_]s" : "%-$widths[$_]s", $row->[$_] } 0 .. $#$row;
+        return join('  ', @cells) =~ s/\s+$//r;
     };
     return $self->block($name, '', join "\n", map { $line->($_) } @rows);
 }
@@ -190,7 +194,8 @@ sub table {
 sub ps {
     my ($self, $name) = @_;
     my $master = $self->master;
-    return $self->block($name, 'ps -o pid,rss,args --ppid $(cat nginx.pid)', scalar `ps -o pid,rss,args --ppid $master`);
+    my $said   = `ps -o pid,rss,args --ppid $master`;
+    return $self->block($name, 'ps -o pid,rss,args --ppid $(cat nginx.pid)', $said);
 }
 
 # What /memstat says as text, but for its first line; the tables with these titles only, where some are
