@@ -3,7 +3,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 use Test::Memstat::Lua qw(anonymous checked lua_of mcode run);
-use Test::Memstat::LuaHeap qw(heaps);
+use Test::Memstat::LuaHeap qw(direct_mappings heaps);
 
 use constant MB => 1048576;
 
@@ -429,3 +429,25 @@ for (1 .. 3) {
 is $t->get('/x')->{body}, 'x', 'the worker goes on';
 $t->reload(config => $with);
 checked($t, 'a good one');
+
+=== TEST 18: a large buffer that shrinks, while its mapping stays
+--- config
+include $TEST_NGINX_TESTS/run_by_lua.conf;
+--- perl
+my ($worker) = $t->workers;
+run($t, 'collectgarbage() collectgarbage("stop") return 1');
+# The result and the buffer it is made in get a mapping each.
+run($t, 'local t = {} for i = 1, 40 do t[i] = string.rep("x", 10000) .. i end return #table.concat(t)');
+my $short = 0;
+for my $round (1 .. 16) {
+    my ($lua) = checked($t, "round $round");
+    my @direct = direct_mappings($worker);
+    is_deeply $lua->{direct}, { count => scalar @direct, bytes => sum(0, @direct) }, "round $round: mappings";
+    my ($heap) = heaps($worker);
+    is_deeply { segments => $lua->{segments}, free => $lua->{free_bytes}, largest => $lua->{largest_free},
+        blocks => $lua->{allocations} - $lua->{frees} - $lua->{direct}{count} }, $heap, "round $round: heap";
+    $short += grep { $_ < 131072 } @direct;
+    # Each collection halves a buffer that nobody uses.
+    run($t, 'collectgarbage() collectgarbage("stop") return 1');
+}
+cmp_ok $short, '>', 1, 'a mapping was made shorter than any that is new';

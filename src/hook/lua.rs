@@ -39,8 +39,10 @@ use crate::tally::lua::Ended;
 use api::{Alloc, Api, Lua};
 use vm::{Birth, Vm};
 
+mod alloc;
 mod api;
 mod caller;
+mod directs;
 mod reading;
 mod vm;
 
@@ -246,19 +248,20 @@ unsafe fn wrap(
     };
     // SAFETY: the caller's contract.
     let live = unsafe { api.count(lua) };
-    let heap =
-        Footprint::read(&Own, data as usize, reading::SEGMENTS).and_then(|heap| heap.verify(&Own));
+    let heap = Footprint::read(&Own, data as usize, reading::SEGMENTS)
+        .and_then(|heap| heap.verify(&Own, lua as usize));
     let birth = match heap {
         Ok(walk) => Birth {
             live,
             blocks: Some((walk.blocks, walk.used)),
+            state: walk.holding,
             // What is in the chunks and in direct mappings is at least what Lua counts.
             directs: directs().filter(|directs| {
                 let direct: u64 = directs.iter().map(|range| range.len() as u64).sum();
                 walk.used.saturating_add(direct) >= live
             }),
         },
-        Err(_) => Birth { live, blocks: None, directs: None },
+        Err(_) => Birth { live, ..Birth::default() },
     };
     let ours = vm.begin(lua, (alloc, data), birth);
     vm.show(subsystem);
@@ -271,7 +274,7 @@ unsafe fn wrap(
 fn before_end(vm: &Vm) {
     let Some(api) = Api::get() else { return };
     // SAFETY: alive (3), and this thread ends it.
-    if unsafe { api.count(vm.lua()) } != vm.tally.figures().live {
+    if unsafe { api.count(vm.lua()) } != vm.tally.live() {
         MISCOUNTED.fetch_add(1, Ordering::Relaxed);
     }
     account(vm);

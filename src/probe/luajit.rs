@@ -34,6 +34,9 @@ const SEGMENT: usize = 840;
 
 /// From the start of a chunk to its block.
 pub const HEADER: usize = 16;
+/// A chunk has less than this more than its block was asked for: its header, what aligns it, and what
+/// would be too little for a chunk of its own.
+pub const SLACK: usize = 40;
 const IN_USE: usize = 2;
 const BITS: usize = 7;
 /// What the allocator keeps at the end of the segment it grows in.
@@ -85,6 +88,8 @@ pub struct Walk {
     pub used: u64,
     /// Bytes of free chunks.
     pub free: u64,
+    /// Bytes of the chunk in use that an address is in; 0 when it is in none.
+    pub holding: usize,
     largest: u64,
 }
 
@@ -179,8 +184,8 @@ impl Footprint {
 
     /// Goes through all chunks, which takes about as long as a heap is large: for the birth of a
     /// VM. An error unless every chunk lies where the one before it ends, and what is found is what
-    /// the state says.
-    pub fn verify(&self, memory: &impl Memory) -> Result<Walk, Unreadable> {
+    /// the state says. Finds the chunk that `address` is in.
+    pub fn verify(&self, memory: &impl Memory, address: usize) -> Result<Walk, Unreadable> {
         let mut walk = Walk::default();
         let mut window = Window { memory, start: 0, bytes: Vec::new() };
         for (segment, end) in self.segments.iter().zip(&self.ends) {
@@ -200,6 +205,9 @@ impl Footprint {
                 } else if chunk.wrapping_add(HEADER) != self.state {
                     walk.blocks += 1;
                     walk.used += size as u64;
+                    if (chunk..next).contains(&address) {
+                        walk.holding = size;
+                    }
                 }
                 chunk = next;
             }

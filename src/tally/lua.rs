@@ -20,6 +20,11 @@ fn class_of(size: u64) -> usize {
     ((u64::BITS - over.leading_zeros()) as usize).min(CLASSES - 1)
 }
 
+/// Tells the compiler that a branch is seldom taken.
+#[cold]
+#[inline]
+fn seldom() {}
+
 /// A counter that one thread writes.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -43,19 +48,52 @@ impl Count {
     }
 }
 
-/// The counters of one VM.
-#[derive(Debug, Default)]
+/// The largest size of a small block. Those are counted by steps of [`STEP`] bytes, of which the
+/// classes are made when they are read: a step takes a shift to find.
+pub const SMALL: usize = 4096;
+/// The limits of the classes are multiples of it.
+const STEP: usize = 16;
+
+/// The counters of one VM, what every call changes first.
+#[derive(Debug)]
+#[repr(C)]
 pub struct Tally {
-    live: Count,
-    peak: Count,
-    allocations: Count,
-    resizes: Count,
-    frees: Count,
-    failures: Count,
+    /// The small block that the allocator is asked for, or was last.
+    asked: Count,
+    /// How much more than now it had at most; below 0 where `top` is to be raised.
+    room: Count,
     chunks: Count,
+    frees: Count,
+    top: Count,
+    resizes: Count,
+    failures: Count,
+    /// Blocks it had when the counting began.
+    born: Count,
     direct: Count,
     directs: Count,
-    sizes: [Count; CLASSES],
+    /// New sizes of blocks, given or resized: of small ones by step, of others by class.
+    small: [Count; SMALL / STEP],
+    large: [Count; CLASSES],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        let zero = Count::default;
+        Tally {
+            asked: zero(),
+            room: zero(),
+            chunks: zero(),
+            frees: zero(),
+            top: zero(),
+            resizes: zero(),
+            failures: zero(),
+            born: zero(),
+            direct: zero(),
+            directs: zero(),
+            small: std::array::from_fn(|_| zero()),
+            large: std::array::from_fn(|_| zero()),
+        }
+    }
 }
 
 /// The figures of one VM, or of several.
@@ -98,23 +136,43 @@ impl Tally {
     /// Begins anew, with a VM that has `live` bytes in `blocks` blocks; `chunks` and `directs` as in
     /// [`Figures`].
     pub fn begin(&self, live: u64, blocks: u64, chunks: u64, (direct, directs): (u64, u64)) {
-        for count in [&self.resizes, &self.frees, &self.failures] {
+        for count in [&self.room, &self.frees, &self.resizes, &self.failures] {
             count.set(0);
         }
-        self.sizes.iter().for_each(|count| count.set(0));
-        self.live.set(live);
-        self.peak.set(live);
-        self.allocations.set(blocks);
+        self.small.iter().chain(&self.large).for_each(|count| count.set(0));
+        self.top.set(live);
+        self.born.set(blocks);
         self.chunks.set(chunks);
         self.direct.set(direct);
         self.directs.set(directs);
     }
 
+    /// A small block is asked for: [`Tally::given`] or [`Tally::refused`] says what came of it.
+    #[inline]
+    pub fn ask(&self, size: usize) {
+        self.count(size, 1);
+        self.asked.set(size as u64);
+    }
+
+    /// The block asked for was given, in a chunk of so many bytes.
+    #[inline]
+    pub fn given(&self, chunk: usize) {
+        self.room.sub(self.asked.get());
+        self.chunks.add(chunk as u64);
+    }
+
+    /// The block asked for was refused.
+    #[cold]
+    pub fn refused(&self) {
+        self.count(self.asked.get() as usize, -1);
+        self.failures.add(1);
+    }
+
     /// A block was given.
     #[inline]
     pub fn allocated(&self, size: usize, place: Place) {
-        self.allocations.add(1);
-        self.grow(0, size as u64);
+        self.count(size, 1);
+        self.room.sub(size as u64);
         self.hold(place);
     }
 
@@ -122,7 +180,9 @@ impl Tally {
     #[inline]
     pub fn resized(&self, from: (usize, Place), to: (usize, Place)) {
         self.resizes.add(1);
-        self.grow(from.0 as u64, to.0 as u64);
+        self.count(to.0, 1);
+        self.raise();
+        self.room.sub((to.0 as u64).wrapping_sub(from.0 as u64));
         self.release(from.1);
         self.hold(to.1);
     }
@@ -130,9 +190,10 @@ impl Tally {
     /// A block was given back.
     #[inline]
     pub fn freed(&self, size: usize, place: Place) {
-        self.frees.add(1);
-        self.live.sub(size as u64);
         self.release(place);
+        self.raise();
+        self.room.add(size as u64);
+        self.frees.add(1);
     }
 
     /// A request was refused.
@@ -141,16 +202,27 @@ impl Tally {
         self.failures.add(1);
     }
 
+    /// The most it had is looked for only before it gets less.
     #[inline]
-    fn grow(&self, from: u64, to: u64) {
-        let live = self.live.get().wrapping_add(to).wrapping_sub(from);
-        self.live.set(live);
-        if live > self.peak.get() {
-            self.peak.set(live);
+    fn raise(&self) {
+        let room = self.room.get();
+        if (room as i64) < 0 {
+            seldom();
+            self.top.sub(room);
+            self.room.set(0);
         }
-        if let Some(count) = self.sizes.get(class_of(to)) {
-            count.add(1);
-        }
+    }
+
+    #[inline]
+    fn count(&self, size: usize, more: i64) {
+        let count = match self.small.get(size.wrapping_sub(1) / STEP) {
+            Some(count) => count,
+            None => match self.large.get(class_of(size as u64)) {
+                Some(count) => count,
+                None => return,
+            },
+        };
+        count.add(more as u64);
     }
 
     #[inline]
@@ -177,26 +249,33 @@ impl Tally {
         }
     }
 
-    /// Requests so far: the same before and after a reading when nothing happened in between.
-    pub fn requests(&self) -> u64 {
-        [&self.allocations, &self.resizes, &self.frees, &self.failures]
-            .iter()
-            .fold(0, |sum, count| sum.wrapping_add(count.get()))
+    /// Bytes the VM has.
+    pub fn live(&self) -> u64 {
+        self.top.get().wrapping_sub(self.room.get())
     }
 
-    /// The figures.
+    /// The figures. While another thread counts they are of one moment if they are the same when
+    /// they are read again.
     pub fn figures(&self) -> Figures {
+        let mut sizes = self.large.each_ref().map(Count::get);
+        for (step, count) in self.small.iter().enumerate() {
+            if let Some(sum) = sizes.get_mut(class_of(((step + 1) * STEP) as u64)) {
+                *sum = sum.wrapping_add(count.get());
+            }
+        }
+        let sized = sizes.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
+        let (resizes, live) = (self.resizes.get(), self.live());
         Figures {
-            live: self.live.get(),
-            peak: self.peak.get(),
-            allocations: self.allocations.get(),
-            resizes: self.resizes.get(),
+            live,
+            peak: self.top.get().max(live),
+            allocations: self.born.get().wrapping_add(sized).wrapping_sub(resizes),
+            resizes,
             frees: self.frees.get(),
             failures: self.failures.get(),
             chunks: self.chunks.get(),
             direct: self.direct.get(),
             directs: self.directs.get(),
-            sizes: std::array::from_fn(|i| self.sizes.get(i).map_or(0, Count::get)),
+            sizes,
         }
     }
 }
@@ -287,6 +366,9 @@ impl Default for Ended {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -312,13 +394,90 @@ mod tests {
     }
 
     #[test]
+    fn steps_make_classes() {
+        let tally = Tally::default();
+        let mut expected = [0; CLASSES];
+        for size in 1..=2 * SMALL {
+            tally.allocated(size, Place::Unknown);
+            expected[class_of(size as u64)] += 1;
+        }
+        let figures = tally.figures();
+        assert_eq!((figures.sizes, figures.allocations), (expected, 2 * SMALL as u64));
+    }
+
+    proptest! {
+        /// Bytes, their most, and calls: against sums that are kept at each step.
+        #[test]
+        fn as_counted_at_each_step(
+            calls in vec((0..4, 1..2 * SMALL, any::<prop::sample::Index>()), 0..200),
+        ) {
+            let chunk = |size: usize| Place::Chunk(size.next_multiple_of(16) as u64);
+            let tally = Tally::default();
+            tally.begin(500, 3, 0, (0, 0));
+            let mut blocks = Vec::new();
+            let mut expected = Figures { peak: 500, allocations: 3, ..Figures::default() };
+            for (call, size, which) in calls {
+                match call {
+                    0 if size <= SMALL => {
+                        tally.ask(size);
+                        tally.given(size.next_multiple_of(16));
+                        expected.allocations += 1;
+                        blocks.push(size);
+                    }
+                    0 => {
+                        tally.allocated(size, chunk(size));
+                        expected.allocations += 1;
+                        blocks.push(size);
+                    }
+                    1 if size <= SMALL => {
+                        tally.ask(size);
+                        tally.refused();
+                        expected.failures += 1;
+                    }
+                    2 if !blocks.is_empty() => {
+                        let size = blocks.swap_remove(which.index(blocks.len()));
+                        tally.freed(size, chunk(size));
+                        expected.frees += 1;
+                    }
+                    3 if !blocks.is_empty() => {
+                        let at = which.index(blocks.len());
+                        let block = &mut blocks[at];
+                        tally.resized((*block, chunk(*block)), (size, chunk(size)));
+                        *block = size;
+                        expected.resizes += 1;
+                    }
+                    _ => {}
+                }
+                expected.live = 500 + blocks.iter().sum::<usize>() as u64;
+                expected.peak = expected.peak.max(expected.live);
+            }
+            expected.live = 500 + blocks.iter().sum::<usize>() as u64;
+            expected.chunks = blocks.iter().map(|size| size.next_multiple_of(16) as u64).sum();
+            let figures = tally.figures();
+            expected.sizes = figures.sizes;
+            let sized = figures.sizes.iter().sum::<u64>();
+            prop_assert_eq!(sized, expected.allocations - 3 + expected.resizes);
+            prop_assert_eq!(tally.live(), expected.live);
+            prop_assert_eq!(figures, expected);
+        }
+    }
+
+    /// What a small block changes lies together, behind three words of the VM's.
+    #[test]
+    fn in_a_line_of_the_cache() {
+        assert!(3 * 8 + std::mem::offset_of!(Tally, resizes) <= 64);
+    }
+
+    #[test]
     fn the_life_of_a_vm() {
         let tally = Tally::default();
         tally.begin(1000, 10, 1100, (0, 0));
-        tally.allocated(100, Place::Chunk(112));
+        tally.ask(100);
+        tally.given(112);
         tally.allocated(200_000, Place::Direct(204_800));
         tally.resized((100, Place::Chunk(112)), (300, Place::Chunk(312)));
-        tally.failed();
+        tally.ask(50);
+        tally.refused();
         tally.freed(200_000, Place::Direct(204_800));
         let mut sizes = [0; CLASSES];
         (sizes[3], sizes[5], sizes[14]) = (1, 1, 1);
@@ -335,8 +494,6 @@ mod tests {
             sizes,
         };
         assert_eq!(tally.figures(), figures);
-        assert_eq!(tally.requests(), 15);
-
         let ended = Ended::new();
         ended.add(&figures.clone().ended());
         ended.add(&Figures { peak: 7, allocations: 1, frees: 1, ..Figures::default() });

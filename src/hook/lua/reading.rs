@@ -93,20 +93,22 @@ fn read_vm(api: &Api, vm: &Vm) -> Option<VmReading> {
     /// What another thread changes meanwhile is read again so often.
     const TRIES: usize = 3;
     for _ in 0..TRIES {
-        let (serial, requests) = (vm.serial(), vm.tally.requests());
+        let (serial, figures) = (vm.serial(), vm.tally.figures());
         if !vm.is_live() {
             return None;
         }
         let main = vm.is_main();
         let reading = VmReading {
             subsystem: vm.subsystem(),
-            figures: vm.tally.figures(),
+            figures,
             // SAFETY: alive (1) and this thread's (2).
             counted: main.then(|| unsafe { (api.count(vm.lua()), gc(api, vm)) }),
             heap: heap(vm, main),
             serial,
         };
-        if main || (vm.is_live() && vm.serial() == serial && vm.tally.requests() == requests) {
+        let is_same =
+            || vm.is_live() && vm.serial() == serial && vm.tally.figures() == reading.figures;
+        if main || is_same() {
             return Some(reading);
         }
     }

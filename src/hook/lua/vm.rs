@@ -1,46 +1,44 @@
-//! The VMs of this process, each with the allocator that stands before its own.
+//! The VMs of this process: what each has got, and from which allocator.
 //!
 //! What the unsafe code below relies on:
 //!
 //! 1. A [`Vm`] is never freed once it is in the list, only used again for another VM: whoever finds
 //!    one, also on another thread, finds a valid one.
-//! 2. While a Lua VM has one of the allocators below, its data is a `Vm` whose `original` and `data`
-//!    are what it had before, and only the thread that uses the VM calls it.
-//! 3. Blocks that come from an allocator of LuaJIT's own lie behind a chunk header of two words, as
-//!    [`crate::probe::luajit`] describes; that layout is verified before [`alloc_chunks`] is set.
+//! 2. While a Lua VM has one of the allocators of [`super::alloc`], its data is a `Vm` whose
+//!    `original` and `data` are what it had before.
+//! 3. Of a place that is taken, only the thread that uses the VM writes `small`.
 //! 4. Nothing here can unwind: no indexing, no overflowing arithmetic, memory by `try_reserve`.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::HashMap;
 use std::ffi::c_void;
-use std::hash::BuildHasherDefault;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::alloc::{alloc_chunks, alloc_plain};
 use super::api::{Alloc, Lua};
+use super::directs::Directs;
 use crate::hook::errno::keep_errno;
-use crate::probe::luajit::direct::{DIRECT, FOOT};
-use crate::probe::luajit::HEADER;
+use crate::probe::luajit::SLACK;
 use crate::report::lua::Subsystem;
-use crate::tally::lua::{Place, Tally};
+use crate::tally::lua::{Tally, SMALL};
 
 const FREE: u8 = 0;
 const BUSY: u8 = 1;
 const LIVE: u8 = 2;
 
-/// Sizes of direct mappings by their addresses.
-type Directs = HashMap<usize, usize, BuildHasherDefault<DefaultHasher>>;
-
-/// A VM, or a place for one.
+/// A VM, or a place for one. What every call to the allocator needs lies in one line of the cache.
+#[repr(C, align(64))]
 pub struct Vm {
     original: AtomicPtr<c_void>,
     data: AtomicPtr<c_void>,
-    lua: AtomicPtr<c_void>,
+    small: AtomicUsize,
     /// What it has got.
     pub tally: Tally,
+    /// `small` while all direct mappings are long.
+    usual: AtomicUsize,
+    lua: AtomicPtr<c_void>,
     /// Held while a mapping comes or goes, and while they are read.
-    directs: Mutex<Option<Directs>>,
+    directs: Mutex<Directs>,
     /// Whether some direct mappings are not known.
     unlisted: AtomicBool,
     /// Whether its blocks lie in chunks of LuaJIT's own allocator.
@@ -64,6 +62,8 @@ pub struct Birth {
     pub live: u64,
     /// Its blocks and the bytes of their chunks; `None` where the allocator is not LuaJIT's own.
     pub blocks: Option<(u64, u64)>,
+    /// Bytes of the chunk that its own state is in; 0 when it is in none.
+    pub state: usize,
     /// Its direct mappings; `None`: there may be some that are not known.
     pub directs: Option<Vec<Range<usize>>>,
 }
@@ -99,9 +99,11 @@ impl Vm {
         Vm {
             original: AtomicPtr::default(),
             data: AtomicPtr::default(),
-            lua: AtomicPtr::default(),
+            small: AtomicUsize::new(0),
             tally: Tally::default(),
-            directs: Mutex::new(None),
+            usual: AtomicUsize::new(0),
+            lua: AtomicPtr::default(),
+            directs: Mutex::new(Directs::default()),
             unlisted: AtomicBool::new(false),
             chunks: AtomicBool::new(false),
             subsystem: AtomicU8::new(0),
@@ -122,14 +124,13 @@ impl Vm {
         self.serial.store(SERIAL.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         self.chunks.store(birth.blocks.is_some(), Ordering::Relaxed);
         self.unlisted.store(birth.directs.is_none(), Ordering::Relaxed);
+        self.usual.store(birth.state.saturating_sub(SLACK).min(SMALL), Ordering::Relaxed);
         let (blocks, chunks) = birth.blocks.unwrap_or_default();
         let directs = birth.directs.unwrap_or_default();
         let bytes = directs.iter().map(|range| range.len() as u64).sum();
         let count = directs.len() as u64;
         self.tally.begin(birth.live, blocks.saturating_add(count), chunks, (bytes, count));
-        for range in directs {
-            self.list(range);
-        }
+        self.change_directs(|listed| directs.into_iter().all(|range| listed.insert(range)));
         if birth.blocks.is_some() {
             alloc_chunks
         } else {
@@ -146,7 +147,7 @@ impl Vm {
     /// The VM is gone: the place is free.
     pub fn end(&self) {
         self.lua.store(std::ptr::null_mut(), Ordering::Relaxed);
-        *self.directs.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.directs.lock().unwrap_or_else(PoisonError::into_inner) = Directs::default();
         self.state.store(FREE, Ordering::Release);
     }
 
@@ -207,16 +208,28 @@ impl Vm {
         if self.unlisted.load(Ordering::Relaxed) {
             return None;
         }
-        let directs = self.directs.try_lock().ok()?;
-        let ranges = directs.iter().flatten().map(|(at, size)| *at..at.saturating_add(*size));
-        Some(ranges.collect())
+        Some(self.directs.try_lock().ok()?.ranges().collect())
     }
 
+    /// A block of less than this size lies in a chunk of a segment, and is not the one that the VM's
+    /// own state is in.
+    ///
+    /// # Safety
+    ///
+    /// Called on the thread that uses the VM.
+    #[inline]
+    pub unsafe fn small(&self) -> usize {
+        // SAFETY: 3. Not as an atomic, which compilers load by an instruction of its own.
+        unsafe { self.small.as_ptr().read() }
+    }
+
+    /// Calls the allocator it was made with.
+    ///
     /// # Safety
     ///
     /// The arguments are those of a call to the allocator of this VM, on its thread.
     #[inline]
-    unsafe fn call(&self, block: *mut c_void, from: usize, to: usize) -> *mut c_void {
+    pub unsafe fn call(&self, block: *mut c_void, from: usize, to: usize) -> *mut c_void {
         let alloc = self.original.load(Ordering::Relaxed);
         // SAFETY: 2: set before the VM got this `Vm` for its data, and a function of this type.
         let alloc = unsafe { std::mem::transmute::<*mut c_void, Alloc>(alloc) };
@@ -224,47 +237,37 @@ impl Vm {
         unsafe { alloc(self.data.load(Ordering::Relaxed), block, from, to) }
     }
 
-    #[inline]
-    fn came(&self, block: Block) {
-        if let Place::Direct(size) = block.place {
-            self.list(block.start..block.start.saturating_add(size as usize));
-        }
-    }
-
-    #[inline]
-    fn went(&self, block: Block) {
-        if let Place::Direct(_) = block.place {
-            self.unlist(block.start);
-        }
-    }
-
+    /// A direct mapping came.
     #[cold]
-    fn list(&self, range: Range<usize>) {
-        keep_errno(|| {
-            let mut directs = self.directs.lock().unwrap_or_else(PoisonError::into_inner);
-            let directs = directs.get_or_insert_with(Directs::default);
-            if directs.try_reserve(1).is_ok() {
-                directs.insert(range.start, range.len());
-            } else {
-                self.unlisted.store(true, Ordering::Relaxed);
-            }
+    pub fn list(&self, range: Range<usize>) {
+        self.change_directs(|directs| directs.insert(range));
+    }
+
+    /// A direct mapping went.
+    #[cold]
+    pub fn unlist(&self, start: usize) {
+        self.change_directs(|directs| {
+            directs.remove(start);
+            true
         });
     }
 
-    #[cold]
-    fn unlist(&self, start: usize) {
+    /// `change` is false when there is one that could not be listed.
+    fn change_directs(&self, change: impl FnOnce(&mut Directs) -> bool) {
         keep_errno(|| {
             let mut directs = self.directs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(directs) = directs.as_mut() {
-                directs.remove(&start);
+            if !change(&mut directs) {
+                self.unlisted.store(true, Ordering::Relaxed);
             }
+            let any = directs.any_short() || self.unlisted.load(Ordering::Relaxed);
+            let small = if any { 0 } else { self.usual.load(Ordering::Relaxed) };
+            self.small.store(small, Ordering::Relaxed);
         });
     }
 
     /// Notices the end of a VM that nobody announced: the last block it frees is the one with its
     /// own state in it.
-    #[inline]
-    fn notice_end(&self, block: *mut c_void, size: usize) {
+    pub fn notice_end(&self, block: *mut c_void, size: usize) {
         let offset = (self.lua.load(Ordering::Relaxed) as usize).wrapping_sub(block as usize);
         if offset < size {
             super::finish(self);
@@ -286,91 +289,4 @@ pub fn of(alloc: Option<Alloc>, data: *mut c_void) -> Option<&'static Vm> {
     let ours = [alloc_chunks as Alloc as usize, alloc_plain as Alloc as usize];
     let found = all().find(|vm| std::ptr::from_ref::<Vm>(vm).cast() == data.cast_const());
     found.filter(|_| alloc.is_some_and(|alloc| ours.contains(&(alloc as usize))))
-}
-
-/// Where a block lies.
-#[derive(Clone, Copy)]
-struct Block {
-    place: Place,
-    /// Where its chunk starts, which in a direct mapping is the mapping.
-    start: usize,
-}
-
-impl Block {
-    /// # Safety
-    ///
-    /// The block is one that LuaJIT's own allocator gave, and not yet taken back (3).
-    #[inline]
-    unsafe fn of(block: *mut c_void) -> Block {
-        let start = (block as usize).wrapping_sub(HEADER);
-        // SAFETY: the caller's contract: two aligned words in front of the block.
-        let [foot, head] = unsafe { (start as *const [usize; 2]).read() };
-        let size = (head & !7) as u64;
-        if head & 1 == 0 && foot & DIRECT != 0 {
-            return Block { place: Place::Direct(size.wrapping_add(FOOT as u64)), start };
-        }
-        Block { place: Place::Chunk(size), start }
-    }
-}
-
-/// Stands in for LuaJIT's own allocator.
-unsafe extern "C" fn alloc_chunks(
-    data: *mut c_void,
-    block: *mut c_void,
-    from: usize,
-    to: usize,
-) -> *mut c_void {
-    // SAFETY: 2.
-    let vm = unsafe { &*data.cast::<Vm>() };
-    // SAFETY: 2 and 3: a block of this VM.
-    let before = (!block.is_null()).then(|| unsafe { Block::of(block) });
-    // SAFETY: handed on.
-    let result = unsafe { vm.call(block, from, to) };
-    if result.is_null() {
-        match before {
-            _ if to != 0 => vm.tally.failed(),
-            Some(before) => {
-                vm.tally.freed(from, before.place);
-                vm.went(before);
-                vm.notice_end(block, from);
-            }
-            None => {}
-        }
-        return result;
-    }
-    // SAFETY: 2 and 3: just given.
-    let after = unsafe { Block::of(result) };
-    match before {
-        Some(before) => {
-            vm.tally.resized((from, before.place), (to, after.place));
-            vm.went(before);
-        }
-        None => vm.tally.allocated(to, after.place),
-    }
-    vm.came(after);
-    result
-}
-
-/// Stands in for another allocator.
-unsafe extern "C" fn alloc_plain(
-    data: *mut c_void,
-    block: *mut c_void,
-    from: usize,
-    to: usize,
-) -> *mut c_void {
-    // SAFETY: 2.
-    let vm = unsafe { &*data.cast::<Vm>() };
-    // SAFETY: handed on.
-    let result = unsafe { vm.call(block, from, to) };
-    match (block.is_null(), result.is_null()) {
-        (_, true) if to != 0 => vm.tally.failed(),
-        (false, true) => {
-            vm.tally.freed(from, Place::Unknown);
-            vm.notice_end(block, from);
-        }
-        (false, false) => vm.tally.resized((from, Place::Unknown), (to, Place::Unknown)),
-        (true, false) => vm.tally.allocated(to, Place::Unknown),
-        (true, true) => {}
-    }
-    result
 }

@@ -18,6 +18,8 @@ use crate::probe::ranges;
 
 /// `IS_DIRECT_BIT`, in the first word of the mapping.
 pub const DIRECT: usize = 1;
+/// `DEFAULT_MMAP_THRESHOLD`: the least that a new one has.
+pub const THRESHOLD: usize = 128 << 10;
 /// What lies behind the chunk in its mapping.
 pub const FOOT: usize = 32;
 /// `FENCEPOST_HEAD`, in the first word behind the chunk.

@@ -99,7 +99,15 @@ fn reads_and_verifies() {
     let free = 8 * page as u64 - heap.fixed - used;
     let largest = (4 * page - 64 - STATE_CHUNK - 64 - 128 - 256) as u64;
     assert_eq!(heap.largest_free, largest);
-    assert_eq!(heap.verify(&fake).unwrap(), Walk { blocks: 4, used, free, largest });
+    let walk = Walk { blocks: 4, used, free, largest, holding: 0 };
+    assert_eq!(heap.verify(&fake, 0).unwrap(), walk);
+    // The second block of the newer segment; what is behind it is free.
+    let block = base + 8 * page + 4096 + 64;
+    for (address, holding) in
+        [(block - 1, 0), (block, 2048), (block + 2047, 2048), (block + 2048, 0)]
+    {
+        assert_eq!(heap.verify(&fake, address).unwrap(), Walk { holding, ..walk });
+    }
 }
 
 /// The top may be no more than its head.
@@ -114,7 +122,7 @@ fn smallest_top() {
     fake.set(at + TOP, fake.base() + top);
     fake.set(at + TOPSIZE, 8);
     let heap = Footprint::read(&fake, state, 10).unwrap();
-    assert_eq!(heap.verify(&fake).unwrap().blocks, 4);
+    assert_eq!(heap.verify(&fake, 0).unwrap().blocks, 4);
 }
 
 #[test]
@@ -155,8 +163,8 @@ fn another_layout() {
     {
         let (mut fake, state) = heap();
         fake.set(offset, value);
-        let found = Footprint::read(&fake, state, 10).and_then(|heap| heap.verify(&fake));
+        let found = Footprint::read(&fake, state, 10).and_then(|heap| heap.verify(&fake, 0));
         assert_eq!(found, Err(Unreadable::Layout), "{offset} {value}");
     }
-    assert!(whole.verify(&fake).is_ok());
+    assert!(whole.verify(&fake, 0).is_ok());
 }
