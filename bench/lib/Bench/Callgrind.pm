@@ -23,7 +23,7 @@ my %IS_MALLOC = map { $_ => 1 }
 # it must.
 sub under {
     return (
-        main_config => "master_process off;\ntimer_resolution 10s;\n",
+        main_config => "master_process off;\ntimer_resolution 1h;\n",
         under       => 'valgrind --tool=callgrind --smc-check=all'
             . ' --callgrind-out-file=$TEST_NGINX_SERVER_ROOT/profile'
             . ' --log-file=$TEST_NGINX_SERVER_ROOT/log.%p',
