@@ -33,7 +33,7 @@ CURRENT       = $(abspath $(BUILD)/nginx-current)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
 	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
-.PHONY: help run stop case guide build test unit integration current soak bench sanitize check clean tree
+.PHONY: help run stop case guide build install uninstall deb test unit integration current soak bench sanitize check clean tree
 
 help: ## list the targets (the default)
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,12 @@ guide: ## run all cases, and put what they print into doc/diagnosis.md
 
 build: tree ## write OBJS/ngx_http_memstat_module.so (OBJS=objs), a release build
 	@$(WITH_TREE) CARGO='$(CARGO)' tools/build-module '$(MODULE)'
+
+install: ## put what was built where the nginx of NGINX_BINARY has its modules, below DESTDIR if set
+	@NGINX_BINARY='$(NGINX_BINARY)' MODULE='$(MODULE)' DESTDIR='$(DESTDIR)' tools/install install
+
+uninstall: ## remove what install put there, but for what was changed since
+	@NGINX_BINARY='$(NGINX_BINARY)' MODULE='$(MODULE)' DESTDIR='$(DESTDIR)' tools/install uninstall
 
 test: unit integration current ## run the unit tests, the integration tests, and those on a current nginx
 

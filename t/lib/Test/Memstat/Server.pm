@@ -56,6 +56,7 @@ sub port      { return $_[0]{ports}[ $_[1] // 0 ] }
 sub base      { return 'http://127.0.0.1:' . $_[0]->port }
 sub conf_path { return "$_[0]{root}/nginx.conf" }
 sub module    { return $MODULE }
+sub binary    { return $BINARY }
 
 # Puts a new copy of the module where the server loads it from, if it has one of its own.
 sub copy_module {
