@@ -72,13 +72,20 @@ install: ## put what was built where the nginx of NGINX_BINARY has its modules, 
 uninstall: ## remove what install put there, but for what was changed since
 	@NGINX_BINARY='$(NGINX_BINARY)' MODULE='$(MODULE)' DESTDIR='$(DESTDIR)' tools/install uninstall
 
+deb: ## build BUILD/deb/libnginx-mod-http-memstat_*.deb for the distribution's nginx
+ifndef INSTALLED
+	$(error the package is for the installed nginx: unset NGINX_SOURCE_DIR and NGINX_BUILD_DIR)
+endif
+	@tools/install-packages bindings build deb
+	@CARGO='$(CARGO)' tools/build-deb '$(BUILD)/deb'
+
 test: unit integration current ## run the unit tests, the integration tests, and those on a current nginx
 
 unit: ## run the unit tests: they need no nginx
 	$(CARGO) test --locked --no-default-features
 
 integration: ## build, run the integration tests (TESTS=t/some.t JOBS=1)
-	@tools/install-packages bindings $(if $(INSTALLED),build) test
+	@tools/install-packages bindings $(if $(INSTALLED),build deb) test
 	@$(MAKE) --no-print-directory build
 	$(WITH_TREE) TEST_NGINX_WITHOUT_LUA='$(TEST_NGINX_WITHOUT_LUA)' TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		prove -It/lib -j$(JOBS) -r $(TESTS)
