@@ -33,7 +33,7 @@ CURRENT       = $(abspath $(BUILD)/nginx-current)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
 	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
-.PHONY: help run stop case guide build install uninstall deb test unit integration current soak bench sanitize check clean tree
+.PHONY: help run stop case guide build install uninstall deb test unit integration current matrix soak bench sanitize check clean tree
 
 help: ## list the targets (the default)
 	@awk -F ': .*## |: ## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -97,6 +97,10 @@ current: ## build a current nginx and the module for it, run the integration tes
 		OBJS='$(CURRENT)/modules' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/current' \
 		TEST_NGINX_WITHOUT_LUA=1
 
+matrix: ## build nginx in many ways, the module for each, and test it there (NAMES=plain for one)
+	@tools/install-packages bindings test current
+	@CARGO='$(CARGO)' TESTS='$(if $(filter-out t,$(TESTS)),$(TESTS))' tools/matrix '$(BUILD)/matrix' $(NAMES)
+
 soak: ## a server under load, reloads and deaths for SECONDS (600): is all flat?
 	@tools/install-packages bindings $(if $(INSTALLED),build) test
 	@$(MAKE) --no-print-directory build
@@ -123,7 +127,7 @@ check: tree ## format and lint checks, with and without nginx
 
 clean: stop ## remove all that was built
 	$(CARGO) clean
-	rm -rf '$(BUILD)/demo' '$(BUILD)/nginx' '$(CURRENT)' '$(MODULE)'
+	rm -rf '$(BUILD)/demo' '$(BUILD)/nginx' '$(BUILD)/deb' '$(BUILD)/matrix' '$(CURRENT)' '$(MODULE)'
 
 # The source tree for the installed nginx.
 tree:
