@@ -131,5 +131,6 @@ clean: stop ## remove all that was built
 
 # The source tree for the installed nginx.
 tree:
+	@[ "$$(uname -s)" = Linux ] || { echo "the module is for Linux, not for $$(uname -s)" >&2; exit 1; }
 	@tools/install-packages bindings $(if $(INSTALLED),build)
 	$(if $(INSTALLED),@tools/configure-nginx '$(NGINX_BINARY)' '$(TREE)')

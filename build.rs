@@ -13,15 +13,30 @@ fn main() {
         return;
     }
 
-    let os = var("CARGO_CFG_TARGET_OS").unwrap_or_default();
-    let arch = var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    if os != "linux" || !["x86_64", "aarch64"].contains(&arch.as_str()) {
-        eprintln!("the module builds for Linux on x86_64 and aarch64, not for {os} on {arch}");
+    if let Some(target) = unsupported() {
+        eprintln!("the module builds for Linux on x86_64 and aarch64 (64 bits), not for {target}");
         exit(1);
     }
 
     cfgs("ngx_feature", "DEP_NGINX_FEATURES");
     cfgs("ngx_os", "DEP_NGINX_OS");
+}
+
+/// What the module cannot be built for.
+fn unsupported() -> Option<String> {
+    let target = |name: &str| var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
+    let (os, arch) = (target("OS"), target("ARCH"));
+    if os != "linux" || !["x86_64", "aarch64"].contains(&arch.as_str()) {
+        return Some(format!("{os} on {arch}"));
+    }
+    if target("POINTER_WIDTH") != "64" || target("ENDIAN") != "little" {
+        let (width, endian) = (target("POINTER_WIDTH"), target("ENDIAN"));
+        return Some(format!("{arch} with pointers of {width} bits, {endian} endian"));
+    }
+    if target("FEATURE").split(',').any(|feature| feature == "crt-static") {
+        return Some("a C library that is linked statically".into());
+    }
+    None
 }
 
 /// Sets `name` to each value of a comma-separated variable; `<variable>_CHECK` has all possible ones.
