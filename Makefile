@@ -79,7 +79,8 @@ endif
 	@tools/install-packages bindings build deb
 	@CARGO='$(CARGO)' tools/build-deb '$(BUILD)/deb'
 
-test: unit integration current ## run the unit tests, the integration tests, and those on a current nginx
+test: unit integration current ## run the unit tests, the integration tests, those on a current nginx, one more of the matrix
+	@$(MAKE) --no-print-directory matrix TESTS='t/targets.t t/install.t' NAMES=plain
 
 unit: ## run the unit tests: they need no nginx
 	$(CARGO) test --locked --no-default-features
