@@ -80,7 +80,7 @@ endif
 	@CARGO='$(CARGO)' tools/build-deb '$(BUILD)/deb'
 
 test: unit integration current ## run the unit tests, the integration tests, those on a current nginx, one more of the matrix
-	@$(MAKE) --no-print-directory matrix TESTS='t/targets.t t/install.t' NAMES=plain
+	@$(MAKE) --no-print-directory matrix TESTS=t NAMES=plain
 
 unit: ## run the unit tests: they need no nginx
 	$(CARGO) test --locked --no-default-features
