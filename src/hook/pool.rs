@@ -12,8 +12,12 @@
 //!    the hooks are in place ([`ON`]), all is forgotten when they are not any more, and none is told
 //!    once another thread has used a pool.
 //! 5. The layout of pools is that of [`probe::pool`](crate::probe::pool): [`check`] found it so.
+//!
+//! The commonest calls are dealt with by [`entries`], in as few instructions as can be. The rest
+//! comes to [`created`], [`destroy`] and [`reset`].
 
 mod check;
+mod entries;
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_void, CStr};
@@ -24,8 +28,8 @@ use super::inline::{self, Target};
 use super::origin;
 use super::refusal::Refusal;
 use super::symbol;
-use crate::probe::pool::held;
-use crate::tally::pools::{Look, Origin, Pools};
+use crate::probe::pool::{header, held};
+use crate::tally::pools::{tick, Created, Look, Nursery, Origin, Pools};
 
 type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
 type Destroy = unsafe extern "C" fn(pool: *mut c_void);
@@ -37,10 +41,14 @@ static RESET: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static TARGETS: [Target; 3] = [
     Target {
         symbol: c"ngx_create_pool",
-        hook: || memstat_create_pool as *const c_void,
+        hook: || entries::memstat_create_pool as *const c_void,
         original: &CREATE,
     },
-    Target { symbol: c"ngx_destroy_pool", hook: || destroy as *const c_void, original: &DESTROY },
+    Target {
+        symbol: c"ngx_destroy_pool",
+        hook: || entries::memstat_destroy_pool as *const c_void,
+        original: &DESTROY,
+    },
     Target { symbol: c"ngx_reset_pool", hook: || reset as *const c_void, original: &RESET },
 ];
 
@@ -49,7 +57,9 @@ struct OfMainThread(UnsafeCell<Pools>);
 // SAFETY: 3.
 unsafe impl Sync for OfMainThread {}
 
-static POOLS: OfMainThread = OfMainThread(UnsafeCell::new(Pools::new()));
+static POOLS: OfMainThread = OfMainThread(UnsafeCell::new(Pools::new(&NURSERY)));
+
+static NURSERY: Nursery = Nursery::new();
 
 /// The thread pointer of the main thread.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
@@ -62,9 +72,6 @@ static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 
 /// `ngx_current_msec`.
 static CLOCK: AtomicPtr<usize> = AtomicPtr::new(std::ptr::null_mut());
-
-/// The unit of a pool's time of creation: 32 ms, which 32 bits count for four years.
-const TICK_BITS: u32 = 5;
 
 /// Hooks the three functions. Hooks that are in place stay, and so does what they have counted.
 ///
@@ -79,7 +86,7 @@ pub fn install() -> Result<(), Refusal> {
     match installed {
         // What was counted with some of the hooks in place is not to be trusted.
         Ok(()) if !ON.swap(true, Relaxed) => {
-            let _ = with(|pools| *pools = Pools::new());
+            let _ = with(Pools::forget);
         }
         Ok(()) => {}
         Err(_) => forget(),
@@ -103,7 +110,7 @@ pub fn uninstall() -> Result<(), Refusal> {
 }
 
 fn forget() {
-    let _ = with(|pools| *pools = Pools::new());
+    let _ = with(Pools::forget);
     ON.store(false, Relaxed);
 }
 
@@ -132,7 +139,6 @@ pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
             let creator =
                 pools.creator(function).or_else(|| pools.add_creator(function, origin, 0));
             if let Some(creator) = creator {
-                make_room(pools);
                 pools.adopt(pool, creator, now);
             }
         }
@@ -140,73 +146,36 @@ pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
     });
 }
 
-/// The time in the unit in which pools have theirs, see [`seconds_since`].
+/// The time in the unit in which pools have theirs.
 pub fn now() -> u32 {
+    tick(milliseconds())
+}
+
+fn milliseconds() -> usize {
     // SAFETY: `ngx_current_msec` is a word of nginx's data, written by whole words.
-    let milliseconds = unsafe { CLOCK.load(Relaxed).as_ref() }.copied().unwrap_or(0);
-    (milliseconds >> TICK_BITS) as u32
+    unsafe { CLOCK.load(Relaxed).as_ref() }.copied().unwrap_or(0)
 }
 
-/// Whole seconds from a pool's time of creation to another time.
-pub fn seconds_since(created: u32, now: u32) -> u64 {
-    (u64::from(now.wrapping_sub(created)) << TICK_BITS) / 1000
-}
-
-#[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
-    ".globl memstat_create_pool",
-    ".hidden memstat_create_pool",
-    ".type memstat_create_pool, @function",
-    "memstat_create_pool:",
-    ".cfi_startproc",
-    "mov rdx, [rsp]",
-    "jmp {create}",
-    ".cfi_endproc",
-    ".size memstat_create_pool, . - memstat_create_pool",
-    create = sym create,
-);
-
-#[cfg(target_arch = "aarch64")]
-std::arch::global_asm!(
-    ".globl memstat_create_pool",
-    ".hidden memstat_create_pool",
-    ".type memstat_create_pool, @function",
-    "memstat_create_pool:",
-    ".cfi_startproc",
-    "mov x2, x30",
-    "b {create}",
-    ".cfi_endproc",
-    ".size memstat_create_pool, . - memstat_create_pool",
-    create = sym create,
-);
-
-extern "C" {
-    /// Hands its arguments and its return address on to [`create`].
-    fn memstat_create_pool(size: usize, log: *mut c_void) -> *mut c_void;
-}
-
-/// Stands in for `ngx_create_pool`.
-unsafe extern "C" fn create(size: usize, log: *mut c_void, caller: usize) -> *mut c_void {
-    // SAFETY: 1, 2.
-    let original = unsafe { std::mem::transmute::<*mut c_void, Create>(CREATE.load(Relaxed)) };
-    // SAFETY: 1.
-    let pool = unsafe { original(size, log) };
-    if pool.is_null() {
-        return pool;
+/// A pool, or null, was created by a call that returns to an address. Returns the pool.
+unsafe extern "C" fn created(pool: *mut c_void, caller: usize) -> *mut c_void {
+    if !pool.is_null() {
+        // SAFETY: 1, 5: it has one block.
+        let size = unsafe { header(pool as usize) }.end.wrapping_sub(pool as usize);
+        let mark = caller.wrapping_add(thread_pointer());
+        let created = Created { pool: pool as usize, mark, size, at: milliseconds() };
+        keep_errno(|| counted(|pools| record(pools, &created, caller)));
     }
-    counted(|pools| {
-        if pools.needs_room() {
-            make_room(pools);
-        }
-        let creator = match pools.creator(caller) {
-            Some(creator) => creator,
-            None => add_creator(pools, caller, size),
-        };
-        if pools.created(pool as usize, creator, now()) == Look::Again {
-            look_again(pools, creator, caller);
-        }
-    });
     pool
+}
+
+fn record(pools: &mut Pools, created: &Created, caller: usize) {
+    let creator = match pools.creator(caller) {
+        Some(creator) => creator,
+        None => pools.add_creator(caller, origin::of(caller), created.size).unwrap_or(usize::MAX),
+    };
+    if pools.created(created, creator) == Look::Again {
+        pools.looked(creator, origin::of(caller));
+    }
 }
 
 /// Stands in for `ngx_destroy_pool`.
@@ -219,8 +188,10 @@ unsafe extern "C" fn destroy(pool: *mut c_void) {
 
 /// Stands in for `ngx_reset_pool`.
 unsafe extern "C" fn reset(pool: *mut c_void) {
-    // SAFETY: 1, 5.
-    counted(|pools| pools.reset(pool as usize, || unsafe { held(pool as usize) }.size()));
+    keep_errno(|| {
+        // SAFETY: 1, 5.
+        counted(|pools| pools.reset(pool as usize, || unsafe { held(pool as usize) }.size()));
+    });
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }
 }
@@ -234,21 +205,6 @@ fn counted(count: impl FnOnce(&mut Pools)) {
     } else {
         ELSEWHERE.store(true, Relaxed);
     }
-}
-
-#[cold]
-fn make_room(pools: &mut Pools) {
-    keep_errno(|| pools.make_room());
-}
-
-#[cold]
-fn add_creator(pools: &mut Pools, caller: usize, size: usize) -> usize {
-    keep_errno(|| pools.add_creator(caller, origin::of(caller), size).unwrap_or(usize::MAX))
-}
-
-#[cold]
-fn look_again(pools: &mut Pools, creator: usize, caller: usize) {
-    keep_errno(|| pools.looked(creator, origin::of(caller)));
 }
 
 /// What tells threads apart at the cost of an instruction: the address of the thread's control

@@ -61,6 +61,8 @@ struct Walk {
 impl PoolsProbe {
     /// Begins a walk.
     pub fn begin(&mut self) {
+        // Why not, if not, is told in the end.
+        let _ = hook::pool::with(tally::Pools::settle);
         self.walk = Some(Walk {
             place: 0,
             reading: None,
@@ -142,6 +144,7 @@ impl Walk {
         names: &mut Names,
         owner: impl Fn(usize, Kind) -> Owner,
     ) -> (Pools, Option<String>) {
+        pools.settle();
         for top in [&self.cycles, &self.oldest, &self.largest] {
             for (pool, held) in top.iter() {
                 pools.see(pool.creator, held.size());
@@ -168,7 +171,7 @@ impl Walk {
                     LivePool {
                         creator: name.and_then(|name| name.creator.clone()),
                         kind,
-                        age_s: hook::pool::seconds_since(pool.created, self.now),
+                        age_s: tally::seconds_since(pool.created, self.now),
                         bytes: held.bytes,
                         large_bytes: held.large_bytes,
                         generation: pools.generation(*pool),
@@ -190,7 +193,7 @@ impl Walk {
 
 /// Adds what a creator did and holds; creators with the same name are one.
 fn add(report: &mut Pools, tally: &tally::Creator, held: &Held, name: &Name) {
-    if tally.created == 0 {
+    if tally.created() == 0 {
         return;
     }
     let same =
@@ -216,16 +219,16 @@ fn add(report: &mut Pools, tally: &tally::Creator, held: &Held, name: &Name) {
     let Some(creator) = report.by_creator.get_mut(index) else { return };
     let sum = |to: &mut u64, bytes: u64| *to = to.saturating_add(bytes);
     for (to, count) in [
-        (&mut creator.live, tally.live()),
-        (&mut creator.created, tally.created),
+        (&mut creator.live, tally.live),
+        (&mut creator.created, tally.created()),
         (&mut creator.destroyed, tally.destroyed),
         (&mut creator.reset, tally.reset),
         (&mut creator.bytes, held.bytes),
         (&mut creator.unused, held.unused),
         (&mut creator.large_bytes, held.large_bytes),
         (&mut creator.large_count, held.large_count),
-        (&mut report.live, tally.live()),
-        (&mut report.created, tally.created),
+        (&mut report.live, tally.live),
+        (&mut report.created, tally.created()),
         (&mut report.destroyed, tally.destroyed),
         (&mut report.reset, tally.reset),
         (&mut report.bytes, held.bytes),

@@ -1,12 +1,15 @@
 //! The live pools of a process, and what each of their creators has done.
 //!
 //! A creator is a place in the code that calls `ngx_create_pool`, known by its return address.
+//! Pools begin in a [`Nursery`] and are counted there; [`Pools::settle`] moves all to where it is read.
 //! Nothing here panics, and what needs memory and gets none is left out and counted.
 #![forbid(unsafe_code)]
 
 mod live;
+mod nursery;
 
 pub use live::{Live, Pool};
+pub use nursery::{Created, Nursery, FACTOR, SHIFT};
 
 /// Creators that are told apart; pools of further ones count as those of an unknown creator.
 const CREATORS: usize = 512;
@@ -16,6 +19,26 @@ const PLACES: usize = 2 * CREATORS;
 
 /// Sizes are counted up to `1 << (SIZES - 1)`, larger ones with the last.
 pub const SIZES: usize = 40;
+
+/// The origin of so many pools is looked at before any of the creator goes to the nursery, where that
+/// is seldom done. (Not where it is known for sure.)
+const LOOKED_AT: u64 = 1024;
+
+/// So many pools that find another kind of pool in the place of theirs make all kinds be forgotten.
+const CROWD: u32 = 256;
+
+/// The unit of a pool's time of creation: 32 ms, which 32 bits count for four years.
+const TICK_BITS: u32 = 5;
+
+/// A time in milliseconds in the unit in which pools have theirs, see [`seconds_since`].
+pub fn tick(milliseconds: usize) -> u32 {
+    (milliseconds >> TICK_BITS) as u32
+}
+
+/// Whole seconds from a pool's time of creation to another time.
+pub fn seconds_since(created: u32, now: u32) -> u64 {
+    (u64::from(now.wrapping_sub(created)) << TICK_BITS) / 1000
+}
 
 /// Where a creator's code is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,8 +68,8 @@ pub struct Creator {
     pub first_size: usize,
     /// It creates the pools of cycles.
     pub of_cycles: bool,
-    /// Pools created.
-    pub created: u64,
+    /// Its live pools.
+    pub live: u64,
     /// Pools destroyed, of those created here.
     pub destroyed: u64,
     /// Resets of its pools.
@@ -60,14 +83,39 @@ pub struct Creator {
 }
 
 impl Creator {
-    /// Its live pools.
-    pub fn live(&self) -> u64 {
-        self.created.saturating_sub(self.destroyed)
+    /// Pools created.
+    pub fn created(&self) -> u64 {
+        self.live.saturating_add(self.destroyed)
     }
 
     /// Sees a pool of this size.
     pub fn see(&mut self, size: u64) {
         self.peak = self.peak.max(size);
+    }
+
+    /// Sees so many pools of a size end.
+    fn ended(&mut self, size: u64, count: u64) {
+        self.see(size);
+        self.destroyed = self.destroyed.wrapping_add(count);
+        if let Some(ended) = self.sizes.get_mut(size_class(size)) {
+            *ended = ended.wrapping_add(count);
+        }
+    }
+
+    /// Whether its pools may be in the nursery.
+    fn has_young(&self) -> bool {
+        self.check_at == u64::MAX || self.created() >= LOOKED_AT
+    }
+
+    /// What to do about its origin now.
+    fn look(&mut self) -> Look {
+        let created = self.created();
+        if created < self.check_at {
+            return Look::No;
+        }
+        // At each doubling: seldom enough to cost nothing, often enough to find other callers.
+        self.check_at = created.saturating_mul(2);
+        Look::Again
     }
 }
 
@@ -83,6 +131,9 @@ pub enum Look {
 /// The pools of a process.
 #[derive(Debug)]
 pub struct Pools {
+    nursery: &'static Nursery,
+    /// Pools since the last settling that found another kind in the place of theirs.
+    crowd: u32,
     live: Live,
     creators: Vec<Creator>,
     /// For a hashed address, one more than the place in `creators`; 0 for none. Empty before the
@@ -96,16 +147,12 @@ pub struct Pools {
     unrecorded: u64,
 }
 
-impl Default for Pools {
-    fn default() -> Self {
-        Pools::new()
-    }
-}
-
 impl Pools {
-    /// No pools.
-    pub const fn new() -> Self {
+    /// No pools. What is in the nursery is not for others.
+    pub const fn new(nursery: &'static Nursery) -> Self {
         Pools {
+            nursery,
+            crowd: 0,
             live: Live::new(),
             creators: Vec::new(),
             by_address: Vec::new(),
@@ -115,8 +162,14 @@ impl Pools {
         }
     }
 
+    /// Forgets everything.
+    pub fn forget(&mut self) {
+        self.nursery.leave_all().for_each(drop);
+        self.nursery.end_all().for_each(drop);
+        *self = Pools::new(self.nursery);
+    }
+
     /// The creator with this return address, if it is known.
-    #[inline]
     pub fn creator(&mut self, address: usize) -> Option<usize> {
         if self.last.0 == address {
             return Some(self.last.1);
@@ -157,7 +210,7 @@ impl Pools {
             origin,
             first_size: size,
             of_cycles: false,
-            created: 0,
+            live: 0,
             destroyed: 0,
             reset: 0,
             peak: 0,
@@ -167,35 +220,55 @@ impl Pools {
         Some(index)
     }
 
-    /// Whether [`Pools::make_room`] is to be called before the next pool is recorded.
-    #[inline]
-    pub fn needs_room(&self) -> bool {
-        self.live.needs_room()
+    /// A pool was created.
+    pub fn created(&mut self, created: &Created, creator: usize) -> Look {
+        let has_young = self.creators.get(creator).is_some_and(Creator::has_young);
+        if !(has_young && self.is_young(created, creator)) {
+            self.record(created.pool, creator, tick(created.at));
+        }
+        self.creators.get_mut(creator).map_or(Look::No, Creator::look)
     }
 
-    /// Sees to the memory for the next pool. Without memory all stays as it is.
-    pub fn make_room(&mut self) {
-        self.live.make_room();
-    }
-
-    /// A pool was created, at a time.
-    #[inline]
-    pub fn created(&mut self, pool: usize, creator: usize, now: u32) -> Look {
-        let Some(counts) = self.creators.get_mut(creator) else {
-            self.unrecorded = self.unrecorded.saturating_add(1);
-            return Look::No;
+    /// Puts a pool into the nursery, if there is a place for it.
+    fn is_young(&mut self, created: &Created, creator: usize) -> bool {
+        let Some(kind) = self.nursery.kind(created, creator) else {
+            self.crowd = self.crowd.saturating_add(1);
+            if self.crowd >= CROWD {
+                self.settle();
+            }
+            return false;
         };
-        if !self.live.insert(pool, creator, now) {
-            self.unrecorded = self.unrecorded.saturating_add(1);
-            return Look::No;
+        if let Some(pool) = self.nursery.put(created, creator, kind) {
+            self.record(pool.pool, pool.creator, tick(pool.at));
         }
-        counts.created = counts.created.wrapping_add(1);
-        if counts.created != counts.check_at {
-            return Look::No;
+        true
+    }
+
+    /// Records a pool for as long as it lives.
+    fn record(&mut self, pool: usize, creator: usize, now: u32) {
+        if self.live.needs_room() {
+            self.live.make_room();
         }
-        // At each doubling: seldom enough to cost nothing, often enough to find other callers.
-        counts.check_at = counts.check_at.saturating_mul(2);
-        Look::Again
+        match self.creators.get_mut(creator) {
+            Some(counts) if self.live.insert(pool, creator, now) => {
+                counts.live = counts.live.saturating_add(1);
+            }
+            _ => self.unrecorded = self.unrecorded.saturating_add(1),
+        }
+    }
+
+    /// Empties the nursery, so that all pools that can be recorded are, and all is counted. What is
+    /// told below is as it was then.
+    pub fn settle(&mut self) {
+        self.crowd = 0;
+        for pool in self.nursery.leave_all() {
+            self.record(pool.pool, pool.creator, tick(pool.at));
+        }
+        for ended in self.nursery.end_all() {
+            if let Some(counts) = self.creators.get_mut(ended.creator) {
+                counts.ended(ended.size, ended.count);
+            }
+        }
     }
 
     /// What a further look at a creator's origin found. An origin that is not always the same is
@@ -210,22 +283,23 @@ impl Pools {
     }
 
     /// A pool is about to be destroyed, with this size. Unknown pools are older than the hook.
-    #[inline]
     pub fn destroyed(&mut self, pool: usize, size: impl FnOnce() -> u64) {
-        let Some(creator) = self.live.remove(pool) else { return };
+        let (creator, recorded) = match self.nursery.take(pool) {
+            Some(young) => (young.creator, 0),
+            None => match self.live.remove(pool) {
+                Some(creator) => (creator, 1),
+                None => return,
+            },
+        };
         if let Some(counts) = self.creators.get_mut(creator) {
-            let size = size();
-            counts.destroyed = counts.destroyed.wrapping_add(1);
-            counts.see(size);
-            if let Some(count) = counts.sizes.get_mut(size_class(size)) {
-                *count = count.wrapping_add(1);
-            }
+            counts.live = counts.live.saturating_sub(recorded);
+            counts.ended(size(), 1);
         }
     }
 
     /// A pool is about to be reset, with this size.
     pub fn reset(&mut self, pool: usize, size: impl FnOnce() -> u64) {
-        let Some(creator) = self.live.find(pool).map(|pool| pool.creator) else { return };
+        let Some(creator) = self.find(pool).map(|pool| pool.creator) else { return };
         self.live.disturb(pool);
         if let Some(counts) = self.creators.get_mut(creator) {
             counts.reset = counts.reset.wrapping_add(1);
@@ -233,16 +307,24 @@ impl Pools {
         }
     }
 
+    /// A pool by its address. It is not young any more.
+    pub fn find(&mut self, pool: usize) -> Option<Pool> {
+        if let Some(young) = self.nursery.take(pool) {
+            self.record(young.pool, young.creator, tick(young.at));
+        }
+        self.live.find(pool)
+    }
+
     /// Records a pool that is older than the hook.
     pub fn adopt(&mut self, pool: usize, creator: usize, now: u32) {
-        if self.live.find(pool).is_none() {
-            self.created(pool, creator, now);
+        if self.find(pool).is_none() {
+            self.record(pool, creator, now);
         }
     }
 
     /// A pool is that of a cycle, and all pools of its creator are of cycles.
     pub fn is_of_a_cycle(&mut self, pool: usize, generation: u64) {
-        let Some(found) = self.live.find(pool) else { return };
+        let Some(found) = self.find(pool) else { return };
         if let Some(counts) = self.creators.get_mut(found.creator) {
             counts.of_cycles = true;
         }
@@ -271,7 +353,7 @@ impl Pools {
         }
     }
 
-    /// The live pools.
+    /// The live pools that are not young.
     pub fn live(&mut self) -> &mut Live {
         &mut self.live
     }

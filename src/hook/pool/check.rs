@@ -67,14 +67,16 @@ pub fn check() -> Result<(), Refusal> {
     unsafe { reset(pool as *mut c_void) };
     // SAFETY: 1; it is not used afterwards.
     unsafe { destroy(pool as *mut c_void) };
-    let counts =
-        with(|pools| pools.creators().get(creator).map(|c| (c.created, c.reset, c.live())));
+    let counts = with(|pools| {
+        pools.settle();
+        pools.creators().get(creator).map(|c| (c.created(), c.reset, c.live))
+    });
     is_so(counts == Ok(Some((1, 1, 0))) && counted(pool).is_none())
 }
 
 /// The creator of a pool, if it is live.
 fn counted(pool: usize) -> Option<usize> {
-    with(|pools| pools.live().find(pool).map(|pool| pool.creator)).ok().flatten()
+    with(|pools| pools.find(pool).map(|pool| pool.creator)).ok().flatten()
 }
 
 fn function(name: &CStr) -> Result<usize, Refusal> {

@@ -1,7 +1,7 @@
 //! A hash table of live pools whose entries never move, and which grows without a pause: a table
 //! twice as large is filled a few entries at a time.
 //!
-//! An entry takes 16 bytes, and the table 4 to 8 for each.
+//! An entry takes 16 bytes, and the table 2 to 4 for each.
 #![forbid(unsafe_code)]
 
 /// 2^64 divided by the golden ratio: a product with it has well-mixed upper bits.
@@ -15,6 +15,9 @@ type Chunk = Box<[Entry; CHUNK]>;
 
 /// Chains of the first table: a power of 2.
 const FIRST: usize = 256;
+
+/// Entries for each chain before the table grows.
+const LOAD: usize = 2;
 
 /// Chains that move to a larger table at each change.
 const STEP: usize = 4;
@@ -160,7 +163,11 @@ impl Live {
     /// Whether [`Live::make_room`] is to be called before the next insertion.
     #[inline]
     pub fn needs_room(&self) -> bool {
-        self.free == 0 || self.count >= self.chains.heads.len() || !self.before.heads.is_empty()
+        self.free == 0 || self.is_full() || !self.before.heads.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.count >= self.chains.heads.len().saturating_mul(LOAD)
     }
 
     /// Records a pool; false when there is no room for it.
@@ -264,7 +271,7 @@ impl Live {
         for _ in 0..STEP {
             self.move_chain();
         }
-        if !self.is_growing && self.count >= self.chains.heads.len() {
+        if !self.is_growing && self.is_full() {
             let count = self.chains.heads.len().saturating_mul(2).max(FIRST);
             if let Some(larger) = Chains::new(count) {
                 self.before = std::mem::replace(&mut self.chains, larger);

@@ -13,11 +13,13 @@ fn insert(live: &mut Live, address: usize, creator: usize, created: u32) -> bool
     live.insert(address, creator, created)
 }
 
+fn pools() -> Pools {
+    Pools::new(Box::leak(Box::default()))
+}
+
+/// As the hook does. The mark of a creator is as good as any.
 fn created(pools: &mut Pools, pool: usize, creator: usize) -> Look {
-    if pools.needs_room() {
-        pools.make_room();
-    }
-    pools.created(pool, creator, 0)
+    pools.created(&Created { pool, mark: 1 + creator, size: 256, at: 0 }, creator)
 }
 
 fn all(live: &Live) -> Vec<Pool> {
@@ -93,7 +95,7 @@ fn entries_are_small() {
     for i in 1..=10_000 {
         assert!(insert(&mut live, i * 16, CREATORS - 1, u32::MAX));
     }
-    assert!(live.bytes() < 16 * 10_000 + 8 * 16_384 + 8192, "{}", live.bytes());
+    assert!(live.bytes() < 16 * 10_000 + 4 * 8192 + 8192, "{}", live.bytes());
     let top = Pool { address: 0x00ff_ffff_ffff_fff0, creator: CREATORS - 1, created: 7 };
     assert!(insert(&mut live, top.address, top.creator, top.created));
     assert_eq!(live.find(top.address), Some(top));
@@ -115,7 +117,7 @@ fn what_is_watched_is_noticed() {
 
 #[test]
 fn counts() {
-    let mut pools = Pools::new();
+    let mut pools = pools();
     assert_eq!(pools.creator(7), None);
     let a = pools.add_creator(7, EXACT, 256).unwrap();
     let b = pools.add_creator(8, EXACT, 512).unwrap();
@@ -129,9 +131,10 @@ fn counts() {
     pools.reset(32, || 9000);
     pools.reset(1600, || 9000);
     pools.adopt(48, a, 0);
+    pools.settle();
     let [first, second] = pools.creators() else { panic!("two creators") };
-    assert_eq!((first.created, first.destroyed, first.live(), first.reset), (2, 1, 1, 1));
-    assert_eq!((second.created, second.destroyed, second.live(), second.reset), (1, 0, 1, 0));
+    assert_eq!((first.created(), first.destroyed, first.live, first.reset), (2, 1, 1, 1));
+    assert_eq!((second.created(), second.destroyed, second.live, second.reset), (1, 0, 1, 0));
     assert_eq!((first.peak, second.peak), (9000, 0));
     assert_eq!(first.sizes.iter().sum::<u64>(), 1);
     assert_eq!(first.sizes[9], 1);
@@ -144,7 +147,7 @@ fn counts() {
 
 #[test]
 fn an_origin_is_looked_at_at_each_doubling() {
-    let mut pools = Pools::new();
+    let mut pools = pools();
     let creator = pools.add_creator(7, UNWOUND, 256).unwrap();
     let mut looks = Vec::new();
     for i in 1..=1000 {
@@ -162,15 +165,36 @@ fn an_origin_is_looked_at_at_each_doubling() {
 }
 
 #[test]
+fn an_origin_is_looked_at_when_settled() {
+    let mut pools = pools();
+    let creator = pools.add_creator(7, UNWOUND, 256).unwrap();
+    let mut looks = Vec::new();
+    for i in 1..=7000 {
+        let look = created(&mut pools, 48, creator) == Look::Again;
+        if !pools.nursery.end_young(48, 1) {
+            pools.destroyed(48, || 256);
+        }
+        if look {
+            looks.push(i);
+        }
+        if [3000, 3001, 5000, 6500].contains(&i) {
+            pools.settle();
+        }
+    }
+    let doublings = (1..=10).map(|bits| 1 << bits);
+    assert_eq!(looks, doublings.chain([3001, 6501]).collect::<Vec<_>>());
+}
+
+#[test]
 fn creators_beyond_the_last() {
-    let mut pools = Pools::new();
+    let mut pools = pools();
     for address in 0..CREATORS {
         assert_eq!(pools.add_creator(address * 5, EXACT, 1), Some(address));
     }
     assert_eq!(pools.add_creator(usize::MAX, EXACT, 1), None);
     assert_eq!(pools.creator(usize::MAX), None);
     assert!((0..CREATORS).all(|address| pools.creator(address * 5) == Some(address)));
-    assert_eq!(pools.created(16, CREATORS, 0), Look::No);
+    assert_eq!(created(&mut pools, 16, CREATORS), Look::No);
     assert_eq!(pools.unrecorded(), 1);
     assert_eq!(pools.live().count(), 0);
 }
@@ -180,4 +204,95 @@ fn size_classes() {
     for (size, class) in [(0, 0), (1, 0), (2, 1), (3, 2), (4096, 12), (4097, 13), (u64::MAX, 39)] {
         assert_eq!(size_class(size), class, "{size}");
     }
+}
+
+/// What a process does to its pools, beside a map of them: many, few, of many kinds and of few.
+#[test]
+fn pools_are_those_of_a_map() {
+    let mut random = Random::new(5);
+    for (addresses, creators, sizes) in [(4, 1, 1), (60, 3, 2), (5000, 40, 1), (900, 3, 900)] {
+        let mut pools = pools();
+        for creator in 0..creators {
+            pools.add_creator(creator, if creator % 2 == 0 { EXACT } else { UNWOUND }, 1);
+        }
+        let mut map = HashMap::new();
+        let mut counts = vec![[0u64; 4]; creators];
+        let mut ended = vec![[0u64; SIZES]; creators];
+        for now in 0..30_000usize {
+            let address = 0x5555_0000_0000 + random.below(addresses) as usize * 4112;
+            let (creator, young) = (random.below(creators as u64) as usize, random.below(2) == 0);
+            let what = random.below(1000);
+            match (what, map.get(&address)) {
+                (0..500, None) => {
+                    let size = 256 << random.below(sizes).min(12);
+                    let mark = 0x1234_5600 + creator * 77;
+                    let at = now << 5;
+                    pools.created(&Created { pool: address, mark, size, at }, creator);
+                    map.insert(address, (creator, now as u32, size));
+                    counts[creator][0] += 1;
+                }
+                (..990, Some(&(creator, _, size))) => {
+                    let blocks = 1 + random.below(3) as usize;
+                    let held = (size * blocks) as u64;
+                    // As the hook does when it can.
+                    if !(young && pools.nursery.end_young(address, blocks)) {
+                        pools.destroyed(address, || held);
+                    }
+                    map.remove(&address);
+                    counts[creator][1] += 1;
+                    counts[creator][3] = counts[creator][3].max(held);
+                    ended[creator][size_class(held)] += 1;
+                }
+                (..995, Some(&(creator, ..))) => {
+                    pools.reset(address, || 77_000);
+                    counts[creator][2] += 1;
+                    counts[creator][3] = counts[creator][3].max(77_000);
+                }
+                (..997, found) => {
+                    let expected =
+                        found.map(|&(creator, created, _)| Pool { address, creator, created });
+                    assert_eq!(pools.find(address), expected);
+                }
+                (999, _) => {
+                    pools.settle();
+                    let of = |c: &Creator| [c.created(), c.destroyed, c.reset, c.peak];
+                    assert_eq!(pools.creators().iter().map(of).collect::<Vec<_>>(), counts);
+                    assert!(pools.creators().iter().map(|c| c.sizes).eq(ended.iter().copied()));
+                    let mut found = all(pools.live());
+                    found.sort_by_key(|pool| pool.address);
+                    let pool =
+                        |(address, (creator, created, _)): (&usize, &(usize, u32, usize))| Pool {
+                            address: *address,
+                            creator: *creator,
+                            created: *created,
+                        };
+                    let mut expected: Vec<Pool> = map.iter().map(pool).collect();
+                    expected.sort_by_key(|pool| pool.address);
+                    assert_eq!(found, expected);
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(pools.unrecorded(), 0);
+        pools.forget();
+        pools.settle();
+        assert_eq!((pools.live().count(), pools.creators().len()), (0, 0));
+    }
+}
+
+/// All that is kept for pools, with all that can be in use.
+#[test]
+fn ten_thousand_pools_take_little() {
+    let mut pools = pools();
+    for creator in 0..20 {
+        pools.add_creator(creator, EXACT, 256);
+    }
+    for i in 1..=10_000 {
+        created(&mut pools, 0x5555_0000_0000 + i * 4112, i % 20);
+    }
+    pools.settle();
+    assert_eq!(pools.live().count(), 10_000);
+    let creators = pools.creators.capacity() * size_of::<Creator>();
+    let bytes = pools.live().bytes() + creators + PLACES * size_of::<u16>() + size_of::<Nursery>();
+    assert!(bytes <= 232 * 1024, "{bytes}");
 }

@@ -1,0 +1,172 @@
+//! Where calls of the hooked functions come in.
+//!
+//! On x86_64 the commonest cases end here: a pool of a known kind is created and its place in the
+//! nursery is free, or a pool that is there is destroyed, with up to three blocks and nothing large.
+//! All else goes on to [`created`] and [`destroy`], with the stack as the caller left it: they do the
+//! same and the rest. On other processors they do all of it.
+//!
+//! What the code below relies on:
+//!
+//! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed.
+//! 2. Of this module it uses only whole words of the nursery and of statics, where another thread
+//!    does no harm. Such a thread is noticed: what is compared has the thread pointer added to it. A
+//!    pool of the main thread never passes for one of another thread then. A call that creates one
+//!    would, if two calls were exactly as far apart as the two thread pointers; its thread is noticed
+//!    at its next use of a pool instead.
+
+use std::ffi::c_void;
+
+use super::{created, destroy, CREATE};
+
+extern "C" {
+    /// Stands in for `ngx_create_pool`.
+    pub fn memstat_create_pool(size: usize, log: *mut c_void) -> *mut c_void;
+
+    /// Stands in for `ngx_destroy_pool`.
+    pub fn memstat_destroy_pool(pool: *mut c_void);
+}
+
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl memstat_create_pool",
+    ".hidden memstat_create_pool",
+    ".type memstat_create_pool, @function",
+    "memstat_create_pool:",
+    ".cfi_startproc",
+    // The original, with the stack aligned; the size is kept.
+    "push rdi",
+    ".cfi_adjust_cfa_offset 8",
+    "call [rip + {CREATE}]",
+    "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
+    // The mark: the thread pointer and the return address.
+    "mov rsi, fs:[0]",
+    "add rsi, [rsp]",
+    "lea rcx, [rip + {NURSERY}]",
+    // rdi is zero if the kind in the mark's place is this one, and the pool's place is free.
+    "movzx edx, sil",
+    "sub rsi, [rcx + rdx*8 + {MARKS}]",
+    "xor rdi, [rcx + rdx*8 + {SIZES}]",
+    "or rdi, rsi",
+    "imul esi, eax, {FACTOR}",
+    "shr esi, {SHIFT}",
+    "or rdi, [rcx + rsi*8 + {POOLS}]",
+    "jnz 2f",
+    "mov [rcx + rsi*8 + {POOLS}], rax",
+    "mov [rcx + rsi + {KINDS}], dl",
+    "mov rdx, [rip + {CLOCK}]",
+    "mov rdx, [rdx]",
+    "mov [rcx + rsi*8 + {CREATED}], rdx",
+    "ret",
+    "2:",
+    "mov rdi, rax",
+    "mov rsi, [rsp]",
+    "jmp {created}",
+    ".cfi_endproc",
+    ".size memstat_create_pool, . - memstat_create_pool",
+    "",
+    ".globl memstat_destroy_pool",
+    ".hidden memstat_destroy_pool",
+    ".type memstat_destroy_pool, @function",
+    "memstat_destroy_pool:",
+    ".cfi_startproc",
+    "lea rcx, [rip + {NURSERY}]",
+    "imul eax, edi, {FACTOR}",
+    "shr eax, {SHIFT}",
+    // rdx is zero if this is the main thread, and the pool is in its place.
+    "mov rdx, fs:[0]",
+    "sub rdx, [rip + {MAIN}]",
+    "add rdx, rdi",
+    "sub rdx, [rcx + rax*8 + {POOLS}]",
+    // Two blocks, and nothing large?
+    "mov rsi, [rdi + {NEXT}]",
+    "test rsi, rsi",
+    "jz 3f",
+    "or rdx, [rsi + {NEXT}]",
+    "or rdx, [rdi + {LARGE}]",
+    "jnz 4f",
+    "movzx edx, byte ptr [rcx + rax + {KINDS}]",
+    "mov qword ptr [rcx + rax*8 + {POOLS}], 0",
+    "inc qword ptr [rcx + rdx*8 + {ENDED_2}]",
+    "jmp [rip + {DESTROY}]",
+    "3:", // One block, and nothing large?
+    "or rdx, [rdi + {LARGE}]",
+    "jnz {destroy}",
+    "movzx edx, byte ptr [rcx + rax + {KINDS}]",
+    "mov qword ptr [rcx + rax*8 + {POOLS}], 0",
+    "inc qword ptr [rcx + rdx*8 + {ENDED_1}]",
+    "jmp [rip + {DESTROY}]",
+    "4:", // Three blocks, and nothing large? What was found above is not known one by one.
+    "mov rsi, [rsi + {NEXT}]",
+    "test rsi, rsi",
+    "jz {destroy}",
+    "mov rdx, fs:[0]",
+    "sub rdx, [rip + {MAIN}]",
+    "add rdx, rdi",
+    "sub rdx, [rcx + rax*8 + {POOLS}]",
+    "or rdx, [rdi + {LARGE}]",
+    "or rdx, [rsi + {NEXT}]",
+    "jnz {destroy}",
+    "movzx edx, byte ptr [rcx + rax + {KINDS}]",
+    "mov qword ptr [rcx + rax*8 + {POOLS}], 0",
+    "inc qword ptr [rcx + rdx*8 + {ENDED_3}]",
+    "jmp [rip + {DESTROY}]",
+    ".cfi_endproc",
+    ".size memstat_destroy_pool, . - memstat_destroy_pool",
+    CREATE = sym CREATE,
+    DESTROY = sym super::DESTROY,
+    CLOCK = sym super::CLOCK,
+    MAIN = sym super::MAIN,
+    NURSERY = sym super::NURSERY,
+    created = sym created,
+    destroy = sym destroy,
+    FACTOR = const crate::tally::pools::FACTOR as i32,
+    SHIFT = const crate::tally::pools::SHIFT,
+    POOLS = const Nursery::POOLS,
+    CREATED = const Nursery::CREATED,
+    KINDS = const Nursery::KINDS,
+    MARKS = const Nursery::MARKS,
+    SIZES = const Nursery::SIZES,
+    ENDED_1 = const Nursery::ENDED,
+    ENDED_2 = const Nursery::ENDED + Nursery::ENDED_NEXT,
+    ENDED_3 = const Nursery::ENDED + 2 * Nursery::ENDED_NEXT,
+    NEXT = const std::mem::offset_of!(Header, next),
+    LARGE = const std::mem::offset_of!(Header, large),
+);
+
+#[cfg(target_arch = "x86_64")]
+use {crate::probe::pool::Header, crate::tally::pools::Nursery};
+
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".globl memstat_create_pool",
+    ".hidden memstat_create_pool",
+    ".type memstat_create_pool, @function",
+    "memstat_create_pool:",
+    ".cfi_startproc",
+    "stp x29, x30, [sp, #-16]!",
+    ".cfi_adjust_cfa_offset 16",
+    ".cfi_offset x29, -16",
+    ".cfi_offset x30, -8",
+    "adrp x9, {CREATE}",
+    "ldr x9, [x9, :lo12:{CREATE}]",
+    "blr x9",
+    "ldp x29, x30, [sp], #16",
+    ".cfi_adjust_cfa_offset -16",
+    ".cfi_restore x29",
+    ".cfi_restore x30",
+    "mov x1, x30",
+    "b {created}",
+    ".cfi_endproc",
+    ".size memstat_create_pool, . - memstat_create_pool",
+    "",
+    ".globl memstat_destroy_pool",
+    ".hidden memstat_destroy_pool",
+    ".type memstat_destroy_pool, @function",
+    "memstat_destroy_pool:",
+    "b {destroy}",
+    ".size memstat_destroy_pool, . - memstat_destroy_pool",
+    CREATE = sym CREATE,
+    created = sym created,
+    destroy = sym destroy,
+);

@@ -1,0 +1,235 @@
+//! Where young pools are kept: a table with one place for each, so that a pool that ends soon costs
+//! as few instructions as can be.
+//!
+//! Most pools live for a request. They come and go here; a pool whose place another one needs is old,
+//! and moves to [`Live`](super::Live) for good. So does every pool before anything is read: what is
+//! here is never part of a figure.
+//!
+//! A *kind* is a creator and the size it asks for. Its place in the table of kinds is the lowest byte
+//! of the creator's *mark*: the address that its call returns to, and the thread pointer, added up.
+//! Comparing one with the mark of a kind compares both. All blocks of a pool have the size of the
+//! first, so of a pool without large allocations the number of blocks is counted when it ends, by
+//! kind, and what it held is worked out later.
+//!
+//! The hooks' code on x86_64 (`hook::pool::entries`) does the commonest of this itself, on the same
+//! memory. Of a pool that ends with two blocks, as that of a small request does, it takes these
+//! instructions:
+//!
+//! - 21 to create: 3 to call the original with the stack aligned, 2 for the mark, 1 for the address
+//!   of the tables, 4 for whether the kind is known, 4 for whether the place is free, 2 to fill it,
+//!   3 for the time, 1 to return, and 1 to have the answers to both in one jump.
+//! - 17 to destroy: 1 for the address of the tables, 2 for the place, 4 for whether this is the main
+//!   thread and the pool in its place, 6 for whether there are two blocks and nothing large, 1 to
+//!   empty the place, 2 to count, 1 to go on to the original.
+//!
+//! A pool of one block takes 1 less to destroy, one of three 11 more.
+//!
+//! All is atomic, and relaxed: another thread may do what it likes here, but makes no figure right.
+//! That there is one is noticed by the hooks, and ends the figures.
+#![forbid(unsafe_code)]
+
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicU8, AtomicUsize, Ordering::Relaxed};
+
+/// Places for pools.
+const PLACES: usize = 512;
+
+/// A pool's place is the upper bits of the lower half of its address times this. Found by trying: 200
+/// pools one behind the other find 120 places or more, at any distance up to 8 KB.
+pub const FACTOR: u32 = 0xb6df_b51f;
+/// So many lower bits of the product are left out.
+pub const SHIFT: u32 = u32::BITS - PLACES.trailing_zeros();
+
+/// Places for kinds.
+const KINDS: usize = 256;
+
+/// Pools with up to so many blocks are counted by kind when they end.
+const BLOCKS: usize = 4;
+
+/// What is in the first place, which is that of a null pointer, and never free.
+const TAKEN: usize = 1;
+
+/// The tables.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Nursery {
+    /// The pool in each place; 0 when it is free.
+    pools: [AtomicUsize; PLACES],
+    /// When it was created, in milliseconds.
+    created: [AtomicUsize; PLACES],
+    /// Its kind.
+    kinds: [AtomicU8; PLACES],
+    /// The mark of each kind; 0 when there is none.
+    marks: [AtomicUsize; KINDS],
+    /// The size that is asked for.
+    sizes: [AtomicUsize; KINDS],
+    /// The place of the creator.
+    creators: [AtomicU16; KINDS],
+    /// Pools that ended, without large allocations: those with one block, with two, and so on.
+    ended: [[AtomicU64; KINDS]; BLOCKS],
+}
+
+/// A pool that was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// Its address.
+    pub pool: usize,
+    /// The mark of its creator.
+    pub mark: usize,
+    /// The size asked for, in bytes.
+    pub size: usize,
+    /// When, in milliseconds.
+    pub at: usize,
+}
+
+/// A pool that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaving {
+    /// Its address.
+    pub pool: usize,
+    /// The place of its creator.
+    pub creator: usize,
+    /// When it was created, in milliseconds.
+    pub at: usize,
+}
+
+/// Pools that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The place of their creator.
+    pub creator: usize,
+    /// What each held, in bytes.
+    pub size: u64,
+    /// How many they are.
+    pub count: u64,
+}
+
+impl Nursery {
+    /// The offset of the table of pools in this struct, in bytes; of other tables below.
+    pub const POOLS: usize = offset_of!(Nursery, pools);
+    /// Of the times of creation.
+    pub const CREATED: usize = offset_of!(Nursery, created);
+    /// Of the kinds of pools.
+    pub const KINDS: usize = offset_of!(Nursery, kinds);
+    /// Of the marks.
+    pub const MARKS: usize = offset_of!(Nursery, marks);
+    /// Of the sizes.
+    pub const SIZES: usize = offset_of!(Nursery, sizes);
+    /// Of the counts of pools that ended with one block.
+    pub const ENDED: usize = offset_of!(Nursery, ended);
+    /// The distance from there to those with one block more.
+    pub const ENDED_NEXT: usize = size_of::<[AtomicU64; KINDS]>();
+
+    /// Empty, and all zero: its pages need not exist.
+    pub const fn new() -> Self {
+        Nursery {
+            pools: [const { AtomicUsize::new(0) }; PLACES],
+            created: [const { AtomicUsize::new(0) }; PLACES],
+            kinds: [const { AtomicU8::new(0) }; PLACES],
+            marks: [const { AtomicUsize::new(0) }; KINDS],
+            sizes: [const { AtomicUsize::new(0) }; KINDS],
+            creators: [const { AtomicU16::new(0) }; KINDS],
+            ended: [const { [const { AtomicU64::new(0) }; KINDS] }; BLOCKS],
+        }
+    }
+
+    /// The kind of a pool, new or known. `None` when another one has its place.
+    pub fn kind(&self, created: &Created, creator: usize) -> Option<u8> {
+        if created.mark == 0 {
+            return None;
+        }
+        let kind = created.mark as u8;
+        let place = usize::from(kind);
+        let (mark, size) = (self.marks.get(place)?, self.sizes.get(place)?);
+        if mark.load(Relaxed) == 0 {
+            self.creators.get(place)?.store(u16::try_from(creator).ok()?, Relaxed);
+            size.store(created.size, Relaxed);
+            mark.store(created.mark, Relaxed);
+            self.pools[0].store(TAKEN, Relaxed);
+        }
+        let is = (mark.load(Relaxed), size.load(Relaxed)) == (created.mark, created.size);
+        is.then_some(kind)
+    }
+
+    /// Takes a pool in. Returns the one that cannot be here then: the older one that was in its place,
+    /// or itself.
+    pub fn put(&self, created: &Created, creator: usize, kind: u8) -> Option<Leaving> {
+        let itself = Leaving { pool: created.pool, creator, at: created.at };
+        let place = place_of(created.pool);
+        if place == 0 {
+            return Some(itself);
+        }
+        let older = self.leave(place);
+        self.created.get(place)?.store(created.at, Relaxed);
+        self.kinds.get(place)?.store(kind, Relaxed);
+        self.pools.get(place)?.store(created.pool, Relaxed);
+        older
+    }
+
+    /// Takes a pool out, if it is here.
+    pub fn take(&self, pool: usize) -> Option<Leaving> {
+        let place = place_of(pool);
+        (self.pools.get(place)?.load(Relaxed) == pool).then(|| self.leave(place)).flatten()
+    }
+
+    /// Takes all pools out.
+    pub fn leave_all(&self) -> impl Iterator<Item = Leaving> + '_ {
+        (0..PLACES).filter_map(|place| self.leave(place))
+    }
+
+    fn leave(&self, place: usize) -> Option<Leaving> {
+        let pool = self.pools.get(place)?;
+        let leaving = Leaving {
+            pool: pool.load(Relaxed),
+            creator: self.creator(self.kinds.get(place)?.load(Relaxed))?,
+            at: self.created.get(place)?.load(Relaxed),
+        };
+        if leaving.pool == 0 || leaving.pool == TAKEN {
+            return None;
+        }
+        pool.store(0, Relaxed);
+        Some(leaving)
+    }
+
+    fn creator(&self, kind: u8) -> Option<usize> {
+        Some(self.creators.get(usize::from(kind))?.load(Relaxed).into())
+    }
+
+    /// Forgets all kinds: what of them has ended. No pool may be here.
+    pub fn end_all(&self) -> impl Iterator<Item = Ended> + '_ {
+        let kinds = self.marks.iter().enumerate();
+        let kinds = kinds.filter(|(_, mark)| mark.load(Relaxed) != 0);
+        kinds.flat_map(move |(place, mark)| {
+            mark.store(0, Relaxed);
+            (1..).zip(&self.ended).filter_map(move |(blocks, ended)| self.end(place, blocks, ended))
+        })
+    }
+
+    fn end(&self, place: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<Ended> {
+        let count = ended.get(place)?;
+        let ended = Ended {
+            creator: self.creators.get(place)?.load(Relaxed).into(),
+            size: blocks.saturating_mul(self.sizes.get(place)?.load(Relaxed) as u64),
+            count: count.load(Relaxed),
+        };
+        if ended.count == 0 {
+            return None;
+        }
+        count.store(0, Relaxed);
+        Some(ended)
+    }
+}
+
+impl Default for Nursery {
+    fn default() -> Self {
+        Nursery::new()
+    }
+}
+
+/// The place of a pool.
+fn place_of(pool: usize) -> usize {
+    ((pool as u32).wrapping_mul(FACTOR) >> SHIFT) as usize
+}
+
+#[cfg(test)]
+mod tests;

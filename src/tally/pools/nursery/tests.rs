@@ -1,0 +1,89 @@
+use super::*;
+
+impl Nursery {
+    /// What the hook's own code does when a young pool ends that has up to three blocks.
+    pub(in crate::tally::pools) fn end_young(&self, pool: usize, blocks: usize) -> bool {
+        let place = place_of(pool);
+        if self.pools[place].load(Relaxed) != pool {
+            return false;
+        }
+        self.pools[place].store(0, Relaxed);
+        let kind = usize::from(self.kinds[place].load(Relaxed));
+        self.ended[blocks - 1][kind].fetch_add(1, Relaxed);
+        true
+    }
+}
+
+fn created(pool: usize, mark: usize, size: usize) -> Created {
+    Created { pool, mark, size, at: pool + 1 }
+}
+
+/// Two pools that have the same place.
+fn rivals() -> (usize, usize) {
+    let second = (32..).step_by(16).find(|other| place_of(*other) == place_of(16)).unwrap();
+    (16, second)
+}
+
+fn put(nursery: &Nursery, created: &Created, creator: usize) -> Option<Leaving> {
+    nursery.put(created, creator, nursery.kind(created, creator).unwrap())
+}
+
+#[test]
+fn the_older_one_leaves() {
+    let nursery = Nursery::new();
+    let (first, second) = rivals();
+    assert_eq!(put(&nursery, &created(first, 0x101, 256), 7), None);
+    let left = Some(Leaving { pool: first, creator: 7, at: first + 1 });
+    assert_eq!(put(&nursery, &created(second, 0x102, 256), 8), left);
+    assert_eq!((nursery.take(first), nursery.leave_all().count()), (None, 1));
+    assert_eq!((nursery.take(second), nursery.leave_all().count()), (None, 0));
+}
+
+#[test]
+fn a_null_pool_has_no_place() {
+    let nursery = Nursery::new();
+    assert_eq!(place_of(0), 0);
+    assert_eq!(nursery.take(0), None);
+    let at_first = (16..).step_by(16).find(|pool| place_of(*pool) == 0).unwrap();
+    let itself = Some(Leaving { pool: at_first, creator: 7, at: at_first + 1 });
+    assert_eq!(put(&nursery, &created(at_first, 0x101, 256), 7), itself);
+    assert_eq!(nursery.pools[0].load(Relaxed), TAKEN, "from the first kind on");
+    assert_eq!(
+        (nursery.take(at_first), nursery.take(0), nursery.leave_all().count()),
+        (None, None, 0)
+    );
+    assert_eq!(nursery.pools[0].load(Relaxed), TAKEN);
+}
+
+#[test]
+fn kinds() {
+    let nursery = Nursery::new();
+    let kind = |mark, size| nursery.kind(&created(16, mark, size), 7);
+    assert_eq!(kind(0, 256), None);
+    assert_eq!([kind(0x101, 256), kind(0x102, 256)], [Some(1), Some(2)]);
+    assert_eq!([kind(0x101, 256), kind(0x101, 512), kind(0x201, 256)], [Some(1), None, None]);
+    for (pool, blocks) in [(16, 1), (32, 2), (48, 2), (64, 3)] {
+        put(&nursery, &created(pool, 0x101, 256), 7);
+        assert!(nursery.end_young(pool, blocks));
+    }
+    let ended =
+        [(256, 1), (512, 2), (768, 1)].map(|(size, count)| Ended { creator: 7, size, count });
+    assert_eq!(nursery.end_all().collect::<Vec<_>>(), ended);
+    assert_eq!(nursery.end_all().count(), 0);
+    assert_eq!(kind(0x201, 512), Some(1), "there is room again");
+}
+
+/// Pools as malloc has them, one behind the other, find places of their own for the most part.
+#[test]
+fn places_are_spread() {
+    let small = (16..=8448).step_by(16).map(|distance| (distance, 120));
+    // 256, 1024, 4096 and so on with what malloc adds; and whole pages.
+    let usual = [272, 528, 1040, 2064, 4112, 8208, 16400, 4096, 8192, 65536].map(|d| (d, 180));
+    for (distance, least) in small.chain(usual) {
+        let mut places: Vec<usize> =
+            (0..200).map(|i| place_of(0x5555_5678_9010 + i * distance)).collect();
+        places.sort_unstable();
+        places.dedup();
+        assert!(places.len() >= least, "{distance}: {}", places.len());
+    }
+}
