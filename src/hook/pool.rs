@@ -28,7 +28,7 @@ use super::inline::{self, Target};
 use super::origin;
 use super::refusal::Refusal;
 use super::symbol;
-use crate::probe::pool::{header, held};
+use crate::probe::pool::{header, size};
 use crate::tally::pools::{tick, Created, Look, Nursery, Origin, Pools};
 
 type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
@@ -181,7 +181,7 @@ fn record(pools: &mut Pools, created: &Created, caller: usize) {
 /// Stands in for `ngx_destroy_pool`.
 unsafe extern "C" fn destroy(pool: *mut c_void) {
     // SAFETY: 1, 5: it is live until the original runs.
-    counted(|pools| pools.destroyed(pool as usize, || unsafe { held(pool as usize) }.size()));
+    counted(|pools| pools.destroyed(pool as usize, || unsafe { size(pool as usize) }));
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }
 }
@@ -190,7 +190,7 @@ unsafe extern "C" fn destroy(pool: *mut c_void) {
 unsafe extern "C" fn reset(pool: *mut c_void) {
     keep_errno(|| {
         // SAFETY: 1, 5.
-        counted(|pools| pools.reset(pool as usize, || unsafe { held(pool as usize) }.size()));
+        counted(|pools| pools.reset(pool as usize, || unsafe { size(pool as usize) }));
     });
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }

@@ -154,6 +154,36 @@ pub unsafe fn held(pool: usize) -> Held {
     reading.held
 }
 
+/// What [`Held::size`] would be, sooner. All blocks of a pool have the size of the first: nginx takes
+/// that of a further one from there.
+///
+/// # Safety
+///
+/// `pool` is as in 1.
+#[inline]
+pub unsafe fn size(pool: usize) -> u64 {
+    // SAFETY: 1.
+    let header = unsafe { &*(pool as *const Header) };
+    let of_block = header.end.wrapping_sub(pool) as u64;
+    let mut size = of_block;
+    let mut next = header.next as *const Block;
+    // SAFETY: 1, here and below.
+    while let Some(block) = unsafe { next.as_ref() } {
+        size = size.wrapping_add(of_block);
+        next = block.next;
+    }
+    let mut next = header.large as *const Large;
+    // SAFETY: as above.
+    while let Some(large) = unsafe { next.as_ref() } {
+        if !large.alloc.is_null() {
+            // SAFETY: 2.
+            size = size.wrapping_add(unsafe { libc::malloc_usable_size(large.alloc) } as u64);
+        }
+        next = large.next;
+    }
+    size
+}
+
 /// The header of a pool.
 ///
 /// # Safety

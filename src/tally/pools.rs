@@ -283,18 +283,22 @@ impl Pools {
     }
 
     /// A pool is about to be destroyed, with this size. Unknown pools are older than the hook.
+    #[inline]
     pub fn destroyed(&mut self, pool: usize, size: impl FnOnce() -> u64) {
-        let (creator, recorded) = match self.nursery.take(pool) {
-            Some(young) => (young.creator, 0),
-            None => match self.live.remove(pool) {
-                Some(creator) => (creator, 1),
-                None => return,
-            },
-        };
+        let young = self.nursery.end(pool);
+        let Some(creator) = young.or_else(|| self.removed(pool)) else { return };
         if let Some(counts) = self.creators.get_mut(creator) {
-            counts.live = counts.live.saturating_sub(recorded);
             counts.ended(size(), 1);
         }
+    }
+
+    /// Forgets a pool that is not young; its creator.
+    #[inline(never)]
+    fn removed(&mut self, pool: usize) -> Option<usize> {
+        let creator = self.live.remove(pool)?;
+        let counts = self.creators.get_mut(creator)?;
+        counts.live = counts.live.saturating_sub(1);
+        Some(creator)
     }
 
     /// A pool is about to be reset, with this size.

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::hook::testing::{alone, Library};
+use crate::probe::pool::held;
 use crate::report::sample::Random;
 use crate::tally::pools::{size_class, Pool, SIZES};
 
@@ -159,6 +160,8 @@ fn pools_are_those_of_a_map() {
                 // SAFETY: a live pool.
                 let held = unsafe { held(pool) };
                 assert_eq!((held.bytes, held.large_count), (size * blocks, large));
+                // SAFETY: as above.
+                assert_eq!(held.size(), unsafe { super::size(pool) });
                 map.insert(pool, (kind, held.size()));
             } else if let Some(&pool) = map.keys().nth(random.below(3) as usize) {
                 let (kind, size) = map.remove(&pool).unwrap_or_default();

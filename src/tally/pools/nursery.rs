@@ -172,6 +172,18 @@ impl Nursery {
         (self.pools.get(place)?.load(Relaxed) == pool).then(|| self.leave(place)).flatten()
     }
 
+    /// Takes a pool out that ends, if it is here; the place of its creator.
+    #[inline]
+    pub fn end(&self, pool: usize) -> Option<usize> {
+        let place = place_of(pool);
+        let here = self.pools.get(place)?;
+        if here.load(Relaxed) != pool || place == 0 {
+            return None;
+        }
+        here.store(0, Relaxed);
+        self.creator(self.kinds.get(place)?.load(Relaxed))
+    }
+
     /// Takes all pools out.
     pub fn leave_all(&self) -> impl Iterator<Item = Leaving> + '_ {
         (0..PLACES).filter_map(|place| self.leave(place))
@@ -201,11 +213,13 @@ impl Nursery {
         let kinds = kinds.filter(|(_, mark)| mark.load(Relaxed) != 0);
         kinds.flat_map(move |(place, mark)| {
             mark.store(0, Relaxed);
-            (1..).zip(&self.ended).filter_map(move |(blocks, ended)| self.end(place, blocks, ended))
+            (1..)
+                .zip(&self.ended)
+                .filter_map(move |(blocks, ended)| self.ended(place, blocks, ended))
         })
     }
 
-    fn end(&self, place: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<Ended> {
+    fn ended(&self, place: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<Ended> {
         let count = ended.get(place)?;
         let ended = Ended {
             creator: self.creators.get(place)?.load(Relaxed).into(),
