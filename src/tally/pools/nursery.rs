@@ -12,17 +12,18 @@
 //! kind, and what it held is worked out later.
 //!
 //! The hooks' code on x86_64 (`hook::pool::entries`) does the commonest of this itself, on the same
-//! memory. Of a pool that ends with two blocks, as that of a small request does, it takes these
+//! memory. For a pool that ends with two blocks, as that of a small request does, it takes these
 //! instructions:
 //!
-//! - 21 to create: 3 to call the original with the stack aligned, 2 for the mark, 1 for the address
-//!   of the tables, 4 for whether the kind is known, 4 for whether the place is free, 2 to fill it,
-//!   3 for the time, 1 to return, and 1 to have the answers to both in one jump.
+//! - 20 to create: 3 to call the original with the stack aligned, 2 for the mark, 1 for the address
+//!   of the tables, 4 for whether the kind is known, 3 for whether the place is free, 1 to go
+//!   elsewhere if not, 2 to fill it, 3 for the time, 1 to return.
 //! - 17 to destroy: 1 for the address of the tables, 2 for the place, 4 for whether this is the main
-//!   thread and the pool in its place, 6 for whether there are two blocks and nothing large, 1 to
-//!   empty the place, 2 to count, 1 to go on to the original.
+//!   thread and the pool in its place, 6 for whether there are two blocks and nothing large, 2 to
+//!   count it, 1 to empty the place, 1 to go on to the original.
 //!
-//! A pool of one block takes 1 less to destroy, one of three 11 more.
+//! A pool with one block takes 1 less, one with three 10 more. Six further ones are the jumps from
+//! nginx's code to there and back.
 //!
 //! All is atomic, and relaxed: another thread may do what it likes here, but makes no figure right.
 //! That there is one is noticed by the hooks, and ends the figures.
