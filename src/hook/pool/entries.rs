@@ -8,11 +8,12 @@
 //! What the code below relies on:
 //!
 //! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed.
-//! 2. Of this module it uses only whole words of the nursery and of statics, where another thread
-//!    does no harm. Such a thread is noticed: what is compared has the thread pointer added to it. A
-//!    pool of the main thread never passes for one of another thread then. A call that creates one
-//!    would, if two calls were exactly as far apart as the two thread pointers; its thread is noticed
-//!    at its next use of a pool instead.
+//! 2. Of this module it uses only whole words of the nursery and of statics, which are atomic: another
+//!    thread does no harm. What is compared has the thread pointer added to it, so that such a thread
+//!    goes on to [`created`] or [`destroy`], which notice it. When it destroys a pool that is in the
+//!    nursery it always does. When it creates one it would not if the address of its call were exactly
+//!    as far from that of a known one as its thread pointer is from the main thread's; it is noticed
+//!    then when it destroys that pool, or at its next one.
 
 use std::ffi::c_void;
 
