@@ -223,14 +223,14 @@ impl Pools {
     /// A pool was created.
     pub fn created(&mut self, created: &Created, creator: usize) -> Look {
         let has_young = self.creators.get(creator).is_some_and(Creator::has_young);
-        if !(has_young && self.is_young(created, creator)) {
+        if !(has_young && self.nurse(created, creator)) {
             self.record(created.pool, creator, tick(created.at));
         }
         self.creators.get_mut(creator).map_or(Look::No, Creator::look)
     }
 
-    /// Puts a pool into the nursery, if there is a place for it.
-    fn is_young(&mut self, created: &Created, creator: usize) -> bool {
+    /// Puts a pool into the nursery, if its kind has a place there; whether it does.
+    fn nurse(&mut self, created: &Created, creator: usize) -> bool {
         let Some(kind) = self.nursery.kind(created, creator) else {
             self.crowd = self.crowd.saturating_add(1);
             if self.crowd >= CROWD {
