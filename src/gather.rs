@@ -24,6 +24,7 @@ use crate::report::shrink;
 use crate::report::zones::SharedZone;
 use crate::slot::{Board, PublishError, Slot};
 
+use collect::Arrived;
 pub use collect::Collected;
 use peers::Peer;
 pub use waiter::Answer;
@@ -33,8 +34,11 @@ mod collect;
 mod peers;
 mod waiter;
 
-/// The longest slice of the event loop that a reading takes at a time.
+/// How long a turn of the event loop goes on with readings.
 const SLICE: Duration = Duration::from_micros(300);
+
+/// An answer about more processes than that has a turn of its own.
+const FEW: usize = 16;
 
 /// How often a process that cannot be woken looks for what it waits for.
 const POLL_MS: u64 = 5;
@@ -72,6 +76,8 @@ struct Local {
     /// Slots to wake once the snapshot is done.
     askers: Vec<usize>,
     waiters: Vec<Waiter>,
+    /// What others have published for them.
+    arrived: Arrived,
     /// Answers not yet taken.
     answers: VecDeque<Answer>,
     timer: Timer,
@@ -132,6 +138,7 @@ impl Gather {
             zones: Zones::Read(Vec::new(), 0),
             askers: Vec::new(),
             waiters: Vec::new(),
+            arrived: Arrived::default(),
             answers: VecDeque::new(),
             timer: Timer::new(tick),
         });
@@ -206,6 +213,7 @@ impl Gather {
     /// Does what there is to do, for one slice. Answers are there to be taken afterwards.
     pub fn turn(&mut self) {
         let now = now_ms();
+        let budget = Budget::new(SLICE);
         if let Some(slot) = self.slot() {
             let wants = slot.take_wants(now);
             let mut askers = Vec::new();
@@ -215,16 +223,20 @@ impl Gather {
             }
             self.refresh(wants);
         }
-        let more = self.read(now);
-        self.answer();
+        let mut more = self.read(now, &budget);
+        more |= self.answer(&budget);
         self.go_on(more);
     }
 
-    /// One slice of each reading that somebody needs; whether there is more to read.
-    fn read(&mut self, now: u64) -> bool {
+    /// A slice of the readings that somebody needs; whether there is more to read.
+    fn read(&mut self, now: u64, budget: &Budget) -> bool {
         let Some(local) = &self.local else {
             return false;
         };
+        if local.waiters.iter().any(|waiter| waiter.deadline_ms <= now) {
+            // Their answers come first.
+            return true;
+        }
         let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
         if !local.askers.is_empty() {
             let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
@@ -232,9 +244,9 @@ impl Gather {
         }
         let Some(oldest) = oldest else { return false };
         if local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest) {
-            self.read_own();
+            self.read_own(budget);
         }
-        self.read_zones(oldest);
+        self.read_zones(oldest, budget);
         self.wake_askers(oldest);
         self.local
             .as_ref()
@@ -242,11 +254,11 @@ impl Gather {
     }
 
     /// A slice of this process's own snapshot; publishes it when it is done.
-    fn read_own(&mut self) {
+    fn read_own(&mut self, budget: &Budget) {
         let under_way = self.local.as_mut().and_then(|local| local.job.take());
         let (mut job, identity) = under_way.unwrap_or_else(|| (Snapshot::begin(), self.identity()));
         let Some(local) = &mut self.local else { return };
-        if job.step(&identity, &mut self.probes, &Budget::new(SLICE)) == Progress::More {
+        if job.step(&identity, &mut self.probes, budget) == Progress::More {
             local.job = Some((job, identity));
             return;
         }
@@ -265,7 +277,7 @@ impl Gather {
     }
 
     /// A slice of the reading of zones, which only requests need.
-    fn read_zones(&mut self, oldest: u64) {
+    fn read_zones(&mut self, oldest: u64, budget: &Budget) {
         let Some(local) = self.local.as_mut().filter(|local| !local.waiters.is_empty()) else {
             return;
         };
@@ -278,7 +290,7 @@ impl Gather {
             local.zones = Zones::Reading(Box::new(reading));
         }
         if let Zones::Reading(reading) = &mut local.zones {
-            if reading.step(&Budget::new(SLICE)) == Progress::Done {
+            if reading.step(budget) == Progress::Done {
                 let (zones, known) = reading.finish();
                 self.probes.resident = known;
                 local.zones = Zones::Read(zones, now_ms());
@@ -299,32 +311,41 @@ impl Gather {
         }
     }
 
-    /// Answers the requests that have all they asked for, or have waited long enough.
-    fn answer(&mut self) {
-        let Some(local) = self.local.as_ref().filter(|local| !local.waiters.is_empty()) else {
-            return;
-        };
+    /// Answers a request that has all it asked for, or has waited long enough; whether there is more
+    /// to do for those that can be answered.
+    fn answer(&mut self, budget: &Budget) -> bool {
+        let Some(local) = &mut self.local else { return false };
+        if local.waiters.is_empty() {
+            local.arrived = Arrived::default();
+            return false;
+        }
         let now = now_ms();
         let peers = peers::live(&self.board, now);
+        let all_arrived = local.arrived.take(&self.board, &peers, budget);
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
         let read = match &local.zones {
             Zones::Read(_, at_ms) => *at_ms,
             Zones::Reading(_) => 0,
         };
-        let everybody = peers.iter().map(|peer| self.published_ms(peer));
+        let published_ms = |peer: &Peer| self.board.get(peer.index).and_then(Slot::published_ms);
+        let everybody = peers.iter().map(|peer| published_ms(peer).unwrap_or(0));
         let oldest = everybody.chain([own, read]).min().unwrap_or(0);
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
-        let answers = local.waiters.iter().filter(|waiter| ready(waiter)).map(|waiter| Answer {
-            request: waiter.request,
-            query: waiter.query.clone(),
-            arrived: waiter.arrived,
-            collected: self.collect(&peers, waiter, now),
-        });
-        let answers: Vec<_> = answers.collect();
-        if let Some(local) = &mut self.local {
-            local.waiters.retain(|waiter| !ready(waiter));
-            local.answers.extend(answers);
+        let Some(place) = local.waiters.iter().position(ready) else { return !all_arrived };
+        // What the turn has done already, and the answer, would be too much at once.
+        let busy = budget.spent() || (peers.len() > FEW && budget.used() > SLICE / 4);
+        if !all_arrived || busy {
+            return true;
         }
+        let waiter = local.waiters.remove(place);
+        let more = local.waiters.iter().any(ready);
+        let mut arrived = std::mem::take(&mut local.arrived);
+        let collected = self.collect(&peers, &mut arrived, &waiter, now);
+        let Waiter { request, query, arrived, .. } = waiter;
+        if let Some(local) = &mut self.local {
+            local.answers.push_back(Answer { request, query, arrived, collected });
+        }
+        more
     }
 
     /// Sees to being called again.
@@ -397,10 +418,6 @@ impl Gather {
         if let Some(waker) = self.wakers.get(index) {
             waker.wake();
         }
-    }
-
-    fn published_ms(&self, peer: &Peer) -> u64 {
-        self.board.get(peer.index).and_then(Slot::published_ms).unwrap_or(0)
     }
 }
 

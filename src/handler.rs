@@ -68,7 +68,7 @@ fn serve(mut request: Request) -> ngx_int_t {
     });
     let code = match answer {
         None => refuse(request, 503, &[NO_STORE], "this process could not prepare for answering"),
-        Some(Some(answer)) => match body(&answer) {
+        Some(Some(answer)) => match body(answer) {
             Some(body) => request.respond(&body.response()),
             None => FAILED,
         },
@@ -114,9 +114,10 @@ unsafe extern "C" fn gone(request: *mut c_void) {
 /// answers.
 fn finish_others() {
     while let Some(answer) = with_gather(|gather| gather.take_answer(None)).flatten() {
-        match body(&answer) {
-            Some(body) => answer.request.finish(Some(&body.response())),
-            None => answer.request.finish(None),
+        let request = answer.request;
+        match body(answer) {
+            Some(body) => request.finish(Some(&body.response())),
+            None => request.finish(None),
         }
     }
 }
@@ -153,11 +154,11 @@ fn choice(mut request: Request, query: &Query) -> Choice {
     choose(query.format, default, &request.header("accept"))
 }
 
-fn body(answer: &Answer) -> Option<Body> {
+fn body(answer: Answer) -> Option<Body> {
     let mut request = answer.request;
     // SAFETY: `Module` makes this type for its locations.
     let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
-    let Collected { mut processes, zones } = answer.collected.clone();
+    let Collected { mut processes, zones } = answer.collected;
     if !conf.is_some_and(LocationConf::has_uris) {
         pools::forget_requests(&mut processes);
     }

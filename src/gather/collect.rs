@@ -1,13 +1,16 @@
 //! Everybody's figures, as they are when a request is answered.
 
+use std::collections::HashMap;
+
 use super::peers::Peer;
 use super::{Gather, Local, Waiter, Zones};
 use crate::nginx::{process, zones};
+use crate::probe::budget::Budget;
 use crate::probe::uses::NOT_COUNTED;
 use crate::probe::{status, title};
 use crate::report::model::{Kind, Process, Published, State};
 use crate::report::zones::{Named, Reported, ZoneUse};
-use crate::slot::Slot;
+use crate::slot::{Board, ReadError, Slot};
 
 /// Everybody's figures.
 #[derive(Debug, Clone, Default)]
@@ -18,9 +21,49 @@ pub struct Collected {
     pub zones: Vec<Reported>,
 }
 
+/// What other processes have published, read as it comes: all at once would take long. By slot, with
+/// the time of its publication.
+#[derive(Default)]
+pub(super) struct Arrived(HashMap<usize, (u64, Option<Published>)>);
+
+impl Arrived {
+    /// Reads slots with a new snapshot until the budget is spent; whether that was all of them.
+    pub(super) fn take(&mut self, board: &Board, peers: &[Peer], budget: &Budget) -> bool {
+        for Peer { index, .. } in peers {
+            let Some(slot) = board.get(*index) else { continue };
+            let Some(published_ms) = slot.published_ms() else { continue };
+            if self.0.get(index).is_some_and(|(known_ms, _)| *known_ms == published_ms) {
+                continue;
+            }
+            if budget.spent() {
+                return false;
+            }
+            let published = slot.read().ok().filter(|(_, read_ms)| *read_ms == published_ms);
+            self.0.insert(*index, (published_ms, published.map(|(published, _)| published)));
+        }
+        true
+    }
+
+    /// The newest snapshot of a slot, and when it was published. It is here once.
+    fn remove(&mut self, index: usize, slot: &Slot) -> Result<(Published, u64), ReadError> {
+        match self.0.remove(&index) {
+            Some((at_ms, Some(published))) if Some(at_ms) == slot.published_ms() => {
+                Ok((published, at_ms))
+            }
+            _ => slot.read(),
+        }
+    }
+}
+
 impl Gather {
     /// This process, `peers`, and those who cannot answer for themselves, by what `/proc` says.
-    pub(super) fn collect(&self, peers: &[Peer], waiter: &Waiter, now: u64) -> Collected {
+    pub(super) fn collect(
+        &self,
+        peers: &[Peer],
+        arrived: &mut Arrived,
+        waiter: &Waiter,
+        now: u64,
+    ) -> Collected {
         let mut all = Collected::default();
         if let Some(local) = &self.local {
             all.processes.extend(own(local, waiter, now));
@@ -32,9 +75,9 @@ impl Gather {
         }
         for peer in peers {
             let Some(slot) = self.board.get(peer.index) else { continue };
-            let Some(Published { process, zones }) = from_slot(slot, peer.pid, waiter, now) else {
-                continue;
-            };
+            let read = arrived.remove(peer.index, slot);
+            let published = from_slot(slot, read, peer.pid, waiter, now);
+            let Some(Published { process, zones }) = published else { continue };
             all.zones.push(Reported { generation: process.generation, zones });
             all.processes.push(process);
         }
@@ -76,10 +119,16 @@ const READ_BEFORE: &str = "shared_zones: these are their last figures";
 const MEASURING: &str = "all figures: a new measurement is under way; these are the last ones";
 
 /// A process by its slot. `None` when it is gone.
-fn from_slot(slot: &Slot, pid: i32, waiter: &Waiter, now: u64) -> Option<Published> {
+fn from_slot(
+    slot: &Slot,
+    read: Result<(Published, u64), ReadError>,
+    pid: i32,
+    waiter: &Waiter,
+    now: u64,
+) -> Option<Published> {
     let noticed = slot.noticed_ms() >= waiter.asked_ms;
     let silent = if noticed { State::Active } else { State::Unresponsive };
-    match slot.read() {
+    match read {
         Ok((mut published, published_ms)) if published.process.pid == pid => {
             let process = &mut published.process;
             process.age_ms = now.saturating_sub(published_ms);

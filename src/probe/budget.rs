@@ -9,18 +9,25 @@ use std::time::{Duration, Instant};
 /// The time one step may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
+    begun: Instant,
     deadline: Option<Instant>,
 }
 
 impl Budget {
     /// A budget that starts now.
     pub fn new(time: Duration) -> Self {
-        Budget { deadline: Instant::now().checked_add(time) }
+        let begun = Instant::now();
+        Budget { begun, deadline: begun.checked_add(time) }
     }
 
     /// No limit: for start-up and tests.
     pub fn unlimited() -> Self {
-        Budget { deadline: None }
+        Budget { begun: Instant::now(), deadline: None }
+    }
+
+    /// The time used so far; of no limit, none.
+    pub fn used(&self) -> Duration {
+        self.deadline.map_or(Duration::ZERO, |_| self.begun.elapsed())
     }
 
     /// Whether the time is used up. Costs a clock read: ask once a piece, not once a page.

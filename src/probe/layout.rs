@@ -48,6 +48,8 @@ pub struct Target {
     pub category: Option<Category>,
     /// Whether the kernel accounts its file pages as shared memory.
     pub shmem: bool,
+    /// Whether it is private memory with no file behind it, so that all its pages are alike.
+    pub private: bool,
     /// What was counted so far.
     pub resident: Resident,
 }
@@ -102,9 +104,14 @@ impl Layout {
         for (category, ranges) in groups.into_iter().chain(lua) {
             for range in ranges {
                 let below = maps.partition_point(|map| maps::range(map).end <= range.start);
-                let shmem = maps.get(below).is_some_and(|map| devices.contains(map));
+                let mut inside = maps.iter().skip(below);
+                let shmem = inside.clone().next().is_some_and(|map| devices.contains(map));
+                let private = inside
+                    .by_ref()
+                    .take_while(|map| maps::range(map).start < range.end)
+                    .all(|map| !maps::has_file(map));
                 let resident = Resident::default();
-                targets.push(Target { range: range.clone(), category, shmem, resident });
+                targets.push(Target { range: range.clone(), category, shmem, private, resident });
             }
         }
         targets

@@ -1,12 +1,13 @@
 //! The mappings of this process, from `/proc/self/maps`, read in steps.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 
-use procfs::process::{MMPermissions, MemoryMap, MemoryMaps};
-use procfs::FromBufRead;
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use super::budget::{Budget, Progress};
 
@@ -55,12 +56,72 @@ impl MapsReader {
             None => return Ok(()),
         };
         let rest = self.tail.split_off(whole);
-        let lines = String::from_utf8_lossy(&self.tail);
-        let maps = MemoryMaps::from_buf_read(lines.as_bytes()).map_err(io::Error::other)?;
-        self.maps.extend(maps.0.into_iter().filter(in_address_space));
+        for line in self.tail.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let map =
+                parse(line).ok_or_else(|| io::Error::other("it has a line of another form"))?;
+            self.maps.extend(Some(map).filter(in_address_space));
+        }
         self.tail = rest;
         Ok(())
     }
+}
+
+/// One line: `from-to perms offset major:minor inode path`, as `Documentation/filesystems/proc.rst` of
+/// the kernel has it. procfs's own parser takes five times as long, a tenth of a snapshot.
+fn parse(line: &[u8]) -> Option<MemoryMap> {
+    let (from, rest) = number(line, 16, b'-')?;
+    let (to, rest) = number(rest, 16, b' ')?;
+    let (perms, rest) = rest.split_at_checked(4)?;
+    let (offset, rest) = number(rest.strip_prefix(b" ")?, 16, b' ')?;
+    let (major, rest) = number(rest, 16, b':')?;
+    let (minor, rest) = number(rest, 16, b' ')?;
+    let (inode, path) = number(rest, 10, b' ')?;
+    let each = [
+        (b'r', MMPermissions::READ),
+        (b'w', MMPermissions::WRITE),
+        (b'x', MMPermissions::EXECUTE),
+        (b's', MMPermissions::SHARED),
+        (b'p', MMPermissions::PRIVATE),
+    ];
+    let given = each.into_iter().filter(|(letter, _)| perms.contains(letter));
+    Some(MemoryMap {
+        address: (from, to),
+        perms: given.fold(MMPermissions::NONE, |all, (_, permission)| all | permission),
+        offset,
+        dev: (major.try_into().ok()?, minor.try_into().ok()?),
+        inode,
+        pathname: pathname(path.trim_ascii()),
+        extension: Default::default(),
+    })
+}
+
+/// What the last column says.
+fn pathname(path: &[u8]) -> MMapPath {
+    let file = || MMapPath::Path(OsStr::from_bytes(path).into());
+    match path {
+        b"" => MMapPath::Anonymous,
+        [b'/', ..] if !is_segment(path) => file(),
+        _ => MMapPath::from(&String::from_utf8_lossy(path)).unwrap_or_else(|_| file()),
+    }
+}
+
+/// Whether a path is that of a System V segment: `/SYSV` and its key in eight digits.
+fn is_segment(path: &[u8]) -> bool {
+    let key = path.strip_prefix(b"/SYSV").and_then(|key| key.get(..8));
+    key.is_some_and(|key| key.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// The number that a text begins with, and what follows the byte that ends it.
+fn number(text: &[u8], radix: u32, end: u8) -> Option<(u64, &[u8])> {
+    let mut number = 0u64;
+    for (i, byte) in text.iter().enumerate() {
+        if *byte == end && i > 0 {
+            return Some((number, text.get(i + 1..)?));
+        }
+        let digit = char::from(*byte).to_digit(radix)?;
+        number = number.checked_mul(radix.into())?.checked_add(digit.into())?;
+    }
+    None
 }
 
 /// The addresses of a mapping.
@@ -85,7 +146,42 @@ fn in_address_space(map: &MemoryMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use procfs::process::MemoryMaps;
+    use procfs::FromBufRead;
+
     use super::*;
+
+    #[test]
+    fn reads_as_procfs_does() {
+        let lines = [
+            "55b1554d0000-55b1554d2000 r-xp 0001f000 fe:01 1234 /usr/sbin/nginx (deleted)",
+            "7f5bfd97a000-7f5bfd97b000 rw-s 00000000 00:01 7 /dev/zero (deleted)",
+            "7f5bfd97a000-7f5bfd97b000 rw-s 00000000 00:01 32769 /SYSV0000abcd (deleted)",
+            "7f5bfd97c000-7f5bfd97d000 ---p 00000000 00:00 0 ",
+            "55b155500000-55b155600000 rw-p 00000000 00:00 0 [heap]",
+            "7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0 [stack]",
+            "7ffd00030000-7ffd00032000 r-xp 00000000 00:00 0 [vdso]",
+            "7f5bfd97a000-7f5bfd97b000 rw-p 00000000 00:00 0 [anon: a name]",
+            "7f5bfd97a000-7f5bfd97b000 rw-p 00000000 00:00 0 anon_inode:[io_uring]",
+            "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]",
+        ];
+        for line in lines {
+            let theirs = MemoryMaps::from_buf_read(format!("{line}\n").as_bytes()).unwrap();
+            assert_eq!(parse(line.as_bytes()).as_ref(), theirs.0.first(), "{line}");
+        }
+        let table = [
+            ("/SYSV", MMapPath::Path("/SYSV".into())),
+            ("/SYSV0000abc\u{e4}", MMapPath::Path("/SYSV0000abc\u{e4}".into())),
+        ];
+        for (path, expected) in table {
+            assert_eq!(pathname(path.as_bytes()), expected, "{path}");
+        }
+        for line in
+            ["", "1-2", "1-2 r-xp", "g-2 r-xp 0 0:0 0 ", "1-2 rwx 0 0:0 0 x", "1-2 r-xp 0 0:0"]
+        {
+            assert_eq!(parse(line.as_bytes()), None, "{line}");
+        }
+    }
 
     #[test]
     fn reads_in_steps_what_a_single_read_gives() {

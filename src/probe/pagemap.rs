@@ -71,7 +71,7 @@ impl PageMap {
     /// Counts pages of a page-aligned range that are in RAM, a bounded piece of it. Returns where to
     /// continue, `range.end` when the range is done.
     pub fn count(&self, range: &Range<usize>, resident: &mut Resident) -> io::Result<usize> {
-        /// 4 MiB of address space: some 100 to 300 us when every page is there and small.
+        /// 4 MiB of address space: some 100 us when every page is there and small.
         const BYTES_A_SCAN: usize = 4 << 20;
         let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
         let mut add = |bytes: usize, file: bool| {
@@ -94,9 +94,10 @@ impl PageMap {
         Ok(next.min(range.end))
     }
 
-    /// Counts pages of a range of shared memory that are in RAM and in this process's page table, a
-    /// bounded piece of it. Returns where to continue, as [`PageMap::count`] does.
-    pub fn count_shared(&self, range: &Range<usize>, bytes: &mut u64) -> io::Result<usize> {
+    /// Counts pages of a range that are in RAM and in this process's page table, where all of them are
+    /// of one kind: shared memory, or private memory with no file behind it. A bounded piece of it;
+    /// returns where to continue, as [`PageMap::count`] does.
+    pub fn count_alike(&self, range: &Range<usize>, bytes: &mut u64) -> io::Result<usize> {
         /// 16 MiB of address space, about 50 us when every page is there.
         const BYTES_A_SCAN: usize = 16 << 20;
         let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
@@ -203,6 +204,13 @@ mod tests {
         let scans = map.scans.replace(false);
         let words = count(&map);
         let page = page_size() as u64;
+        let mut alike = 0;
+        map.scans.set(scans);
+        let mut at = range.start;
+        while at < range.end {
+            at = map.count_alike(&(at..range.end), &mut alike).unwrap();
+        }
+        assert_eq!(alike, scanned.anon);
         if words.anon != pages as u64 * page {
             assert_eq!(words, Resident { anon: 2 * pages as u64 / 5 * page, file: 0 });
         }
@@ -223,7 +231,7 @@ mod tests {
             map.scans.set(scans);
             let (mut from, mut bytes) = (start, 0);
             while from < at(pages) {
-                from = map.count_shared(&(from..at(pages)), &mut bytes).unwrap();
+                from = map.count_alike(&(from..at(pages)), &mut bytes).unwrap();
             }
             assert_eq!(bytes, (pages.div_ceil(5) * page_size()) as u64);
         }

@@ -169,9 +169,12 @@ impl Snapshot {
                     return Ok(Progress::Done);
                 };
                 let from = target.range.start.max(*address);
-                *address = pages
-                    .count(&(from..target.range.end), &mut target.resident)
-                    .map_err(|e| at("/proc/self/pagemap", e))?;
+                let rest = from..target.range.end;
+                let counted = match target.private {
+                    true => pages.count_alike(&rest, &mut target.resident.anon),
+                    false => pages.count(&rest, &mut target.resident),
+                };
+                *address = counted.map_err(|e| at("/proc/self/pagemap", e))?;
                 if *address >= target.range.end {
                     self.stage = Stage::Count(*index + 1, 0);
                 }

@@ -1,8 +1,10 @@
 //! A process as the kernel accounts it, from `/proc/PID/status`.
 #![forbid(unsafe_code)]
 
-use procfs::process::{Stat, Status};
-use procfs::{Current, FromRead, ProcResult, Uptime};
+use std::fs::File;
+use std::io::{self, Read};
+
+use rustix::time::{clock_gettime, ClockId};
 
 use crate::report::model::System;
 
@@ -20,21 +22,23 @@ pub struct Reading {
 }
 
 /// Reads this process.
-pub fn own() -> ProcResult<Reading> {
+pub fn own() -> io::Result<Reading> {
     read("/proc/self/status")
 }
 
 /// Reads another process.
-pub fn of(pid: i32) -> ProcResult<Reading> {
+pub fn of(pid: i32) -> io::Result<Reading> {
     read(&format!("/proc/{pid}/status"))
 }
 
 /// How long a process has been running, in whole seconds.
 pub fn uptime_s(pid: i32) -> Option<u64> {
-    let started = Stat::from_file(format!("/proc/{pid}/stat")).ok()?.starttime;
-    let up = Uptime::current().ok()?.uptime_duration();
-    let started = started.checked_div(procfs::ticks_per_second())?;
-    up.as_secs().checked_sub(started)
+    let stat = read_file(&format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name in parentheses, may have anything in it; this is the 22nd.
+    let behind_name = stat.rsplit(')').next()?;
+    let started: u64 = behind_name.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
+    let up = u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).ok()?;
+    up.checked_sub(started.checked_div(procfs::ticks_per_second())?)
 }
 
 /// The children of a process; `None` where the kernel does not list them, or not to this user.
@@ -43,21 +47,53 @@ pub fn children(pid: i32) -> Option<Vec<i32>> {
     Some(list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
-fn read(path: &str) -> ProcResult<Reading> {
-    let status = Status::from_file(path)?;
-    let bytes = |kilobytes: Option<u64>| kilobytes?.checked_mul(1024);
-    let system = System {
-        virtual_: bytes(status.vmsize),
-        resident: bytes(status.vmrss),
-        resident_anon: bytes(status.rssanon),
-        resident_file: bytes(status.rssfile),
-        resident_shmem: bytes(status.rssshmem),
-        swap: bytes(status.vmswap),
-        peak_resident: bytes(status.vmhwm),
-        page_tables: bytes(status.vmpte),
-    };
-    let ended = status.state.starts_with(['Z', 'X']);
-    Ok(Reading { system, threads: status.threads, parent: status.ppid, ended })
+fn read(path: &str) -> io::Result<Reading> {
+    parse(&read_file(path)?).ok_or_else(|| io::Error::other("it is not of the form it should have"))
+}
+
+/// The lines are `Name:<tab>value`, sizes in kB. Those that a kernel does not have are not known.
+fn parse(status: &str) -> Option<Reading> {
+    let mut system = System::default();
+    let (mut threads, mut parent, mut ended) = (None, None, false);
+    for line in status.lines() {
+        let Some((name, value)) = line.split_once(":\t") else { continue };
+        let size = match name {
+            "State" => {
+                ended = value.starts_with(['Z', 'X']);
+                continue;
+            }
+            "PPid" => {
+                parent = value.parse().ok();
+                continue;
+            }
+            "Threads" => {
+                threads = value.parse().ok();
+                continue;
+            }
+            "VmSize" => &mut system.virtual_,
+            "VmRSS" => &mut system.resident,
+            "RssAnon" => &mut system.resident_anon,
+            "RssFile" => &mut system.resident_file,
+            "RssShmem" => &mut system.resident_shmem,
+            "VmSwap" => &mut system.swap,
+            "VmHWM" => &mut system.peak_resident,
+            "VmPTE" => &mut system.page_tables,
+            _ => continue,
+        };
+        let kilobytes = value.strip_suffix(" kB").and_then(|n| n.trim_start().parse::<u64>().ok());
+        *size = kilobytes.and_then(|kilobytes| kilobytes.checked_mul(1024));
+    }
+    Some(Reading { system, threads: threads?, parent: parent?, ended })
+}
+
+/// A small file of the kernel's. What is not UTF-8 in it is replaced.
+fn read_file(path: &str) -> io::Result<String> {
+    /// None is longer; a file without a limit is asked for its size first, which is 0.
+    const MOST: u64 = 1 << 20;
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(path)?.take(MOST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
 #[cfg(test)]
@@ -72,6 +108,31 @@ mod tests {
         assert_eq!(system.resident, Some(sum));
         assert!(system.virtual_ > system.resident && system.peak_resident >= system.resident);
         assert!(of(-1).is_err());
+    }
+
+    #[test]
+    fn reads_as_procfs_does() {
+        let ours = own().unwrap();
+        let theirs = procfs::process::Process::myself().unwrap().status().unwrap();
+        assert_eq!((ours.parent, ours.ended), (theirs.ppid, false));
+        let kilobytes = [theirs.vmhwm, theirs.vmpte, theirs.vmswap].map(Option::unwrap);
+        let System { peak_resident, page_tables, swap, .. } = ours.system;
+        for (ours, theirs) in [peak_resident, page_tables, swap].into_iter().zip(kilobytes) {
+            assert!(ours.unwrap().abs_diff(theirs * 1024) < 16 << 20, "{ours:?} {theirs}");
+        }
+    }
+
+    #[test]
+    fn lines_that_lack() {
+        let kernel_thread = parse("Name:\t)\nState:\tZ (zombie)\nPPid:\t2\nThreads:\t1\n").unwrap();
+        assert_eq!((kernel_thread.system, kernel_thread.parent), (System::default(), 2));
+        assert!(kernel_thread.ended);
+        assert!(parse("").is_none() && parse("PPid:\t1\nThreads:\tmany\n").is_none());
+        let large = parse("PPid:\t1\nThreads:\t1\nVmSize:\t18014398509481984 kB\n").unwrap();
+        assert_eq!(large.system.virtual_, None);
+        let of = |rest: &str| parse(&format!("PPid:\t1\nThreads:\t1\n{rest}\n")).unwrap().system;
+        assert_eq!(of("VmRSS:\t    1040 kB").resident, Some(1040 * 1024));
+        assert_eq!(of("VmRSS:\t    1040").resident, None);
     }
 
     #[test]

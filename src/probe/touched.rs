@@ -82,7 +82,7 @@ impl Touched {
             return Ok(());
         };
         let (begun, next, mut bytes) = zone.counting.take().unwrap_or((now, zone.pages.start, 0));
-        let next = map.count_shared(&(next..zone.pages.end), &mut bytes)?;
+        let next = map.count_alike(&(next..zone.pages.end), &mut bytes)?;
         if next < zone.pages.end {
             zone.counting = Some((begun, next, bytes));
         } else {

@@ -42,6 +42,8 @@ use walk::{Limit, Stop};
 /// The most that a walk over the free chunks may take: it cannot be resumed, because the lists
 /// change in between.
 const WALK_TIME: Duration = Duration::from_micros(500);
+/// A walk that takes no longer goes into a slice with other things.
+const SHORT: Duration = Duration::from_micros(100);
 /// The most chunks that a walk looks at.
 const WALK_CHUNKS: usize = 50_000;
 
@@ -72,6 +74,8 @@ pub struct Glibc {
     heap_start: usize,
     /// [`WALK_TIME`], but for tests.
     pub(super) walk_time: Duration,
+    /// What the last walk took.
+    walked: Duration,
     last: Option<Figures>,
     finder: Finder,
     stage: Stage,
@@ -111,6 +115,7 @@ impl Glibc {
             state: calibration.state,
             heap_start: calibration.heap_start,
             walk_time: WALK_TIME,
+            walked: Duration::ZERO,
             last,
             finder: Finder::default(),
             stage: Stage::Done,
@@ -141,6 +146,10 @@ impl Glibc {
     /// Goes on with the measurement.
     pub fn step(&mut self, pages: &PageMap, budget: &Budget) -> Progress {
         if self.stage == Stage::Arenas {
+            if self.walked > SHORT && budget.used() > SHORT {
+                // A long walk has a slice of its own.
+                return Progress::More;
+            }
             self.arenas();
             self.stage = Stage::Mapped;
             if budget.spent() {
@@ -168,12 +177,14 @@ impl Glibc {
                 let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
                 let mut limit = Limit { visits: WALK_CHUNKS, budget: Budget::new(self.walk_time) };
                 now.mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
+                let begun = Instant::now();
                 let alone = self.functions.single_threaded() && readable(&now.heap, &heap);
                 let walked = if alone {
                     direct::free(reader, state, heap, &mut limit)
                 } else {
                     reader.free(&Own, state, &[heap], &mut limit)
                 };
+                self.walked = begun.elapsed();
                 match walked {
                     Ok((free, held)) => {
                         let used = held.system.checked_sub(free);
