@@ -76,10 +76,14 @@ struct Local {
     /// Slots to wake once the snapshot is done.
     askers: Vec<usize>,
     waiters: Vec<Waiter>,
+    /// Slots to ask on their behalf, and for what.
+    to_ask: Vec<(usize, u32)>,
     /// What others have published for them.
     arrived: Arrived,
     /// Answers not yet taken.
     answers: VecDeque<Answer>,
+    /// Whether they are for the next turn, because this one has done enough.
+    later: bool,
     timer: Timer,
 }
 
@@ -138,8 +142,10 @@ impl Gather {
             zones: Zones::Read(Vec::new(), 0),
             askers: Vec::new(),
             waiters: Vec::new(),
+            to_ask: Vec::new(),
             arrived: Arrived::default(),
             answers: VecDeque::new(),
+            later: false,
             timer: Timer::new(tick),
         });
         if let (Some(me), Some(slot)) = (me, self.slot()) {
@@ -168,20 +174,40 @@ impl Gather {
         let deadline_ms = asked_ms.saturating_add(timeout_ms);
         let wants = wants(&query);
         let waiter = Waiter { request, query, arrived, asked_ms, deadline_ms };
-        let me = self.local.as_ref().and_then(|local| local.me);
+        let mut to_ask = Vec::new();
         for Peer { index, .. } in peers::live(&self.board, asked_ms) {
-            let Some(slot) = self.board.get(index) else {
-                continue;
-            };
-            if slot.published_ms().is_none_or(|ms| ms < waiter.oldest_ms()) {
-                slot.ask(me, wants);
-                self.wake(index);
+            let published_ms = self.board.get(index).and_then(Slot::published_ms);
+            if published_ms.is_none_or(|ms| ms < waiter.oldest_ms()) {
+                to_ask.push((index, wants));
             }
         }
         self.refresh(wants);
         if let Some(local) = &mut self.local {
             local.waiters.push(waiter);
+            local.to_ask.extend(to_ask);
         }
+    }
+
+    /// Asks others, until the budget is spent: to wake one takes some microseconds. Whether there are
+    /// more.
+    fn ask(&mut self, budget: &Budget) -> bool {
+        let Some(local) = &mut self.local else { return false };
+        let me = local.me;
+        let mut to_ask = std::mem::take(&mut local.to_ask);
+        while let Some((index, wants)) = to_ask.pop() {
+            if let Some(slot) = self.board.get(index) {
+                slot.ask(me, wants);
+                self.wake(index);
+            }
+            if budget.spent() {
+                break;
+            }
+        }
+        let more = !to_ask.is_empty();
+        if let Some(local) = &mut self.local {
+            local.to_ask = to_ask;
+        }
+        more
     }
 
     /// A request is gone, answered or not.
@@ -202,7 +228,8 @@ impl Gather {
 
     /// The next answer, or that to the request with this address.
     pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
-        let answers = &mut self.local.as_mut()?.answers;
+        let local = self.local.as_mut().filter(|local| !local.later)?;
+        let answers = &mut local.answers;
         let index = match address {
             Some(address) => answers.iter().position(|a| a.request.address() == address)?,
             None => 0,
@@ -214,6 +241,11 @@ impl Gather {
     pub fn turn(&mut self) {
         let now = now_ms();
         let budget = Budget::new(SLICE);
+        if let Some(local) = self.local.as_mut().filter(|local| local.later) {
+            // To write these answers is what this turn does.
+            local.later = false;
+            return self.go_on(true);
+        }
         if let Some(slot) = self.slot() {
             let wants = slot.take_wants(now);
             let mut askers = Vec::new();
@@ -223,7 +255,8 @@ impl Gather {
             }
             self.refresh(wants);
         }
-        let mut more = self.read(now, &budget);
+        let mut more = self.ask(&budget);
+        more |= self.read(now, &budget);
         more |= self.answer(&budget);
         self.go_on(more);
     }
@@ -233,8 +266,8 @@ impl Gather {
         let Some(local) = &self.local else {
             return false;
         };
-        if local.waiters.iter().any(|waiter| waiter.deadline_ms <= now) {
-            // Their answers come first.
+        if budget.spent() || local.waiters.iter().any(|waiter| waiter.deadline_ms <= now) {
+            // Answers that are due come first.
             return true;
         }
         let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
@@ -320,30 +353,30 @@ impl Gather {
             return false;
         }
         let now = now_ms();
-        let peers = peers::live(&self.board, now);
-        let all_arrived = local.arrived.take(&self.board, &peers, budget);
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
         let read = match &local.zones {
             Zones::Read(_, at_ms) => *at_ms,
             Zones::Reading(_) => 0,
         };
-        let published_ms = |peer: &Peer| self.board.get(peer.index).and_then(Slot::published_ms);
-        let everybody = peers.iter().map(|peer| published_ms(peer).unwrap_or(0));
-        let oldest = everybody.chain([own, read]).min().unwrap_or(0);
+        let oldest = peers::oldest_ms(&self.board, now).min(own).min(read);
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
+        let peers = peers::owners(&self.board);
+        let all_arrived = local.arrived.take(&self.board, &peers, budget);
         let Some(place) = local.waiters.iter().position(ready) else { return !all_arrived };
         // What the turn has done already, and the answer, would be too much at once.
-        let busy = budget.spent() || (peers.len() > FEW && budget.used() > SLICE / 4);
-        if !all_arrived || busy {
+        let many = peers.len() > FEW;
+        if !all_arrived || budget.spent() || (many && budget.used() > SLICE / 4) {
             return true;
         }
         let waiter = local.waiters.remove(place);
-        let more = local.waiters.iter().any(ready);
+        let more = many || local.waiters.iter().any(ready);
         let mut arrived = std::mem::take(&mut local.arrived);
+        let peers = peers::live(&self.board, now);
         let collected = self.collect(&peers, &mut arrived, &waiter, now);
         let Waiter { request, query, arrived, .. } = waiter;
         if let Some(local) = &mut self.local {
             local.answers.push_back(Answer { request, query, arrived, collected });
+            local.later = many;
         }
         more
     }

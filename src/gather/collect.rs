@@ -158,7 +158,8 @@ fn without_zones(process: Process) -> Published {
 fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     let is_master = process::master() == Some(pid);
     let untitled = if is_master { Kind::Master } else { Kind::Other };
-    let (kind, titled_state) = title::read(pid).unwrap_or((untitled, State::Active));
+    let titled = if is_master { None } else { title::read(pid) };
+    let (kind, titled_state) = titled.unwrap_or((untitled, State::Active));
     // A child with the master's title is one that is about to start, or a new binary's master.
     if (kind == Kind::Master) != is_master {
         return None;

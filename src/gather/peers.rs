@@ -16,22 +16,45 @@ pub struct Peer {
     pub index: usize,
 }
 
-/// The other live processes that own slots.
-pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
+/// The other processes that own slots; some may have died.
+pub fn owners(board: &Board) -> Vec<Peer> {
     let me = process::pid();
     let slots = board.slots().iter().enumerate();
-    let mut peers: Vec<_> = slots
-        .filter_map(|(index, slot)| Some(Peer { pid: slot.pid()?, index }))
-        .filter(|peer| peer.pid != me && process::exists(peer.pid))
-        .collect();
-    let silent = |peer: &Peer| {
-        let published_ms = board.get(peer.index).and_then(|slot| slot.published_ms());
-        published_ms.is_none_or(|ms| ms.saturating_add(SILENT_MS) < now_ms)
-    };
-    if peers.iter().any(silent) {
+    let owners = slots.filter_map(|(index, slot)| Some(Peer { pid: slot.pid()?, index }));
+    owners.filter(|peer| peer.pid != me).collect()
+}
+
+/// The other live processes that own slots.
+pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
+    let mut peers = owners(board);
+    peers.retain(|peer| process::exists(peer.pid));
+    if peers.iter().any(|peer| is_silent(board, peer, now_ms)) {
         if let Some(children) = process::master().and_then(status::children) {
             peers.retain(|peer| children.contains(&peer.pid));
         }
     }
     peers
+}
+
+/// When the one of them published that did so longest ago; 0 for never.
+pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
+    let published_ms = |peer: &Peer| board.get(peer.index).and_then(|slot| slot.published_ms());
+    let oldest = |peers: Vec<Peer>| {
+        let all = peers.iter().map(|peer| published_ms(peer).unwrap_or(0));
+        all.min().unwrap_or(u64::MAX)
+    };
+    let mut peers = owners(board);
+    peers.sort_by_key(|peer| published_ms(peer).unwrap_or(0));
+    // The system is asked about as few of them as will do.
+    let place = peers.iter().position(|peer| process::exists(peer.pid));
+    match place.and_then(|place| peers.get(place)) {
+        Some(peer) if !is_silent(board, peer, now_ms) => published_ms(peer).unwrap_or(0),
+        Some(_) => oldest(live(board, now_ms)),
+        None => u64::MAX,
+    }
+}
+
+fn is_silent(board: &Board, peer: &Peer, now_ms: u64) -> bool {
+    let published_ms = board.get(peer.index).and_then(|slot| slot.published_ms());
+    published_ms.is_none_or(|ms| ms.saturating_add(SILENT_MS) < now_ms)
 }
