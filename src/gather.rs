@@ -276,10 +276,13 @@ impl Gather {
             oldest = oldest.max(Some(young));
         }
         let Some(oldest) = oldest else { return false };
-        if local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest) {
+        let own_is_old =
+            local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest);
+        // First zones: to read one touches pages, which the snapshot then counts.
+        self.read_zones(oldest, budget);
+        if own_is_old {
             self.read_own(budget);
         }
-        self.read_zones(oldest, budget);
         self.wake_askers(oldest);
         self.local
             .as_ref()

@@ -6,9 +6,10 @@ use crate::report::model::Server;
 
 /// One line of compact JSON, with all fields or with these.
 pub fn json(server: &Server, fields: Option<&Fields>) -> Result<Vec<u8>, serde_json::Error> {
-    /// What a process takes, and all else: to grow takes longer than to write.
+    /// What a process takes. With many, to grow takes longer than to write.
     const TYPICAL: usize = 8 * 1024;
-    let mut out = Vec::with_capacity(server.processes.len().saturating_add(1) * TYPICAL);
+    let many = server.processes.len() > 16;
+    let mut out = Vec::with_capacity(if many { server.processes.len() * TYPICAL } else { 0 });
     match fields {
         None => serde_json::to_writer(&mut out, server)?,
         Some(fields) => {

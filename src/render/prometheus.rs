@@ -26,21 +26,16 @@ const PREFIX: &str = "nginx_memstat";
 
 /// The metrics in the text format of Prometheus, version 0.0.4.
 pub fn classic(server: &Server) -> Result<String, fmt::Error> {
-    let mut out = String::with_capacity(typical(server));
+    let mut out = String::new();
     prometheus_text::encode(&mut out, &registry(server))?;
     Ok(out)
 }
 
 /// The metrics in the text format of OpenMetrics 1.0.
 pub fn open_metrics(server: &Server) -> Result<String, fmt::Error> {
-    let mut out = String::with_capacity(typical(server));
+    let mut out = String::new();
     text::encode(&mut out, &registry(server))?;
     Ok(out)
-}
-
-/// What a reply takes: to grow takes longer than to write.
-fn typical(server: &Server) -> usize {
-    server.processes.len().saturating_add(1) * 16 * 1024
 }
 
 fn registry(server: &Server) -> Registry {
