@@ -7,7 +7,7 @@ use super::{named, section};
 use crate::render::layout::{paragraph, Align, Table};
 use crate::render::units::{ascii, count, known, millis, size};
 use crate::report::model::{Process, Server};
-use crate::report::zones::{SharedZone, Slots, ZoneUse};
+use crate::report::zones::{SharedZone, Slot, Slots, ZoneUse};
 
 /// The tables: of all zones, or of the one that was asked for in more detail.
 pub(super) fn zones(out: &mut String, server: &Server) {
@@ -123,17 +123,19 @@ fn by_process(out: &mut String, processes: &[Process]) {
     table.print(out);
 }
 
-/// The slots of a mapping, by their size.
+/// The slots of a mapping, by their size; those that nobody has ever asked for are left out.
 fn by_slot(out: &mut String, mapping: &SharedZone, slots: &Slots) {
+    let asked: Vec<_> = slots.0.iter().filter(|(_, slot)| slot.reqs > 0).collect();
     let mut table = Table::default();
-    table.name(&["slots of"], slots.0.iter().map(|(size, _)| format!("{size} B")).collect());
-    let mut column = |head: &str, figures: Vec<u64>| {
-        table.column(Align::Right, &[head], figures.into_iter().map(count).collect());
+    table.name(&["slots of"], asked.iter().map(|(size, _)| format!("{size} B")).collect());
+    let mut column = |head: &str, figure: fn(&Slot) -> u64| {
+        let cells = asked.iter().map(|(_, slot)| count(figure(slot))).collect();
+        table.column(Align::Right, &[head], cells);
     };
-    column("used", slots.0.iter().map(|(_, slot)| slot.used).collect());
-    column("free", slots.0.iter().map(|(_, slot)| slot.free).collect());
-    column("requests", slots.0.iter().map(|(_, slot)| slot.reqs).collect());
-    column("failures", slots.0.iter().map(|(_, slot)| slot.fails).collect());
+    column("used", |slot| slot.used);
+    column("free", |slot| slot.free);
+    column("requests", |slot| slot.reqs);
+    column("failures", |slot| slot.fails);
     section(out, &format!("Slots, generation {}", known(mapping.generation, count)));
     table.print(out);
     if let Some(pages) = mapping.pages {
