@@ -27,17 +27,17 @@ use crate::slot::{Board, PublishError, Slot};
 use collect::Arrived;
 pub use collect::Collected;
 use peers::Peer;
-pub use waiter::Answer;
 use waiter::{wants, Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
+pub use waiter::{Answer, Stage};
 
 mod collect;
 mod peers;
 mod waiter;
 
-/// How long a turn of the event loop goes on with readings.
-const SLICE: Duration = Duration::from_micros(300);
+/// How long a turn of the event loop goes on with readings and answers.
+pub const SLICE: Duration = Duration::from_micros(300);
 
-/// An answer about more processes than that has a turn of its own.
+/// The figures of more processes than that are put together in a turn that has done little else.
 const FEW: usize = 16;
 
 /// How often a process that cannot be woken looks for what it waits for.
@@ -80,10 +80,8 @@ struct Local {
     to_ask: Vec<(usize, u32)>,
     /// What others have published for them.
     arrived: Arrived,
-    /// Answers not yet taken.
+    /// Answers under way.
     answers: VecDeque<Answer>,
-    /// Whether they are for the next turn, because this one has done enough.
-    later: bool,
     timer: Timer,
 }
 
@@ -145,7 +143,6 @@ impl Gather {
             to_ask: Vec::new(),
             arrived: Arrived::default(),
             answers: VecDeque::new(),
-            later: false,
             timer: Timer::new(tick),
         });
         if let (Some(me), Some(slot)) = (me, self.slot()) {
@@ -228,8 +225,7 @@ impl Gather {
 
     /// The next answer, or that to the request with this address.
     pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
-        let local = self.local.as_mut().filter(|local| !local.later)?;
-        let answers = &mut local.answers;
+        let answers = &mut self.local.as_mut()?.answers;
         let index = match address {
             Some(address) => answers.iter().position(|a| a.request.address() == address)?,
             None => 0,
@@ -237,14 +233,23 @@ impl Gather {
         answers.remove(index)
     }
 
-    /// Does what there is to do, for one slice. Answers are there to be taken afterwards.
-    pub fn turn(&mut self) {
+    /// Keeps an answer for the next turn.
+    pub fn put_back(&mut self, answer: Answer) {
+        if let Some(local) = &mut self.local {
+            local.answers.push_front(answer);
+        }
+        self.go_on(true);
+    }
+
+    /// Does what there is to do, for one slice. Answers are there to be taken afterwards, for what is
+    /// left of the budget.
+    pub fn turn(&mut self) -> Budget {
         let now = now_ms();
         let budget = Budget::new(SLICE);
-        if let Some(local) = self.local.as_mut().filter(|local| local.later) {
-            // To write these answers is what this turn does.
-            local.later = false;
-            return self.go_on(true);
+        if self.local.as_ref().is_some_and(|local| !local.answers.is_empty()) {
+            // To go on with these is what this turn does.
+            self.go_on(true);
+            return budget;
         }
         if let Some(slot) = self.slot() {
             let wants = slot.take_wants(now);
@@ -259,6 +264,7 @@ impl Gather {
         more |= self.read(now, &budget);
         more |= self.answer(&budget);
         self.go_on(more);
+        budget
     }
 
     /// A slice of the readings that somebody needs; whether there is more to read.
@@ -366,20 +372,20 @@ impl Gather {
         let peers = peers::owners(&self.board);
         let all_arrived = local.arrived.take(&self.board, &peers, budget);
         let Some(place) = local.waiters.iter().position(ready) else { return !all_arrived };
-        // What the turn has done already, and the answer, would be too much at once.
+        // What the turn has done already, and to put the figures together, would be too much at once.
         let many = peers.len() > FEW;
         if !all_arrived || budget.spent() || (many && budget.used() > SLICE / 4) {
             return true;
         }
         let waiter = local.waiters.remove(place);
-        let more = many || local.waiters.iter().any(ready);
+        let more = local.waiters.iter().any(ready);
         let mut arrived = std::mem::take(&mut local.arrived);
         let peers = peers::live(&self.board, now);
         let collected = self.collect(&peers, &mut arrived, &waiter, now);
         let Waiter { request, query, arrived, .. } = waiter;
         if let Some(local) = &mut self.local {
-            local.answers.push_back(Answer { request, query, arrived, collected });
-            local.later = many;
+            let stage = Stage::Collected(collected);
+            local.answers.push_back(Answer { request, query, arrived, stage });
         }
         more
     }
@@ -399,6 +405,7 @@ impl Gather {
                     self.wake(me);
                 }
             }
+            (None, _) if !local.answers.is_empty() => local.timer.set(1),
             (None, Some(_)) => local.timer.set(POLL_MS),
             (None, None) => local.timer.unset(),
         }

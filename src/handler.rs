@@ -7,22 +7,23 @@ use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SE
 use ngx::http::HttpModule;
 
 use crate::conf::{LocationConf, Module};
-use crate::gather::{Answer, Collected, GATHER};
+use crate::gather::{Answer, Collected, Stage, GATHER, SLICE};
 use crate::negotiate::{choose, Choice};
 use crate::nginx::request::{Request, Response};
 use crate::nginx::{guard, process};
+use crate::probe::budget::{Budget, Progress};
 use crate::probe::pagemap::page_size;
 use crate::query::{unknown_pid, unknown_zone, Query};
-use crate::render::{html, render, Media};
+use crate::render::{html, Media, Writing};
+use crate::reply::{Header, Reply, NO_STORE};
 use crate::report::model::AnsweredBy;
 use crate::report::{assemble, pools, Facts};
 
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
-type Header = (&'static str, &'static str);
+/// A body of more bytes than that is sent in a turn that has done little else.
+const LARGE: usize = 64 * 1024;
 
-const NO_STORE: Header = ("Cache-Control", "no-store");
-const NO_SNIFF: Header = ("X-Content-Type-Options", "nosniff");
 const BY_ACCEPT: Header = ("Vary", "Accept");
 
 /// The content handler of a location with `memstat`.
@@ -61,45 +62,55 @@ fn serve(mut request: Request) -> ngx_int_t {
         return refuse(request, 400, headers, &error.to_string());
     }
 
-    let answer = with_gather(|gather| {
+    let begun = with_gather(|gather| {
         gather.arrive(request, query, arrived, timeout_ms);
-        gather.turn();
-        gather.take_answer(Some(request.address()))
+        let budget = gather.turn();
+        (budget, gather.take_answer(Some(request.address())))
     });
-    let code = match answer {
-        None => refuse(request, 503, &[NO_STORE], "this process could not prepare for answering"),
-        Some(Some(answer)) => match body(answer) {
-            Some(body) => request.respond(&body.response()),
-            None => FAILED,
-        },
-        Some(None) => match request.hold(gone) {
-            Ok(()) => Request::HELD,
-            Err(code) => {
-                with_gather(|gather| gather.forget(request.address()));
-                code
-            }
-        },
+    let Some((budget, answer)) = begun else {
+        return refuse(request, 503, &[NO_STORE], "this process could not prepare for answering");
     };
-    finish_others();
+    let code = match answer.map(|answer| go_on(answer, &budget)) {
+        Some(Reached::End(Some(reply))) => request.respond(&reply.response()),
+        Some(Reached::End(None)) => FAILED,
+        Some(Reached::Part(answer)) => hold(request, Some(answer)),
+        None => hold(request, None),
+    };
+    finish_others(&budget);
     code
+}
+
+/// Keeps a request for later, with what there is of its answer.
+fn hold(mut request: Request, answer: Option<Answer>) -> ngx_int_t {
+    if let Err(code) = request.hold(gone) {
+        with_gather(|gather| gather.forget(request.address()));
+        return code;
+    }
+    if let Some(answer) = answer {
+        with_gather(|gather| gather.put_back(answer));
+    }
+    Request::HELD
 }
 
 /// This process was woken: it is asked, or somebody it asked has answered, or it goes on reading.
 pub unsafe extern "C" fn woken(_event: *mut ngx_event_t) {
     guard((), || {
-        with_gather(|gather| {
+        let budget = with_gather(|gather| {
             gather.drain();
-            gather.turn();
+            gather.turn()
         });
-        finish_others();
+        if let Some(budget) = budget {
+            finish_others(&budget);
+        }
     });
 }
 
 /// The time of a request is up, or it is time to look again.
 pub unsafe extern "C" fn tick(_event: *mut ngx_event_t) {
     guard((), || {
-        with_gather(|gather| gather.turn());
-        finish_others();
+        if let Some(budget) = with_gather(|gather| gather.turn()) {
+            finish_others(&budget);
+        }
     });
 }
 
@@ -110,40 +121,56 @@ unsafe extern "C" fn gone(request: *mut c_void) {
     });
 }
 
-/// One at a time: the end of one request may end others of its connection, which then forget their
-/// answers.
-fn finish_others() {
+/// Goes on with the answers, until the budget is spent. One at a time: the end of one request may end
+/// others of its connection, which then forget their answers.
+fn finish_others(budget: &Budget) {
     while let Some(answer) = with_gather(|gather| gather.take_answer(None)).flatten() {
         let request = answer.request;
-        match body(answer) {
-            Some(body) => request.finish(Some(&body.response())),
-            None => request.finish(None),
+        match go_on(answer, budget) {
+            Reached::End(reply) => request.finish(reply.as_ref().map(Reply::response).as_ref()),
+            Reached::Part(answer) => {
+                with_gather(|gather| gather.put_back(answer));
+                return;
+            }
         }
     }
 }
 
+/// How far an answer got.
+enum Reached {
+    /// The reply is complete, or cannot be made.
+    End(Option<Reply>),
+    /// There is more to do in another turn.
+    Part(Answer),
+}
+
+/// Goes on with an answer until the budget is spent.
+fn go_on(answer: Answer, budget: &Budget) -> Reached {
+    if budget.spent() {
+        return Reached::Part(answer);
+    }
+    let Answer { request, query, arrived, stage } = answer;
+    let reply = match stage {
+        Stage::Collected(collected) => begin(request, &query, arrived, collected),
+        Stage::Writing(reply) => Some(reply),
+    };
+    let Some(mut reply) = reply else { return Reached::End(None) };
+    let had_enough = || budget.used() > SLICE / 2;
+    // A piece may take long, and so does sending a large reply: neither comes on top of much else.
+    if !had_enough() {
+        match reply.step(budget) {
+            Ok(Progress::Done) if reply.len() <= LARGE || !had_enough() => {
+                return Reached::End(Some(reply));
+            }
+            Ok(_) => {}
+            Err(_) => return Reached::End(None),
+        }
+    }
+    Reached::Part(Answer { request, query, arrived, stage: Stage::Writing(reply) })
+}
+
 fn with_gather<R>(use_it: impl FnOnce(&mut crate::gather::Gather) -> R) -> Option<R> {
     GATHER.with(|gather| gather.as_mut().filter(|gather| gather.has_joined()).map(use_it)).flatten()
-}
-
-/// What is sent.
-struct Body {
-    status: u16,
-    content_type: &'static str,
-    headers: Vec<Header>,
-    bytes: Vec<u8>,
-}
-
-impl Body {
-    fn new(status: u16, media: Media, bytes: Vec<u8>) -> Self {
-        let content_type = media.content_type();
-        Body { status, content_type, headers: vec![NO_STORE, NO_SNIFF], bytes }
-    }
-
-    fn response(&self) -> Response<'_> {
-        let Body { status, content_type, ref headers, ref bytes } = *self;
-        Response { status, content_type, headers, body: bytes }
-    }
 }
 
 /// The format a request gets.
@@ -154,11 +181,16 @@ fn choice(mut request: Request, query: &Query) -> Choice {
     choose(query.format, default, &request.header("accept"))
 }
 
-fn body(answer: Answer) -> Option<Body> {
-    let mut request = answer.request;
+/// Puts the report together, and begins with the reply. `None` when it cannot be made.
+fn begin(
+    mut request: Request,
+    query: &Query,
+    arrived: Instant,
+    collected: Collected,
+) -> Option<Reply> {
     // SAFETY: `Module` makes this type for its locations.
     let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
-    let Collected { mut processes, zones } = answer.collected;
+    let Collected { mut processes, zones } = collected;
     if !conf.is_some_and(LocationConf::has_uris) {
         pools::forget_requests(&mut processes);
     }
@@ -168,11 +200,10 @@ fn body(answer: Answer) -> Option<Body> {
         time: (now.as_secs(), now.subsec_millis().into()),
         page_size: page_size() as u64,
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
-        elapsed_us: u64::try_from(answer.arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
+        elapsed_us: u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
     let mut server = assemble(facts, processes, zones);
-    let query = &answer.query;
-    let missing = |sentence: String| Some(Body::new(404, Media::Text, sentence.into_bytes()));
+    let missing = |sentence: String| Some(Reply::sentence(404, sentence));
     if let Some(zone) = &query.zone {
         let names = server.shared_zones.names();
         if !server.narrow(zone) {
@@ -186,14 +217,15 @@ fn body(answer: Answer) -> Option<Body> {
         }
     }
     let Choice { media, by_accept } = choice(request, query);
-    let mut body = Body::new(200, media, render(media, &server, query.fields.as_ref()).ok()?);
+    let mut headers = Vec::new();
     if by_accept {
-        body.headers.push(BY_ACCEPT);
+        headers.push(BY_ACCEPT);
     }
     if media == Media::Html {
-        body.headers.push(("Content-Security-Policy", html::content_security_policy()));
+        headers.push(("Content-Security-Policy", html::content_security_policy()));
     }
-    Some(body)
+    let writing = Writing::begin(media, server, query.fields.as_ref()).ok()?;
+    Some(Reply::new(media, headers, writing))
 }
 
 fn refuse(

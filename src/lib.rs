@@ -6,11 +6,12 @@
 //! - `gather` wakes the other processes, and each takes its own `probe::snapshot`: address ranges,
 //!   the pages in them, the allocator's statistics, the kernel's totals;
 //! - `report::close` makes the sum of it, `slot` carries it through shared memory;
-//! - `report` puts all processes into one model, `negotiate` chooses a format, `render` writes it.
+//! - `report` puts all processes into one model, `negotiate` chooses a format, `render`
+//!   writes it piece by piece, and `reply` is what is sent.
 //!
 //! `conf` reads the directives, `hook` patches what has to be counted where it happens, `nginx`
-//! wraps the C interface. Everything but `conf`, `gather`, `handler` and `nginx` builds without
-//! nginx (`--no-default-features`).
+//! wraps the C interface. Everything but `conf`, `gather`, `handler`, `reply` and `nginx` builds
+//! without nginx (`--no-default-features`).
 #![warn(missing_docs)]
 
 pub mod hook;
@@ -35,6 +36,8 @@ mod lifecycle;
 mod lua;
 #[cfg(feature = "module")]
 mod nginx;
+#[cfg(feature = "module")]
+mod reply;
 
 #[cfg(feature = "module")]
 pub use lifecycle::{ngx_http_memstat_module, ngx_memstat_module};

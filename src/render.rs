@@ -8,9 +8,12 @@ pub mod prometheus;
 pub mod text;
 mod units;
 mod who;
+mod writing;
 
 pub(crate) use units::ascii;
+pub use writing::Writing;
 
+use crate::probe::budget::Budget;
 use crate::query::fields::Fields;
 use crate::report::model::Server;
 
@@ -136,19 +139,15 @@ pub enum RenderError {
     Metrics(#[from] std::fmt::Error),
 }
 
-/// The body of the reply. `fields` narrows JSON and text.
+/// The body of the reply in one piece. `fields` narrows JSON and text.
 pub fn render(
     media: Media,
     server: &Server,
     fields: Option<&Fields>,
 ) -> Result<Vec<u8>, RenderError> {
-    match media {
-        Media::Json => Ok(json::json(server, fields)?),
-        Media::Html => Ok(html::html(server).into_bytes()),
-        Media::Text => Ok(text::text(server, fields).into_bytes()),
-        Media::Classic => Ok(prometheus::classic(server)?.into_bytes()),
-        Media::OpenMetrics => Ok(prometheus::open_metrics(server)?.into_bytes()),
-    }
+    let mut writing = Writing::begin(media, server.clone(), fields)?;
+    writing.step(&Budget::unlimited())?;
+    Ok(writing.body().to_vec())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::collect::Collected;
 use crate::nginx::request::Request;
 use crate::query::Query;
+use crate::reply::Reply;
 
 /// A snapshot this young answers again.
 pub(super) const FRESH_MS: u64 = 50;
@@ -32,8 +33,16 @@ pub struct Answer {
     pub query: Query,
     /// When it arrived.
     pub arrived: Instant,
-    /// Everybody's figures.
-    pub collected: Collected,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far an answer is.
+pub enum Stage {
+    /// Everybody's figures are there.
+    Collected(Collected),
+    /// The reply is being written.
+    Writing(Reply),
 }
 
 /// The bits of `Slot::ask` for a query.

@@ -125,23 +125,22 @@ impl Fields {
         let Value::Object(properties) = reply else { return };
         properties.retain(|top, _| self.has(top));
         for (top, value) in properties {
-            let wanted = |below: &String| self.has_below(top, below);
             match (top.as_str(), value) {
-                ("processes", Value::Array(elements)) => elements.iter_mut().for_each(|element| {
-                    if let Value::Object(properties) = element {
-                        properties.retain(|below, _| wanted(below));
-                    }
-                }),
-                ("shared_zones", Value::Object(zones)) => {
-                    for zone in zones.values_mut() {
-                        if let Value::Object(properties) = zone {
-                            properties.retain(|below, _| wanted(below));
-                        }
-                    }
+                ("processes", Value::Array(elements)) => {
+                    elements.iter_mut().for_each(|element| self.narrow_below(top, element));
                 }
-                (_, Value::Object(properties)) => properties.retain(|below, _| wanted(below)),
-                _ => {}
+                ("shared_zones", Value::Object(zones)) => {
+                    zones.values_mut().for_each(|zone| self.narrow_below(top, zone));
+                }
+                (_, value) => self.narrow_below(top, value),
             }
+        }
+    }
+
+    /// Leaves only what is wanted of a property, or of an element of it.
+    pub fn narrow_below(&self, top: &str, value: &mut Value) {
+        if let Value::Object(properties) = value {
+            properties.retain(|below, _| self.has_below(top, below));
         }
     }
 }

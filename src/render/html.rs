@@ -14,6 +14,7 @@ mod overview;
 mod palette;
 mod pie;
 mod pools;
+mod section;
 mod zones;
 
 use std::sync::OnceLock;
@@ -24,8 +25,10 @@ use sha2::{Digest, Sha256};
 
 use super::units::micros;
 use super::who::{groups, Names};
+use crate::probe::budget::Progress;
 use crate::report::model::{Server, State};
 use cells::visible;
+use section::{split, Section, ROWS};
 
 const STYLE: &str = concat!(include_str!("html/colours.css"), include_str!("html/page.css"));
 const SCRIPT: &str = include_str!("html/page.js");
@@ -51,9 +54,62 @@ pub fn content_security_policy() -> &'static str {
     })
 }
 
-/// The page.
-pub fn html(server: &Server) -> String {
-    let page = html! {
+/// The sections of the page.
+const SECTIONS: [fn(&Server) -> Section; 9] = [
+    |server| Section::whole(notices(server)),
+    |server| Section::whole(back(server)),
+    |server| told_if(is_whole(server), server, |server| Section::whole(overview::server(server))),
+    |server| told_if(!server.narrowed, server, overview::processes),
+    zones::zones,
+    |server| told_if(is_whole(server), server, lua::server),
+    |server| {
+        told_if(is_whole(server), server, |server| Section::whole(pools::server(&server.processes)))
+    },
+    |server| told_if(!server.narrowed, server, details::processes),
+    |server| Section::whole(notes(server)),
+];
+
+/// The page in pieces: what stands before the sections, their rows, and the rest.
+pub(super) struct Html {
+    sections: std::slice::Iter<'static, fn(&Server) -> Section>,
+    section: Option<Section>,
+    /// What stands after the sections, once what stands before them is written.
+    tail: Option<String>,
+}
+
+impl Default for Html {
+    fn default() -> Self {
+        Html { sections: SECTIONS.iter(), section: None, tail: None }
+    }
+}
+
+impl Html {
+    /// The next piece.
+    pub(super) fn piece(&mut self, server: &Server, out: &mut Vec<u8>) -> Progress {
+        let Some(tail) = &self.tail else {
+            let (before, after) = split(page(server));
+            out.extend(before.into_bytes());
+            self.tail = Some(after);
+            return Progress::More;
+        };
+        if let Some(section) = &mut self.section {
+            if section.piece(server, out) == Progress::Done {
+                self.section = None;
+            }
+            return Progress::More;
+        }
+        if let Some(section) = self.sections.next() {
+            self.section = Some(section(server));
+            return Progress::More;
+        }
+        out.extend(tail.as_bytes());
+        Progress::Done
+    }
+}
+
+/// The page, its sections at [`ROWS`].
+fn page(server: &Server) -> Markup {
+    html! {
         (DOCTYPE)
         html lang="en" data-view="resident" {
             head {
@@ -68,13 +124,12 @@ pub fn html(server: &Server) -> String {
             body {
                 a.skip href="#main" { "Skip to the figures" }
                 (head(server))
-                main #main { (content(server)) }
+                main #main { (ROWS) }
                 (foot())
                 script { (PreEscaped(SCRIPT)) }
             }
         }
-    };
-    page.into_string()
+    }
 }
 
 fn head(server: &Server) -> Markup {
@@ -105,19 +160,25 @@ fn head(server: &Server) -> Markup {
     }
 }
 
-fn content(server: &Server) -> Markup {
-    let narrowed = server.narrowed;
-    let all = u64::try_from(server.processes.len()) == Ok(server.totals.processes);
+/// Whether the reply has all processes.
+fn has_all(server: &Server) -> bool {
+    u64::try_from(server.processes.len()) == Ok(server.totals.processes)
+}
+
+fn is_whole(server: &Server) -> bool {
+    has_all(server) && !server.narrowed
+}
+
+fn told_if(told: bool, server: &Server, section: fn(&Server) -> Section) -> Section {
+    match told {
+        true => section(server),
+        false => Section::none(),
+    }
+}
+
+fn back(server: &Server) -> Markup {
     html! {
-        (notices(server))
-        @if !all || narrowed { p.back { a href="?" { "The whole server" } } }
-        @if all && !narrowed { (overview::server(server)) }
-        @if !narrowed { (overview::processes(&server.processes)) }
-        (zones::zones(server))
-        @if !narrowed && all { (lua::server(&server.processes)) }
-        @if !narrowed && all { (pools::server(&server.processes)) }
-        @if !narrowed { (details::processes(server)) }
-        (notes(server))
+        @if !is_whole(server) { p.back { a href="?" { "The whole server" } } }
     }
 }
 

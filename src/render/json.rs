@@ -1,25 +1,111 @@
 //! The reply as JSON, which `schema/memstat.schema.json` describes.
 #![forbid(unsafe_code)]
 
-use crate::query::fields::Fields;
-use crate::report::model::Server;
+use std::mem::take;
+use std::vec::IntoIter;
 
-/// One line of compact JSON, with all fields or with these.
-pub fn json(server: &Server, fields: Option<&Fields>) -> Result<Vec<u8>, serde_json::Error> {
-    /// What a process takes. With many, to grow takes longer than to write.
-    const TYPICAL: usize = 8 * 1024;
-    let many = server.processes.len() > 16;
-    let mut out = Vec::with_capacity(if many { server.processes.len() * TYPICAL } else { 0 });
-    match fields {
-        None => serde_json::to_writer(&mut out, server)?,
-        Some(fields) => {
-            let mut reply = serde_json::to_value(server)?;
-            fields.narrow(&mut reply);
-            serde_json::to_writer(&mut out, &reply)?;
+use serde::Serialize;
+
+use crate::probe::budget::Progress;
+use crate::query::fields::Fields;
+use crate::report::model::{Process, Server};
+use crate::report::zones::Zone;
+
+/// What a process takes. With many, to grow takes longer than to write.
+const TYPICAL: usize = 8 * 1024;
+
+/// One line of compact JSON, with all fields or with these, in pieces: what stands before the
+/// processes, each process, what stands before the zones, each zone, and the rest.
+pub(super) struct Json {
+    fields: Option<Fields>,
+    head: String,
+    processes: IntoIter<Process>,
+    middle: String,
+    zones: IntoIter<(String, Zone)>,
+    tail: String,
+}
+
+impl Json {
+    /// Prepares the pieces, and room for them in `out`.
+    pub(super) fn begin(
+        mut server: Server,
+        fields: Option<&Fields>,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, serde_json::Error> {
+        let mut processes = take(&mut server.processes);
+        let mut zones = take(&mut server.shared_zones.0);
+        let frame = match fields {
+            None => serde_json::to_string(&server)?,
+            Some(fields) => {
+                // A `Value` has its properties in this order.
+                zones.sort_by(|(one, _), (other, _)| one.cmp(other));
+                let mut reply = serde_json::to_value(&server)?;
+                fields.narrow(&mut reply);
+                serde_json::to_string(&reply)?
+            }
+        };
+        // No text in it looks like that: the quotes in a text are escaped.
+        let (head, rest) = open(frame, "\"processes\":[]");
+        if head.is_empty() {
+            processes.clear();
         }
+        let (middle, tail) = open(rest, "\"shared_zones\":{}");
+        if middle.is_empty() {
+            zones.clear();
+        }
+        if processes.len() > 16 {
+            out.reserve(processes.len().saturating_mul(TYPICAL));
+        }
+        let (processes, zones) = (processes.into_iter(), zones.into_iter());
+        Ok(Json { fields: fields.cloned(), head, processes, middle, zones, tail })
     }
-    out.push(b'\n');
-    Ok(out)
+
+    /// The next piece.
+    pub(super) fn piece(&mut self, out: &mut Vec<u8>) -> Result<Progress, serde_json::Error> {
+        out.extend(take(&mut self.head).into_bytes());
+        if let Some(process) = self.processes.next() {
+            if out.last() != Some(&b'[') {
+                out.push(b',');
+            }
+            self.element(out, "processes", &process)?;
+            return Ok(Progress::More);
+        }
+        out.extend(take(&mut self.middle).into_bytes());
+        if let Some((name, zone)) = self.zones.next() {
+            if out.last() != Some(&b'{') {
+                out.push(b',');
+            }
+            serde_json::to_writer(&mut *out, &name)?;
+            out.push(b':');
+            self.element(out, "shared_zones", &zone)?;
+            return Ok(Progress::More);
+        }
+        out.extend(take(&mut self.tail).into_bytes());
+        out.push(b'\n');
+        Ok(Progress::Done)
+    }
+
+    fn element(
+        &self,
+        out: &mut Vec<u8>,
+        of: &str,
+        element: &impl Serialize,
+    ) -> Result<(), serde_json::Error> {
+        let Some(fields) = &self.fields else { return serde_json::to_writer(out, element) };
+        let mut value = serde_json::to_value(element)?;
+        fields.narrow_below(of, &mut value);
+        serde_json::to_writer(out, &value)
+    }
+}
+
+/// What stands before the end of an empty list, which is there once or not at all, and the rest.
+fn open(mut frame: String, empty: &str) -> (String, String) {
+    let end = frame.find(empty).and_then(|at| at.checked_add(empty.len())?.checked_sub(1));
+    let rest = match end {
+        Some(end) if frame.is_char_boundary(end) => frame.split_off(end),
+        _ => take(&mut frame),
+    };
+    (frame, rest)
 }
 
 #[cfg(test)]

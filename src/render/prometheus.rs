@@ -13,42 +13,82 @@ mod processes;
 mod server;
 mod zones;
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
 
+use crate::probe::budget::Progress;
 use crate::report::model::Server;
-use family::Families;
+use family::{Families, Family};
+use groups::Group;
 
 /// What all names begin with.
 const PREFIX: &str = "nginx_memstat";
 
-/// The metrics in the text format of Prometheus, version 0.0.4.
-pub fn classic(server: &Server) -> Result<String, fmt::Error> {
-    let mut out = String::new();
-    prometheus_text::encode(&mut out, &registry(server))?;
-    Ok(out)
+/// What tells families of a server, in the order of the metrics.
+type Source = fn(&mut Families, &Server, &[Group]);
+
+const SOURCES: [Source; 10] = [
+    |families, server, _| server::server(families, server),
+    |families, _, groups| processes::system(families, groups),
+    |families, _, groups| processes::resident_categories(families, groups),
+    |families, _, groups| processes::reserved_categories(families, groups),
+    |families, _, groups| processes::allocator(families, groups),
+    |families, _, groups| processes::module(families, groups),
+    |families, _, groups| pools::pools(families, groups),
+    |families, _, groups| lua::lua(families, groups),
+    |families, server, _| zones::zones(families, &server.shared_zones),
+    |families, server, _| zones::slots(families, &server.shared_zones),
+];
+
+/// The metrics in pieces: the figures of some families, then each of these.
+pub(super) struct Metrics {
+    /// OpenMetrics 1.0, else the text format of Prometheus, version 0.0.4.
+    is_open: bool,
+    sources: std::slice::Iter<'static, Source>,
+    families: VecDeque<Family>,
 }
 
-/// The metrics in the text format of OpenMetrics 1.0.
-pub fn open_metrics(server: &Server) -> Result<String, fmt::Error> {
-    let mut out = String::new();
-    text::encode(&mut out, &registry(server))?;
-    Ok(out)
-}
+impl Metrics {
+    pub(super) fn classic() -> Self {
+        Metrics { is_open: false, sources: SOURCES.iter(), families: VecDeque::new() }
+    }
 
-fn registry(server: &Server) -> Registry {
-    let mut families = Families::default();
-    let groups = groups::groups(&server.processes);
-    server::server(&mut families, server);
-    processes::processes(&mut families, &groups);
-    pools::pools(&mut families, &groups);
-    lua::lua(&mut families, &groups);
-    zones::zones(&mut families, &server.shared_zones);
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(families));
-    registry
+    pub(super) fn open() -> Self {
+        Metrics { is_open: true, ..Metrics::classic() }
+    }
+
+    /// The next piece.
+    pub(super) fn piece(
+        &mut self,
+        server: &Server,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, fmt::Error> {
+        let mut text = String::new();
+        let progress = if let Some(family) = self.families.pop_front() {
+            let mut registry = Registry::with_prefix(PREFIX);
+            registry.register_collector(Box::new(family));
+            match self.is_open {
+                false => prometheus_text::encode(&mut text, &registry)?,
+                true => text::encode_registry(&mut text, &registry)?,
+            }
+            Progress::More
+        } else if let Some(source) = self.sources.next() {
+            let mut families = Families::default();
+            source(&mut families, server, &groups::groups(&server.processes));
+            self.families = families.0.into();
+            Progress::More
+        } else {
+            if self.is_open {
+                text::encode_eof(&mut text)?;
+            }
+            Progress::Done
+        };
+        out.extend(text.into_bytes());
+        Ok(progress)
+    }
 }
 
 #[cfg(test)]

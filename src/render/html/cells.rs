@@ -1,7 +1,7 @@
 //! Tables, and what is in their cells.
 #![forbid(unsafe_code)]
 
-use maud::{html, Markup};
+use maud::{html, Markup, Render};
 
 use crate::render::units::{count, millis, seconds, size};
 
@@ -104,39 +104,47 @@ pub(super) struct Table<'a> {
     pub(super) rows: Vec<Row>,
 }
 
+impl Row {
+    pub(super) fn markup(&self) -> Markup {
+        let Row(key, cells) = self;
+        html! {
+            tr data-key=(visible(key)) {
+                @for (i, cell) in cells.iter().enumerate() {
+                    @if i == 0 {
+                        th scope="row" data-sort=(cell.key()) { (cell.content()) }
+                    } @else {
+                        td class=[class(cell)] data-sort=(cell.key()) { (cell.content()) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn class(cell: &Cell) -> Option<&'static str> {
+    cell.is_figure().then_some("figure")
+}
+
 impl Table<'_> {
     pub(super) fn markup(&self) -> Markup {
-        let class = |cell: Option<&Cell>| match cell {
-            Some(cell) if cell.is_figure() => Some("figure"),
-            _ => None,
-        };
-        let first = self.rows.first().map(|Row(_, cells)| cells.as_slice()).unwrap_or_default();
+        let Some(first) = self.rows.first() else { return html! {} };
+        let rows = html! { @for row in &self.rows { (row.markup()) } };
+        self.around(first, self.rows.len() > 1, &rows)
+    }
+
+    /// The table around rows that begin like this one.
+    pub(super) fn around(&self, first: &Row, several: bool, rows: impl Render) -> Markup {
+        let Row(_, first) = first;
         html! {
-            @if !self.rows.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label=(self.caption) {
-                    table id=(self.id) data-sortable[self.rows.len() > 1] {
-                        caption { (self.caption) }
-                        thead { tr {
-                            @for (i, head) in self.heads.iter().enumerate() {
-                                th scope="col" class=[class(first.get(i))] { (head) }
-                            }
-                        } }
-                        tbody {
-                            @for Row(key, cells) in &self.rows {
-                                tr data-key=(visible(key)) {
-                                    @for (i, cell) in cells.iter().enumerate() {
-                                        @if i == 0 {
-                                            th scope="row" data-sort=(cell.key()) { (cell.content()) }
-                                        } @else {
-                                            td class=[class(Some(cell))] data-sort=(cell.key()) {
-                                                (cell.content())
-                                            }
-                                        }
-                                    }
-                                }
-                            }
+            div.scroll tabindex="0" role="region" aria-label=(self.caption) {
+                table id=(self.id) data-sortable[several] {
+                    caption { (self.caption) }
+                    thead { tr {
+                        @for (i, head) in self.heads.iter().enumerate() {
+                            th scope="col" class=[first.get(i).and_then(class)] { (head) }
                         }
-                    }
+                    } }
+                    tbody { (rows) }
                 }
             }
         }

@@ -4,6 +4,7 @@
 use maud::{html, Markup};
 
 use super::cells::{known, visible, Cell, Row, Table};
+use super::section::{Section, ROWS};
 use super::{lua, overview, pools, zones};
 use crate::render::units::{count, micros, millis, seconds, size};
 use crate::render::who::{self, label};
@@ -17,17 +18,19 @@ const OBJECTS: usize = 8;
 const IN_FULL: usize = 8;
 
 /// All processes, each closed unless it is the only one.
-pub(super) fn processes(server: &Server) -> Markup {
+pub(super) fn processes(server: &Server) -> Section {
     let alone = server.processes.len() == 1;
     let in_full = server.processes.len() <= IN_FULL;
-    html! {
+    let markup = html! {
         section #details aria-labelledby="details-title" {
             h2 #details-title { "Each process" }
-            @for process in &server.processes {
-                @if in_full { (details(process, alone)) } @else { (link(process)) }
-            }
+            (ROWS)
         }
-    }
+    };
+    Section::with_rows(markup, move |server, place| {
+        let process = server.processes.get(place)?;
+        Some(if in_full { details(process, alone) } else { link(process) })
+    })
 }
 
 /// A process with a page of its own.

@@ -4,33 +4,38 @@
 use maud::{html, Markup};
 
 use super::cells::{Cell, Row, Table};
+use super::section::{Section, ROWS};
 use crate::render::who;
 use crate::report::lua::Lua;
-use crate::report::model::Process;
+use crate::report::model::{Process, Server};
 
 /// The VMs of all processes.
-pub(super) fn server(processes: &[Process]) -> Markup {
-    let rows = processes
-        .iter()
-        .flat_map(|process| process.lua.iter().flatten().map(move |lua| (process, lua)));
-    let rows: Vec<_> = rows
-        .map(|(process, lua)| {
-            let mut cells =
-                vec![Cell::Text(who::label(process)), Cell::Count(u64::try_from(process.pid).ok())];
-            cells.extend(figures(lua));
-            Row(format!("{} {}", process.pid, lua.subsystem.name()), cells)
-        })
-        .collect();
+pub(super) fn server(server: &Server) -> Section {
+    let all = || server.processes.iter().flat_map(rows);
+    let Some(first) = all().next() else { return Section::none() };
     let heads: Vec<_> = ["Process", "Pid"].into_iter().chain(HEADS).collect();
-    let table = Table { id: "table-lua".to_owned(), caption: CAPTION, heads: &heads, rows };
-    html! {
-        @if !table.rows.is_empty() {
-            section #lua aria-labelledby="lua-title" {
-                h2 #lua-title { "Lua" }
-                (table.markup())
-            }
+    let id = "table-lua".to_owned();
+    let table = Table { id, caption: CAPTION, heads: &heads, rows: Vec::new() };
+    let markup = html! {
+        section #lua aria-labelledby="lua-title" {
+            h2 #lua-title { "Lua" }
+            (table.around(&first, all().nth(1).is_some(), ROWS))
         }
-    }
+    };
+    Section::with_rows(markup, |server, place| {
+        let process = server.processes.get(place)?;
+        Some(html! { @for row in rows(process) { (row.markup()) } })
+    })
+}
+
+/// The rows of a process in the table of all.
+fn rows(process: &Process) -> impl Iterator<Item = Row> + '_ {
+    process.lua.iter().flatten().map(|lua| {
+        let mut cells =
+            vec![Cell::Text(who::label(process)), Cell::Count(u64::try_from(process.pid).ok())];
+        cells.extend(figures(lua));
+        Row(format!("{} {}", process.pid, lua.subsystem.name()), cells)
+    })
 }
 
 /// Those of a process.

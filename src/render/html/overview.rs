@@ -6,6 +6,7 @@ use maud::{html, Markup};
 use super::cells::{known, visible, Cell, Row, Table};
 use super::palette::{class, label};
 use super::pie::{bar, legend, pie, total, Slice};
+use super::section::{Section, ROWS};
 use crate::render::units::{millis, size};
 use crate::render::who;
 use crate::report::model::{Category, Process, Region, Server, State, System};
@@ -154,36 +155,13 @@ pub(super) fn server(server: &Server) -> Markup {
 }
 
 /// The table of processes.
-pub(super) fn processes(processes: &[Process]) -> Markup {
+pub(super) fn processes(server: &Server) -> Section {
+    let processes = &server.processes;
     let longest = |figure: Figure| {
         let totals = processes.iter().filter_map(|p| total(&slices(p, figure)));
         totals.max().unwrap_or(0)
     };
-    let (resident, reserved) = (longest(RESIDENT), longest(RESERVED));
-    let rows = processes.iter().map(|p| {
-        let name = who::label(p);
-        let bars = html! {
-            (bar(&format!("resident memory of {name} by what holds it"), "view-resident", &slices(p, RESIDENT), resident))
-            (bar(&format!("reserved memory of {name} by what holds it"), "view-reserved", &slices(p, RESERVED), reserved))
-        };
-        let order = p.id.map_or(u64::MAX, u64::from);
-        let System { virtual_, resident, resident_anon, resident_file, resident_shmem, swap, peak_resident, .. } = p.system;
-        Row(p.pid.to_string(), vec![
-            Cell::Markup(html! { a href=(format!("#p{}", p.pid)) { (name) } }, order),
-            Cell::Count(u64::try_from(p.pid).ok()),
-            Cell::Count(p.generation),
-            Cell::Markup(state(p), u64::from(p.state != State::Active)),
-            Cell::Seconds(p.uptime_s),
-            Cell::Size(resident),
-            Cell::Markup(bars, resident.unwrap_or(0)),
-            Cell::Size(resident_anon),
-            Cell::Size(resident_file),
-            Cell::Size(resident_shmem),
-            Cell::Size(swap),
-            Cell::Size(peak_resident),
-            Cell::Size(virtual_),
-        ])
-    });
+    let longest = (longest(RESIDENT), longest(RESERVED));
     let table = Table {
         id: "table-processes".to_owned(),
         caption: "Processes, what is resident of them and what it is",
@@ -202,14 +180,56 @@ pub(super) fn processes(processes: &[Process]) -> Markup {
             "Peak",
             "Virtual",
         ],
-        rows: rows.collect(),
+        rows: Vec::new(),
     };
-    html! {
+    let first = processes.first().map(|process| row(process, longest));
+    let markup = html! {
         section #processes aria-labelledby="processes-title" {
             h2 #processes-title { "Processes" }
-            (table.markup())
+            @if let Some(first) = first { (table.around(&first, processes.len() > 1, ROWS)) }
         }
-    }
+    };
+    Section::with_rows(markup, move |server, place| {
+        Some(row(server.processes.get(place)?, longest).markup())
+    })
+}
+
+/// A process in the table; `longest` bytes, resident and reserved, fill the width of its bars.
+fn row(p: &Process, longest: (u64, u64)) -> Row {
+    let name = who::label(p);
+    let bars = html! {
+        (bar(&format!("resident memory of {name} by what holds it"), "view-resident", &slices(p, RESIDENT), longest.0))
+        (bar(&format!("reserved memory of {name} by what holds it"), "view-reserved", &slices(p, RESERVED), longest.1))
+    };
+    let order = p.id.map_or(u64::MAX, u64::from);
+    let System {
+        virtual_,
+        resident,
+        resident_anon,
+        resident_file,
+        resident_shmem,
+        swap,
+        peak_resident,
+        ..
+    } = p.system;
+    Row(
+        p.pid.to_string(),
+        vec![
+            Cell::Markup(html! { a href=(format!("#p{}", p.pid)) { (name) } }, order),
+            Cell::Count(u64::try_from(p.pid).ok()),
+            Cell::Count(p.generation),
+            Cell::Markup(state(p), u64::from(p.state != State::Active)),
+            Cell::Seconds(p.uptime_s),
+            Cell::Size(resident),
+            Cell::Markup(bars, resident.unwrap_or(0)),
+            Cell::Size(resident_anon),
+            Cell::Size(resident_file),
+            Cell::Size(resident_shmem),
+            Cell::Size(swap),
+            Cell::Size(peak_resident),
+            Cell::Size(virtual_),
+        ],
+    )
 }
 
 /// The state of a process, and the age of its figures where they are not new.

@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{content_security_policy, html, SCRIPT, STYLE};
+use super::{content_security_policy, SCRIPT, STYLE};
+use crate::render::{render, Media};
 use crate::report::model::{Kind, Process, Server, State};
 use crate::report::sample::{self, Random};
 use crate::report::zones::merge;
+
+fn html(server: &Server) -> String {
+    String::from_utf8(render(Media::Html, server, None).unwrap()).unwrap()
+}
 
 /// What is between the tags of a page, and the tags: names and attributes. Fails on a page that is
 /// not well-formed.

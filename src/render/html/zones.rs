@@ -4,69 +4,67 @@
 use maud::{html, Markup};
 
 use super::cells::{unknown, visible, Cell, Row, Table};
+use super::section::{Section, ROWS};
 use crate::render::units::count;
 use crate::render::who;
 use crate::report::model::{Process, Server};
 use crate::report::zones::{SharedZone, ZoneUse};
 
 /// The section of all zones.
-pub(super) fn zones(server: &Server) -> Markup {
-    let mappings: Vec<(&str, &SharedZone)> = server
-        .shared_zones
-        .0
-        .iter()
-        .flat_map(|(name, zone)| zone.all().map(move |mapping| (name.as_str(), mapping)))
-        .collect();
-    let notes =
-        mappings.iter().flat_map(|(name, zone)| zone.notes.iter().map(move |note| (name, note)));
-    html! {
-        @if !mappings.is_empty() {
-            section #zones aria-labelledby="zones-title" {
-                h2 #zones-title { "Shared memory zones" }
-                (table(&mappings))
-                @if server.narrowed {
-                    (uses(&server.processes))
-                    @for (_, zone) in &mappings { (slots(zone)) }
-                }
-                ul.notes {
-                    @for (name, note) in notes {
-                        li { strong { bdi { (visible(name)) } ": " } bdi { (visible(note)) } }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn table(mappings: &[(&str, &SharedZone)]) -> Markup {
-    let rows = mappings.iter().map(|(name, zone)| {
-        let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
-        Row(
-            format!("{name} {generation} {}", zone.size),
-            vec![
-                Cell::Name((*name).to_owned()),
-                Cell::Name(zone.owner.clone().unwrap_or_else(|| "?".to_owned())),
-                Cell::Text(if zone.current { generation } else { format!("{generation}, old") }),
-                Cell::Markup(fill(zone), zone.fill_percent.unwrap_or(0)),
-                Cell::Size(zone.in_use),
-                Cell::Size(zone.resident),
-                Cell::Size(Some(zone.size)),
-                Cell::Count(zone.pages.map(|pages| pages.free)),
-                Cell::Size(zone.largest_allocation),
-                Cell::Count(zone.failures),
-            ],
-        )
-    });
-    Table {
+pub(super) fn zones(server: &Server) -> Section {
+    let mappings = || {
+        let zones = server.shared_zones.0.iter();
+        zones.flat_map(|(name, zone)| zone.all().map(move |mapping| (name, mapping)))
+    };
+    let Some((name, zone)) = mappings().next() else { return Section::none() };
+    let table = Table {
         id: "table-zones".to_owned(),
         caption: "How full each zone is; the bar shows what is in use, then what is resident, of its size",
         heads: &[
             "Zone", "Owner", "Gen.", "Full", "In use", "Resident", "Size", "Free pages",
             "Largest allocation", "Failures",
         ],
-        rows: rows.collect(),
-    }
-    .markup()
+        rows: Vec::new(),
+    };
+    let notes = mappings().flat_map(|(name, zone)| zone.notes.iter().map(move |note| (name, note)));
+    let markup = html! {
+        section #zones aria-labelledby="zones-title" {
+            h2 #zones-title { "Shared memory zones" }
+            (table.around(&row(name, zone), mappings().nth(1).is_some(), ROWS))
+            @if server.narrowed {
+                (uses(&server.processes))
+                @for (_, zone) in mappings() { (slots(zone)) }
+            }
+            ul.notes {
+                @for (name, note) in notes {
+                    li { strong { bdi { (visible(name)) } ": " } bdi { (visible(note)) } }
+                }
+            }
+        }
+    };
+    Section::with_rows(markup, |server, place| {
+        let (name, zone) = server.shared_zones.0.get(place)?;
+        Some(html! { @for mapping in zone.all() { (row(name, mapping).markup()) } })
+    })
+}
+
+fn row(name: &str, zone: &SharedZone) -> Row {
+    let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
+    Row(
+        format!("{name} {generation} {}", zone.size),
+        vec![
+            Cell::Name(name.to_owned()),
+            Cell::Name(zone.owner.clone().unwrap_or_else(|| "?".to_owned())),
+            Cell::Text(if zone.current { generation } else { format!("{generation}, old") }),
+            Cell::Markup(fill(zone), zone.fill_percent.unwrap_or(0)),
+            Cell::Size(zone.in_use),
+            Cell::Size(zone.resident),
+            Cell::Size(Some(zone.size)),
+            Cell::Count(zone.pages.map(|pages| pages.free)),
+            Cell::Size(zone.largest_allocation),
+            Cell::Count(zone.failures),
+        ],
+    )
 }
 
 /// A bar of what is in use and what is resident, of the size.

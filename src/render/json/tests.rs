@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{json, Value};
 
-use super::json as render;
+use crate::render::{render, Media};
 use crate::report::model::{Category, Kind, Process, Server};
 use crate::report::sample::{self, Random};
 use crate::report::zones::merge;
@@ -38,7 +38,7 @@ impl Schema {
 }
 
 fn value(server: &Server) -> Value {
-    serde_json::from_slice(&render(server, None).unwrap()).unwrap()
+    serde_json::from_slice(&render(Media::Json, server, None).unwrap()).unwrap()
 }
 
 /// A process with everything in it, all categories too.
@@ -112,7 +112,7 @@ fn any_element(pointer: &str) -> String {
 
 #[test]
 fn one_compact_line() {
-    let bytes = render(&sample::small(), None).unwrap();
+    let bytes = render(Media::Json, &sample::small(), None).unwrap();
     assert_eq!(bytes.iter().position(|b| *b == b'\n'), Some(bytes.len() - 1));
     assert!(bytes.starts_with(b"{\"schema\":1,\"module\":"));
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -10,8 +11,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-/// The labels of a series.
-pub(super) type Labels = Vec<(&'static str, String)>;
+/// A label: its name, and its value.
+pub(super) type Label = (&'static str, String);
+
+/// The labels of a series; series of several names have them in common.
+pub(super) type Labels = Arc<[Label]>;
 
 /// A name without prefix and unit, and what it is.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +31,7 @@ enum Value {
 
 /// Series of one name.
 #[derive(Debug)]
-struct Family {
+pub(super) struct Family {
     name: Name,
     unit: Option<Unit>,
     series: Vec<(Labels, Value)>,
@@ -35,7 +39,7 @@ struct Family {
 
 /// All families, in order. One without series is left out.
 #[derive(Debug, Default)]
-pub(super) struct Families(Vec<Family>);
+pub(super) struct Families(pub(super) Vec<Family>);
 
 /// Series that can be added: labels, and a figure that may not be known.
 pub(super) trait Series<T>: IntoIterator<Item = (Labels, Option<T>)> {}
@@ -83,21 +87,21 @@ impl Families {
     }
 }
 
-impl Collector for Families {
+impl Collector for Family {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        for Family { name: Name(name, help), unit, series } in &self.0 {
-            let kind = match series.first() {
-                Some((_, Value::Counter(_))) => MetricType::Counter,
-                _ => MetricType::Gauge,
-            };
-            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
-            for (labels, value) in series {
-                let one = metric.encode_family(labels)?;
-                match *value {
-                    Value::Gauge(value) => ConstGauge::new(value).encode(one)?,
-                    Value::RealGauge(value) => ConstGauge::new(value).encode(one)?,
-                    Value::Counter(value) => ConstCounter::new(value).encode(one)?,
-                }
+        let Family { name: Name(name, help), unit, series } = self;
+        let kind = match series.first() {
+            Some((_, Value::Counter(_))) => MetricType::Counter,
+            _ => MetricType::Gauge,
+        };
+        let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        for (labels, value) in series {
+            let labels = &labels[..];
+            let one = metric.encode_family(&labels)?;
+            match *value {
+                Value::Gauge(value) => ConstGauge::new(value).encode(one)?,
+                Value::RealGauge(value) => ConstGauge::new(value).encode(one)?,
+                Value::Counter(value) => ConstCounter::new(value).encode(one)?,
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::report::model::{Kind, Process, State};
 pub(super) struct Group<'a> {
     kind: Kind,
     worker: String,
+    labels: Labels,
     members: Vec<&'a Process>,
 }
 
@@ -33,7 +34,10 @@ pub(super) fn groups(processes: &[Process]) -> Vec<Group<'_>> {
         };
         match groups.iter_mut().find(|g| g.kind == process.kind && g.worker == worker) {
             Some(group) => group.members.push(process),
-            None => groups.push(Group { kind: process.kind, worker, members: vec![process] }),
+            None => {
+                let labels = labels(process.kind, &worker, &[]);
+                groups.push(Group { kind: process.kind, worker, labels, members: vec![process] });
+            }
         }
     }
     groups
@@ -42,8 +46,10 @@ pub(super) fn groups(processes: &[Process]) -> Vec<Group<'_>> {
 impl<'a> Group<'a> {
     /// Its labels, with these added.
     pub(super) fn labels(&self, more: &[(&'static str, &str)]) -> Labels {
-        let own = [("kind", kind(self.kind)), ("worker", &*self.worker)];
-        own.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect()
+        match more {
+            [] => self.labels.clone(),
+            more => labels(self.kind, &self.worker, more),
+        }
     }
 
     /// The processes.
@@ -68,6 +74,11 @@ impl<'a> Group<'a> {
             _ => None,
         }
     }
+}
+
+fn labels(of: Kind, worker: &str, more: &[(&'static str, &str)]) -> Labels {
+    let own = [("kind", kind(of)), ("worker", worker)];
+    own.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect()
 }
 
 /// The name of a kind, as in JSON.

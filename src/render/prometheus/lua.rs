@@ -53,10 +53,10 @@ fn labels(group: &Group, subsystem: Subsystem) -> Labels {
 
 /// A figure of each subsystem that some process of a group has.
 fn gauges(groups: &[Group], figure: Figure) -> Vec<(Labels, Option<u64>)> {
-    let of = |process: &Process, subsystem| {
+    fn of(process: &Process, subsystem: Subsystem) -> Option<Option<&Lua>> {
         let all = process.lua.as_ref()?;
-        Some(all.iter().find(|lua| lua.subsystem == subsystem).cloned())
-    };
+        Some(all.iter().find(|lua| lua.subsystem == subsystem))
+    }
     let mut series = Vec::new();
     for group in groups {
         for subsystem in Subsystem::ALL {
@@ -64,7 +64,7 @@ fn gauges(groups: &[Group], figure: Figure) -> Vec<(Labels, Option<u64>)> {
             // A process without such VMs adds nothing; one of which that is not known leaves the sum
             // unknown.
             let sum = group.sum(|process| match of(process, subsystem)? {
-                Some(lua) => figure(&lua),
+                Some(lua) => figure(lua),
                 None => Some(0),
             });
             if there {

@@ -8,14 +8,7 @@ use crate::report::model::{Allocator, Category, Hooks, Own, Process, Region};
 
 type Figure = fn(&Process) -> Option<u64>;
 
-pub(super) fn processes(families: &mut Families, groups: &[Group]) {
-    system(families, groups);
-    categories(families, groups);
-    allocator(families, groups);
-    module(families, groups);
-}
-
-fn system(families: &mut Families, groups: &[Group]) {
+pub(super) fn system(families: &mut Families, groups: &[Group]) {
     let table: [(Name, Figure); 8] = [
         (Name("process_virtual", "All mappings (VmSize)."), |p| p.system.virtual_),
         (Name("process_resident", "Pages in RAM (VmRSS)."), |p| p.system.resident),
@@ -61,42 +54,53 @@ fn system(families: &mut Families, groups: &[Group]) {
     );
 }
 
-fn categories(families: &mut Families, groups: &[Group]) {
-    type OfRegion = fn(Region) -> Option<u64>;
-    let table: [(Name, OfRegion); 2] = [
-        (Name("category_resident", "What the process's resident memory is; adds up to it."), |r| {
-            r.resident
-        }),
-        (Name("category_reserved", "What the process's virtual memory is; adds up to it."), |r| {
-            r.reserved
-        }),
-    ];
-    for (name, figure) in table {
-        let series = groups.iter().flat_map(|group| {
-            let there = |category: &Category| {
-                let is = |p: &&&Process| {
-                    p.breakdown.as_ref().is_some_and(|b| b.get(*category).is_some())
-                };
-                group.members().iter().any(|p| is(&p))
-            };
-            Category::ALL
-                .into_iter()
-                .filter(there)
-                .map(move |category| {
-                    let sum = group.sum(|p| match p.breakdown.as_ref()?.get(category) {
-                        Some(region) => figure(region),
-                        // The process has no such memory.
-                        None => Some(0),
-                    });
-                    (group.labels(&[("category", category.name())]), sum)
-                })
-                .collect::<Vec<_>>()
-        });
-        families.bytes(name, series);
-    }
+pub(super) fn resident_categories(families: &mut Families, groups: &[Group]) {
+    categories(
+        families,
+        groups,
+        Name("category_resident", "What the process's resident memory is; adds up to it."),
+        |region| region.resident,
+    );
 }
 
-fn allocator(families: &mut Families, groups: &[Group]) {
+pub(super) fn reserved_categories(families: &mut Families, groups: &[Group]) {
+    categories(
+        families,
+        groups,
+        Name("category_reserved", "What the process's virtual memory is; adds up to it."),
+        |region| region.reserved,
+    );
+}
+
+fn categories(
+    families: &mut Families,
+    groups: &[Group],
+    name: Name,
+    figure: fn(Region) -> Option<u64>,
+) {
+    let series = groups.iter().flat_map(|group| {
+        let there = |category: &Category| {
+            let is =
+                |p: &&Process| p.breakdown.as_ref().is_some_and(|b| b.get(*category).is_some());
+            group.members().iter().any(is)
+        };
+        Category::ALL
+            .into_iter()
+            .filter(there)
+            .map(move |category| {
+                let sum = group.sum(|p| match p.breakdown.as_ref()?.get(category) {
+                    Some(region) => figure(region),
+                    // The process has no such memory.
+                    None => Some(0),
+                });
+                (group.labels(&[("category", category.name())]), sum)
+            })
+            .collect::<Vec<_>>()
+    });
+    families.bytes(name, series);
+}
+
+pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
     type OfAllocator = fn(&Allocator) -> Option<u64>;
     let table: [(Name, OfAllocator); 4] = [
         (Name("allocator_reserved", "What the allocator has got from the system and kept."), |a| {
@@ -126,7 +130,7 @@ fn allocator(families: &mut Families, groups: &[Group]) {
     );
 }
 
-fn module(families: &mut Families, groups: &[Group]) {
+pub(super) fn module(families: &mut Families, groups: &[Group]) {
     type Hook = fn(&Hooks) -> &String;
     let hooks: [(&str, Hook); 4] = [
         ("pool", |h| &h.pool),

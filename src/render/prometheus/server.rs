@@ -1,7 +1,7 @@
 //! What holds for the whole server.
 #![forbid(unsafe_code)]
 
-use super::family::{Families, Name};
+use super::family::{Families, Labels, Name};
 use super::groups::kind;
 use crate::report::model::{Process, Server, State};
 
@@ -12,11 +12,11 @@ const STATES: [(State, &str); 3] = [
 ];
 
 pub(super) fn server(families: &mut Families, server: &Server) {
-    let one = |figure| [(Vec::new(), figure)];
+    let one = |figure| [(Labels::default(), figure)];
     let versions = [("nginx", server.nginx.clone()), ("module", server.module.clone())];
     families.number(
         Name("build_info", "The versions of nginx and of the module; always 1."),
-        [(versions.to_vec(), Some(1))],
+        [(Labels::from(versions), Some(1))],
     );
     families.seconds(
         Name("answer_duration", "From the arrival of the request to this answer."),
@@ -31,8 +31,8 @@ pub(super) fn server(families: &mut Families, server: &Server) {
             STATES.iter().map(move |(state, name)| {
                 let is = |p: &&Process| p.kind == *of && p.state == *state;
                 let count = server.processes.iter().filter(is).count();
-                let labels = vec![("kind", kind(*of).to_owned()), ("state", (*name).to_owned())];
-                (labels, u64::try_from(count).ok())
+                let labels = [("kind", kind(*of).to_owned()), ("state", (*name).to_owned())];
+                (Labels::from(labels), u64::try_from(count).ok())
             })
         }),
     );
@@ -58,8 +58,8 @@ pub(super) fn server(families: &mut Families, server: &Server) {
     );
 }
 
-fn one_real(figure: f64) -> [(super::family::Labels, Option<f64>); 1] {
-    [(Vec::new(), Some(figure))]
+fn one_real(figure: f64) -> [(Labels, Option<f64>); 1] {
+    [(Labels::default(), Some(figure))]
 }
 
 /// Microseconds in seconds.

@@ -2,10 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{classic, open_metrics};
+use crate::render::{render, Media};
 use crate::report::model::{Kind, Server, State};
 use crate::report::sample::{self, Random};
 use crate::report::zones::merge;
+
+fn classic(server: &Server) -> Result<String, std::string::FromUtf8Error> {
+    String::from_utf8(render(Media::Classic, server, None).unwrap())
+}
+
+fn open_metrics(server: &Server) -> Result<String, std::string::FromUtf8Error> {
+    String::from_utf8(render(Media::OpenMetrics, server, None).unwrap())
+}
 
 /// Series and their values. Fails on a series that is there twice, or stands under another name.
 fn series(text: &str) -> BTreeMap<String, f64> {

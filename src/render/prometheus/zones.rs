@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use super::family::{Families, Labels, Name};
+use super::family::{Families, Label, Labels, Name};
 use crate::report::zones::{Pages, SharedZone, SharedZones, Slot, Zone};
 
 /// Zones whose slots are told: with a few hundred zones they would be thousands of series.
@@ -19,7 +19,7 @@ pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
         Name("zone_info", "The module that the zone belongs to; always 1."),
         |name, zone| {
             let owner = zone.newest.owner.clone()?;
-            Some((vec![("zone", name.to_owned()), ("owner", owner)], Some(1)))
+            Some((Labels::from([("zone", name.to_owned()), ("owner", owner)]), Some(1)))
         },
     );
     each.bytes(Name("zone_size", "What the zone reserves."), |z| Some(z.size));
@@ -47,7 +47,12 @@ pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
         all.iter().map(|(name, zone)| (label(name), fill(&zone.newest))).collect::<Vec<_>>(),
     );
     each.pages();
-    each.slots();
+}
+
+/// The slots of the largest zones.
+pub(super) fn slots(families: &mut Families, zones: &SharedZones) {
+    let all: Vec<&(String, Zone)> = zones.0.iter().collect();
+    Each { families, zones: &all }.slots();
 }
 
 /// The share of all pages that is in use.
@@ -57,7 +62,7 @@ fn fill(zone: &SharedZone) -> Option<f64> {
 }
 
 fn label(name: &str) -> Labels {
-    vec![("zone", name.to_owned())]
+    Labels::from([("zone", name.to_owned())])
 }
 
 struct Each<'a> {
@@ -85,8 +90,8 @@ impl Each<'_> {
             Name("zone_pages", "Pages of the zone."),
             self.zones.iter().flat_map(|(name, zone)| {
                 states.iter().map(move |(state, figure)| {
-                    let labels = vec![("zone", name.clone()), ("state", (*state).to_owned())];
-                    (labels, zone.newest.pages.map(figure))
+                    let labels = [("zone", name.clone()), ("state", (*state).to_owned())];
+                    (Labels::from(labels), zone.newest.pages.map(figure))
                 })
             }),
         );
@@ -126,18 +131,19 @@ impl Each<'_> {
                 slots.0.iter().map(move |(size, s)| (name, size.as_str(), *s))
             })
             .collect();
-        let labels = |(zone, slot, _): &(&str, &str, Slot)| {
-            vec![("zone", (*zone).to_owned()), ("slot", (*slot).to_owned())]
+        let of = |(zone, slot, _): &(&str, &str, Slot)| -> [Label; 2] {
+            [("zone", (*zone).to_owned()), ("slot", (*slot).to_owned())]
         };
+        let labels = |slot: &(&str, &str, Slot)| Labels::from(of(slot));
         type Count = fn(Slot) -> u64;
         let states: [(&str, Count); 2] = [("used", |s| s.used), ("free", |s| s.free)];
         self.families.number(
             Name("zone_slots", "Slots in the pages of the zone, by their size in bytes."),
             slots.iter().flat_map(|slot| {
                 states.iter().map(move |(state, figure)| {
-                    let mut labels = labels(slot);
-                    labels.push(("state", (*state).to_owned()));
-                    (labels, Some(figure(slot.2)))
+                    let [zone, size] = of(slot);
+                    let labels = [zone, size, ("state", (*state).to_owned())];
+                    (Labels::from(labels), Some(figure(slot.2)))
                 })
             }),
         );

@@ -1,0 +1,163 @@
+//! A body on its way: written piece by piece, so that many processes do not keep the event loop.
+#![forbid(unsafe_code)]
+
+use super::html::Html;
+use super::json::Json;
+use super::prometheus::Metrics;
+use super::{text, Media, RenderError};
+use crate::probe::budget::{Budget, Progress};
+use crate::query::fields::Fields;
+use crate::report::model::Server;
+
+/// A body that is being written. A piece of it is about one process, one zone, one family of
+/// metrics, or a section of its own.
+pub struct Writing {
+    pieces: Pieces,
+    out: Vec<u8>,
+}
+
+enum Pieces {
+    Json(Json),
+    Html(Html, Box<Server>),
+    Text(Box<Server>, Option<Fields>),
+    Metrics(Metrics, Box<Server>),
+    /// All are written, and what they were made from is freed.
+    Done,
+}
+
+impl Writing {
+    /// Begins with the body of the reply. `fields` narrows JSON and text.
+    pub fn begin(
+        media: Media,
+        server: Server,
+        fields: Option<&Fields>,
+    ) -> Result<Self, RenderError> {
+        let mut out = Vec::new();
+        let pieces = match media {
+            Media::Json => Pieces::Json(Json::begin(server, fields, &mut out)?),
+            Media::Html => Pieces::Html(Html::default(), Box::new(server)),
+            Media::Text => Pieces::Text(Box::new(server), fields.cloned()),
+            Media::Classic => Pieces::Metrics(Metrics::classic(), Box::new(server)),
+            Media::OpenMetrics => Pieces::Metrics(Metrics::open(), Box::new(server)),
+        };
+        Ok(Writing { pieces, out })
+    }
+
+    /// Writes until the budget is spent, at least one piece.
+    pub fn step(&mut self, budget: &Budget) -> Result<Progress, RenderError> {
+        while self.piece()? == Progress::More {
+            if budget.spent() {
+                return Ok(Progress::More);
+            }
+        }
+        self.pieces = Pieces::Done;
+        Ok(Progress::Done)
+    }
+
+    /// What is written so far.
+    pub fn body(&self) -> &[u8] {
+        &self.out
+    }
+
+    fn piece(&mut self) -> Result<Progress, RenderError> {
+        let out = &mut self.out;
+        match &mut self.pieces {
+            Pieces::Json(json) => Ok(json.piece(out)?),
+            Pieces::Html(html, server) => Ok(html.piece(server, out)),
+            Pieces::Text(server, fields) => {
+                out.extend(text::text(server, fields.as_ref()).into_bytes());
+                Ok(Progress::Done)
+            }
+            Pieces::Metrics(metrics, server) => Ok(metrics.piece(server, out)?),
+            Pieces::Done => Ok(Progress::Done),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::render;
+    use super::*;
+    use crate::report::model::Kind;
+    use crate::report::sample::{self, Random};
+    use crate::report::zones::merge;
+
+    const ALL: [Media; 5] =
+        [Media::Json, Media::Html, Media::Text, Media::Classic, Media::OpenMetrics];
+
+    fn servers() -> Vec<Server> {
+        let workers =
+            |count| (0..count).map(|i| sample::full(Kind::Worker, Some(i), 11 + i as i32));
+        let mut narrowed = sample::small();
+        assert!(narrowed.narrow("one"));
+        let mut one = sample::small();
+        assert!(one.narrow_to_process(11));
+        let mut servers = vec![
+            sample::small(),
+            narrowed,
+            one,
+            sample::server(Vec::new()),
+            sample::server(vec![sample::bare()]),
+            sample::server(workers(64).collect()),
+        ];
+        let mut random = Random::new(5);
+        servers.extend((0..100).map(|_| {
+            let processes: Vec<_> = (0..random.below(30)).map(|_| random.process()).collect();
+            let mut server = sample::server(processes.clone());
+            let reported = (0..random.below(4)).map(|_| random.reported()).collect();
+            server.shared_zones = merge(reported, &processes);
+            server
+        }));
+        servers
+    }
+
+    /// However the budget falls, the body is the same.
+    #[test]
+    fn pieces_make_the_whole() {
+        let fields = Fields::parse(b"processes.pools,shared_zones,nginx").ok();
+        for server in servers() {
+            for media in ALL {
+                for fields in [None, fields.as_ref()] {
+                    let whole = render(media, &server, fields).unwrap();
+                    let mut writing = Writing::begin(media, server.clone(), fields).unwrap();
+                    let none = Budget::new(std::time::Duration::ZERO);
+                    let mut steps = 1;
+                    while writing.step(&none).unwrap() == Progress::More {
+                        assert!(whole.starts_with(writing.body()));
+                        steps += 1;
+                    }
+                    assert!(writing.body() == whole, "{media:?}");
+                    if media != Media::Text && fields.is_none() {
+                        assert!(steps > server.processes.len().min(10), "{media:?}");
+                    }
+                    // Nothing comes after the end.
+                    assert_eq!(writing.step(&none).unwrap(), Progress::Done);
+                    assert!(writing.body() == whole, "{media:?}");
+                }
+            }
+        }
+    }
+
+    /// The pieces of JSON are what the model is as a whole.
+    #[test]
+    fn json_is_the_model() {
+        for (i, server) in servers().into_iter().enumerate() {
+            let mut whole = serde_json::to_vec(&server).unwrap();
+            whole.push(b'\n');
+            assert!(render(Media::Json, &server, None).unwrap() == whole);
+            let some: [&[u8]; 5] = [
+                b"processes",
+                b"shared_zones.size",
+                b"totals,time",
+                b"processes.pid,shared_zones",
+                b"nginx,processes.notes",
+            ];
+            let Ok(fields) = Fields::parse(some[i % some.len()]) else { panic!() };
+            let mut narrowed = serde_json::to_value(&server).unwrap();
+            fields.narrow(&mut narrowed);
+            let mut whole = serde_json::to_vec(&narrowed).unwrap();
+            whole.push(b'\n');
+            assert!(render(Media::Json, &server, Some(&fields)).unwrap() == whole);
+        }
+    }
+}
