@@ -255,3 +255,27 @@ for (1 .. 5) {
         is scalar(process_with($reply, kind => 'worker', state => 'active')), 3, "$what: all answer";
     }
 }
+
+=== TEST 12: clients that go away while an answer of many processes is on its way
+--- main_config
+worker_processes 20;
+--- config
+location /memstat { memstat; }
+location /status { stub_status; }
+--- perl
+my @workers = sort { $a <=> $b } $t->workers;
+$t->fresh;
+my @formats = qw(json html text prometheus);
+for my $i (1 .. 80) {
+    my $client = $t->connect->send(GET => "/memstat?format=$formats[ $i % @formats ]");
+    Time::HiRes::sleep($i / 2000);
+    $client->close;
+}
+my $active = sub { return ($t->get('/status')->{body} =~ /Active connections: (\d+)/)[0] };
+$t->wait_for('the requests are gone', 5, sub { $active->() == 1 });
+for my $format (@formats) {
+    my $answer = $t->get("/memstat?format=$format");
+    is $answer->{status}, 200, "$format is answered";
+}
+my @answered = sort { $a <=> $b } map { $_->{pid} } process_with($t->fresh, kind => 'worker', state => 'active');
+is_deeply \@answered, \@workers, 'all workers are as they were';
