@@ -399,6 +399,8 @@ impl Gather {
             (Some(me), deadline) => {
                 match deadline {
                     Some(deadline) => local.timer.set(deadline.saturating_sub(now).max(1)),
+                    // A worker that shuts down leaves when it has no timer.
+                    None if !local.answers.is_empty() => local.timer.set(1),
                     None => local.timer.unset(),
                 }
                 if more {
