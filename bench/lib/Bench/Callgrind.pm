@@ -9,7 +9,7 @@ use Exporter 'import';
 use Bench qw(quick);
 use Test::Memstat::Proc qw(read_file);
 
-our @EXPORT_OK = qw(more outside_malloc per_request under);
+our @EXPORT_OK = qw(counts more outside_malloc per_request under);
 
 # How many requests come before those that are counted, and how many are. Between the first and the sum
 # lies no power of 2, at which creators of pools are looked up.
