@@ -12,23 +12,21 @@ use rustix::time::{clock_gettime, ClockId};
 
 use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
-use crate::nginx::request::Request;
 use crate::nginx::{owner, process, zones};
 use crate::probe::budget::{Budget, Progress};
 use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
-use crate::query::Query;
 use crate::report::model::{Hooks, Kind, Published, State};
 use crate::report::shrink;
 use crate::report::zones::SharedZone;
 use crate::slot::{Board, PublishError, Slot};
 
-use collect::Arrived;
 pub use collect::Collected;
+use collect::{Arrived, Collecting};
 use peers::Peer;
 use waiter::{wants, Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
-pub use waiter::{Answer, Stage};
+pub use waiter::{Answer, Question, Stage};
 
 mod collect;
 mod peers;
@@ -36,9 +34,6 @@ mod waiter;
 
 /// How long a turn of the event loop goes on with readings and answers.
 pub const SLICE: Duration = Duration::from_micros(300);
-
-/// The figures of more processes than that are put together in a turn that has done little else.
-const FEW: usize = 16;
 
 /// How often a process that cannot be woken looks for what it waits for.
 const POLL_MS: u64 = 5;
@@ -80,6 +75,8 @@ struct Local {
     to_ask: Vec<(usize, u32)>,
     /// What others have published for them.
     arrived: Arrived,
+    /// The figures for one of them in the making.
+    collecting: Option<Collecting>,
     /// Answers under way.
     answers: VecDeque<Answer>,
     timer: Timer,
@@ -142,6 +139,7 @@ impl Gather {
             waiters: Vec::new(),
             to_ask: Vec::new(),
             arrived: Arrived::default(),
+            collecting: None,
             answers: VecDeque::new(),
             timer: Timer::new(tick),
         });
@@ -166,11 +164,11 @@ impl Gather {
     }
 
     /// A request came. Whether it can be answered right now, [`Gather::turn`] says.
-    pub fn arrive(&mut self, request: Request, query: Query, arrived: Instant, timeout_ms: u64) {
+    pub fn arrive(&mut self, question: Question, timeout_ms: u64) {
         let asked_ms = now_ms();
         let deadline_ms = asked_ms.saturating_add(timeout_ms);
-        let wants = wants(&query);
-        let waiter = Waiter { request, query, arrived, asked_ms, deadline_ms };
+        let wants = wants(&question.query);
+        let waiter = Waiter { question, asked_ms, deadline_ms };
         let mut to_ask = Vec::new();
         for Peer { index, .. } in peers::live(&self.board, asked_ms) {
             let published_ms = self.board.get(index).and_then(Slot::published_ms);
@@ -210,8 +208,9 @@ impl Gather {
     /// A request is gone, answered or not.
     pub fn forget(&mut self, address: usize) {
         if let Some(local) = &mut self.local {
-            local.waiters.retain(|waiter| waiter.request.address() != address);
-            local.answers.retain(|answer| answer.request.address() != address);
+            local.waiters.retain(|waiter| !waiter.is_of(address));
+            local.answers.retain(|answer| answer.question.request.address() != address);
+            local.collecting.take_if(|collecting| collecting.waiter().is_of(address));
         }
     }
 
@@ -227,7 +226,9 @@ impl Gather {
     pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
         let answers = &mut self.local.as_mut()?.answers;
         let index = match address {
-            Some(address) => answers.iter().position(|a| a.request.address() == address)?,
+            Some(address) => {
+                answers.iter().position(|a| a.question.request.address() == address)?
+            }
             None => 0,
         };
         answers.remove(index)
@@ -357,6 +358,9 @@ impl Gather {
     /// to do for those that can be answered.
     fn answer(&mut self, budget: &Budget) -> bool {
         let Some(local) = &mut self.local else { return false };
+        if let Some(collecting) = local.collecting.take() {
+            return self.collect_for(collecting, budget);
+        }
         if local.waiters.is_empty() {
             local.arrived = Arrived::default();
             return false;
@@ -372,22 +376,26 @@ impl Gather {
         let peers = peers::owners(&self.board);
         let all_arrived = local.arrived.take(&self.board, &peers, budget);
         let Some(place) = local.waiters.iter().position(ready) else { return !all_arrived };
-        // What the turn has done already, and to put the figures together, would be too much at once.
-        let many = peers.len() > FEW;
-        if !all_arrived || budget.spent() || (many && budget.used() > SLICE / 4) {
+        if !all_arrived || budget.spent() {
             return true;
         }
         let waiter = local.waiters.remove(place);
-        let more = local.waiters.iter().any(ready);
-        let mut arrived = std::mem::take(&mut local.arrived);
-        let peers = peers::live(&self.board, now);
-        let collected = self.collect(&peers, &mut arrived, &waiter, now);
-        let Waiter { request, query, arrived, .. } = waiter;
-        if let Some(local) = &mut self.local {
-            let stage = Stage::Collected(collected);
-            local.answers.push_back(Answer { request, query, arrived, stage });
+        let arrived = std::mem::take(&mut local.arrived);
+        let begun = self.collect(waiter, arrived, now);
+        self.collect_for(begun, budget)
+    }
+
+    /// Goes on with the figures for an answer; whether there may be more to do.
+    fn collect_for(&mut self, mut collecting: Collecting, budget: &Budget) -> bool {
+        let progress = self.collect_on(&mut collecting, budget);
+        let Some(local) = &mut self.local else { return false };
+        if progress == Progress::More {
+            local.collecting = Some(collecting);
+            return true;
         }
-        more
+        let (question, collected) = collecting.finish();
+        local.answers.push_back(Answer { question, stage: Stage::Collected(collected) });
+        !local.waiters.is_empty()
     }
 
     /// Sees to being called again.
@@ -395,19 +403,20 @@ impl Gather {
         let Some(local) = &mut self.local else { return };
         let now = now_ms();
         let deadline = local.waiters.iter().map(|waiter| waiter.deadline_ms).min();
+        let answers = local.collecting.is_some() || !local.answers.is_empty();
         match (local.me, deadline) {
             (Some(me), deadline) => {
                 match deadline {
                     Some(deadline) => local.timer.set(deadline.saturating_sub(now).max(1)),
                     // A worker that shuts down leaves when it has no timer.
-                    None if !local.answers.is_empty() => local.timer.set(1),
+                    None if answers => local.timer.set(1),
                     None => local.timer.unset(),
                 }
                 if more {
                     self.wake(me);
                 }
             }
-            (None, _) if !local.answers.is_empty() => local.timer.set(1),
+            (None, _) if answers => local.timer.set(1),
             (None, Some(_)) => local.timer.set(POLL_MS),
             (None, None) => local.timer.unset(),
         }

@@ -7,9 +7,9 @@ use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SE
 use ngx::http::HttpModule;
 
 use crate::conf::{LocationConf, Module};
-use crate::gather::{Answer, Collected, Stage, GATHER, SLICE};
+use crate::gather::{Answer, Collected, Question, Stage, GATHER, SLICE};
 use crate::negotiate::{choose, Choice};
-use crate::nginx::request::{Request, Response};
+use crate::nginx::request::{Request, Response, PART};
 use crate::nginx::{guard, process};
 use crate::probe::budget::{Budget, Progress};
 use crate::probe::pagemap::page_size;
@@ -20,9 +20,6 @@ use crate::report::model::AnsweredBy;
 use crate::report::{assemble, pools, Facts};
 
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
-
-/// A body of more bytes than that is sent in a turn that has done little else.
-const LARGE: usize = 64 * 1024;
 
 const BY_ACCEPT: Header = ("Vary", "Accept");
 
@@ -63,17 +60,19 @@ fn serve(mut request: Request) -> ngx_int_t {
     }
 
     let begun = with_gather(|gather| {
-        gather.arrive(request, query, arrived, timeout_ms);
+        gather.arrive(Question { request, query, arrived }, timeout_ms);
         let budget = gather.turn();
         (budget, gather.take_answer(Some(request.address())))
     });
     let Some((budget, answer)) = begun else {
         return refuse(request, 503, &[NO_STORE], "this process could not prepare for answering");
     };
-    let code = match answer.map(|answer| go_on(answer, &budget)) {
-        Some(Reached::End(Some(reply))) => request.respond(&reply.response()),
-        Some(Reached::End(None)) => FAILED,
-        Some(Reached::Part(answer)) => hold(request, Some(answer)),
+    let code = match answer {
+        Some(Answer { question, stage }) => match go_on(&question, stage, &budget) {
+            Some(Stage::Written(reply)) if reply.len() <= PART => request.respond(reply.response()),
+            Some(stage) => hold(request, Some(Answer { question, stage })),
+            None => FAILED,
+        },
         None => hold(request, None),
     };
     finish_others(&budget);
@@ -125,48 +124,52 @@ unsafe extern "C" fn gone(request: *mut c_void) {
 /// others of its connection, which then forget their answers.
 fn finish_others(budget: &Budget) {
     while let Some(answer) = with_gather(|gather| gather.take_answer(None)).flatten() {
-        let request = answer.request;
-        match go_on(answer, budget) {
-            Reached::End(reply) => request.finish(reply.as_ref().map(Reply::response).as_ref()),
-            Reached::Part(answer) => {
-                with_gather(|gather| gather.put_back(answer));
+        let Answer { question, stage } = answer;
+        match finish(&question, stage, budget) {
+            Ok(stage) => {
+                with_gather(|gather| gather.put_back(Answer { question, stage }));
                 return;
             }
+            Err(code) => question.request.end(code),
         }
     }
 }
 
-/// How far an answer got.
-enum Reached {
-    /// The reply is complete, or cannot be made.
-    End(Option<Reply>),
-    /// There is more to do in another turn.
-    Part(Answer),
-}
-
-/// Goes on with an answer until the budget is spent.
-fn go_on(answer: Answer, budget: &Budget) -> Reached {
-    if budget.spent() {
-        return Reached::Part(answer);
-    }
-    let Answer { request, query, arrived, stage } = answer;
-    let reply = match stage {
-        Stage::Collected(collected) => begin(request, &query, arrived, collected),
-        Stage::Writing(reply) => Some(reply),
+/// Goes on with an answer to a held request until the budget is spent. An error is what there is to
+/// tell nginx when the request has come to its end.
+fn finish(question: &Question, stage: Stage, budget: &Budget) -> Result<Stage, Option<ngx_int_t>> {
+    let mut request = question.request;
+    let mut unsent = match go_on(question, stage, budget).ok_or(None)? {
+        Stage::Written(reply) if !budget.spent() => request.begin(reply.response())?,
+        Stage::Sending(unsent) => unsent,
+        stage => return Ok(stage),
     };
-    let Some(mut reply) = reply else { return Reached::End(None) };
-    let had_enough = || budget.used() > SLICE / 2;
-    // A piece may take long, and so does sending a large reply: neither comes on top of much else.
-    if !had_enough() {
-        match reply.step(budget) {
-            Ok(Progress::Done) if reply.len() <= LARGE || !had_enough() => {
-                return Reached::End(Some(reply));
-            }
-            Ok(_) => {}
-            Err(_) => return Reached::End(None),
+    while !budget.spent() {
+        if let Some(code) = request.send(&mut unsent) {
+            return Err(Some(code));
         }
     }
-    Reached::Part(Answer { request, query, arrived, stage: Stage::Writing(reply) })
+    Ok(Stage::Sending(unsent))
+}
+
+/// Goes on with an answer, until it is written or the budget is spent. `None` when it cannot be made.
+fn go_on(question: &Question, stage: Stage, budget: &Budget) -> Option<Stage> {
+    if budget.spent() {
+        return Some(stage);
+    }
+    let mut reply = match stage {
+        Stage::Collected(collected) => begin(question, collected)?,
+        Stage::Writing(reply) => reply,
+        Stage::Written(_) | Stage::Sending(_) => return Some(stage),
+    };
+    // A piece may take long, and does not come on top of much else.
+    if budget.used() > SLICE / 2 {
+        return Some(Stage::Writing(reply));
+    }
+    match reply.step(budget).ok()? {
+        Progress::Done => Some(Stage::Written(reply)),
+        Progress::More => Some(Stage::Writing(reply)),
+    }
 }
 
 fn with_gather<R>(use_it: impl FnOnce(&mut crate::gather::Gather) -> R) -> Option<R> {
@@ -182,12 +185,8 @@ fn choice(mut request: Request, query: &Query) -> Choice {
 }
 
 /// Puts the report together, and begins with the reply. `None` when it cannot be made.
-fn begin(
-    mut request: Request,
-    query: &Query,
-    arrived: Instant,
-    collected: Collected,
-) -> Option<Reply> {
+fn begin(question: &Question, collected: Collected) -> Option<Reply> {
+    let Question { mut request, query, arrived } = question;
     // SAFETY: `Module` makes this type for its locations.
     let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
     let Collected { mut processes, zones } = collected;
@@ -228,13 +227,11 @@ fn begin(
     Some(Reply::new(media, headers, writing))
 }
 
-fn refuse(
-    mut request: Request,
-    status: u16,
-    headers: &[(&'static str, &'static str)],
-    sentence: &str,
-) -> ngx_int_t {
-    let body = format!("{sentence}\n");
-    let content_type = Media::Text.content_type();
-    request.respond(&Response { status, content_type, headers, body: body.as_bytes() })
+fn refuse(mut request: Request, status: u16, headers: &[Header], sentence: &str) -> ngx_int_t {
+    request.respond(Response {
+        status,
+        content_type: Media::Text.content_type(),
+        headers: headers.to_vec(),
+        body: format!("{sentence}\n").into_bytes(),
+    })
 }

@@ -147,7 +147,7 @@ pub fn render(
 ) -> Result<Vec<u8>, RenderError> {
     let mut writing = Writing::begin(media, server.clone(), fields)?;
     writing.step(&Budget::unlimited())?;
-    Ok(writing.body().to_vec())
+    Ok(writing.into_body())
 }
 
 #[cfg(test)]

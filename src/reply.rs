@@ -49,19 +49,19 @@ impl Reply {
 
     /// The size of the body so far, in bytes.
     pub fn len(&self) -> usize {
-        self.body().len()
+        match &self.body {
+            Body::Sentence(sentence) => sentence.len(),
+            Body::Writing(writing) => writing.body().len(),
+        }
     }
 
     /// All of it, once [`Reply::step`] is done.
-    pub fn response(&self) -> Response<'_> {
-        let Reply { status, content_type, headers, .. } = self;
-        Response { status: *status, content_type, headers, body: self.body() }
-    }
-
-    fn body(&self) -> &[u8] {
-        match &self.body {
-            Body::Sentence(sentence) => sentence.as_bytes(),
-            Body::Writing(writing) => writing.body(),
-        }
+    pub fn response(self) -> Response {
+        let Reply { status, content_type, headers, body } = self;
+        let body = match body {
+            Body::Sentence(sentence) => sentence.into_bytes(),
+            Body::Writing(writing) => writing.into_body(),
+        };
+        Response { status, content_type, headers, body }
     }
 }

@@ -1,11 +1,12 @@
 //! Everybody's figures, as they are when a request is answered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::vec::IntoIter;
 
-use super::peers::Peer;
-use super::{Gather, Local, Waiter, Zones};
+use super::peers::{self, Peer};
+use super::{Gather, Local, Question, Waiter, Zones};
 use crate::nginx::{process, zones};
-use crate::probe::budget::Budget;
+use crate::probe::budget::{Budget, Progress};
 use crate::probe::uses::NOT_COUNTED;
 use crate::probe::{status, title};
 use crate::report::model::{Kind, Process, Published, State};
@@ -55,47 +56,79 @@ impl Arrived {
     }
 }
 
+/// The figures for a request that can be answered, in the making.
+pub(super) struct Collecting {
+    waiter: Waiter,
+    now: u64,
+    peers: IntoIter<Peer>,
+    arrived: Arrived,
+    /// Those who cannot answer for themselves, once they are known.
+    others: Option<IntoIter<i32>>,
+    all: Collected,
+}
+
+impl Collecting {
+    /// The request that is to be answered.
+    pub(super) fn waiter(&self) -> &Waiter {
+        &self.waiter
+    }
+
+    /// The request and the figures for it.
+    pub(super) fn finish(self) -> (Question, Collected) {
+        (self.waiter.question, self.all)
+    }
+}
+
 impl Gather {
-    /// This process, `peers`, and those who cannot answer for themselves, by what `/proc` says.
-    pub(super) fn collect(
-        &self,
-        peers: &[Peer],
-        arrived: &mut Arrived,
-        waiter: &Waiter,
-        now: u64,
-    ) -> Collected {
+    /// Begins with this process, of the ones that there are `now`.
+    pub(super) fn collect(&self, waiter: Waiter, arrived: Arrived, now: u64) -> Collecting {
         let mut all = Collected::default();
         if let Some(local) = &self.local {
-            all.processes.extend(own(local, waiter, now));
+            all.processes.extend(own(local, &waiter, now));
             let zones = match &local.zones {
                 Zones::Read(zones, at_ms) if *at_ms > 0 => zones.clone(),
                 _ => zones::mappings().into_iter().map(|z| (z.name.clone(), z.unread())).collect(),
             };
             all.zones.push(Reported { generation: Some(self.generation), zones });
         }
-        for peer in peers {
-            let Some(slot) = self.board.get(peer.index) else { continue };
-            let read = arrived.remove(peer.index, slot);
-            let published = from_slot(slot, read, peer.pid, waiter, now);
-            let Some(Published { process, zones }) = published else { continue };
-            all.zones.push(Reported { generation: process.generation, zones });
-            all.processes.push(process);
-        }
-        if let Some(master) = process::master() {
-            let known = |pid: i32| all.processes.iter().any(|process| process.pid == pid);
-            let mut unknown = vec![master];
-            unknown.extend(
-                status::children(master)
-                    .unwrap_or_else(process::siblings)
-                    .into_iter()
-                    .filter(|pid| !known(*pid)),
-            );
-            let reason = "it has no slot in the shared zone";
-            let found = unknown.into_iter().filter_map(|pid| from_proc(pid, State::Active, reason));
-            all.processes.extend(found);
-        }
-        all
+        let peers = peers::live(&self.board, now).into_iter();
+        Collecting { waiter, now, peers, arrived, others: None, all }
     }
+
+    /// Goes on with the peers, and then with those who cannot answer for themselves, by what `/proc`
+    /// says, until the budget is spent.
+    pub(super) fn collect_on(&self, collecting: &mut Collecting, budget: &Budget) -> Progress {
+        let Collecting { waiter, now, peers, arrived, others, all } = collecting;
+        for peer in peers {
+            let published = self.board.get(peer.index).and_then(|slot| {
+                let read = arrived.remove(peer.index, slot);
+                from_slot(slot, read, peer.pid, waiter, *now)
+            });
+            if let Some(Published { process, zones }) = published {
+                all.zones.push(Reported { generation: process.generation, zones });
+                all.processes.push(process);
+            }
+            if budget.spent() {
+                return Progress::More;
+            }
+        }
+        for pid in others.get_or_insert_with(|| others_than(&all.processes).into_iter()) {
+            let reason = "it has no slot in the shared zone";
+            all.processes.extend(from_proc(pid, State::Active, reason));
+            if budget.spent() {
+                return Progress::More;
+            }
+        }
+        Progress::Done
+    }
+}
+
+/// The processes of the server that are none of these: the master, and children of it.
+fn others_than(known: &[Process]) -> Vec<i32> {
+    let Some(master) = process::master() else { return Vec::new() };
+    let known: HashSet<i32> = known.iter().map(|process| process.pid).collect();
+    let children = status::children(master).unwrap_or_else(process::siblings);
+    [master].into_iter().chain(children).filter(|pid| !known.contains(pid)).collect()
 }
 
 /// This process.

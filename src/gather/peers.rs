@@ -44,7 +44,8 @@ pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
         all.min().unwrap_or(u64::MAX)
     };
     let mut peers = owners(board);
-    peers.sort_by_key(|peer| published_ms(peer).unwrap_or(0));
+    // They publish meanwhile: each is asked once.
+    peers.sort_by_cached_key(|peer| published_ms(peer).unwrap_or(0));
     // The system is asked about as few of them as will do.
     let place = peers.iter().position(|peer| process::exists(peer.pid));
     match place.and_then(|place| peers.get(place)) {

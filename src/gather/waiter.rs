@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::collect::Collected;
-use crate::nginx::request::Request;
+use crate::nginx::request::{Request, Unsent};
 use crate::query::Query;
 use crate::reply::Reply;
 
@@ -16,24 +16,28 @@ pub(super) const REFRESH_HEAP: u32 = 1;
 /// Another: count all pages of zones anew.
 pub(super) const REFRESH_ZONES: u32 = 2;
 
+/// A request, and what it asks.
+pub struct Question {
+    /// The request.
+    pub request: Request,
+    /// What it asks.
+    pub query: Query,
+    /// When it arrived.
+    pub arrived: Instant,
+}
+
 /// A request that waits.
 pub(super) struct Waiter {
-    pub(super) request: Request,
-    pub(super) query: Query,
-    pub(super) arrived: Instant,
+    pub(super) question: Question,
     pub(super) asked_ms: u64,
     pub(super) deadline_ms: u64,
 }
 
 /// A request that can be answered.
 pub struct Answer {
-    /// The request.
-    pub request: Request,
-    /// What it asked.
-    pub query: Query,
-    /// When it arrived.
-    pub arrived: Instant,
-    /// How far it is.
+    /// What was asked.
+    pub question: Question,
+    /// How far the answer is.
     pub stage: Stage,
 }
 
@@ -43,6 +47,10 @@ pub enum Stage {
     Collected(Collected),
     /// The reply is being written.
     Writing(Reply),
+    /// It is written.
+    Written(Reply),
+    /// It is being sent; so much is left.
+    Sending(Unsent),
 }
 
 /// The bits of `Slot::ask` for a query.
@@ -53,9 +61,14 @@ pub(super) fn wants(query: &Query) -> u32 {
 }
 
 impl Waiter {
+    /// Whether it is the request with this address that waits.
+    pub(super) fn is_of(&self, address: usize) -> bool {
+        self.question.request.address() == address
+    }
+
     /// The oldest snapshot that answers this request.
     pub(super) fn oldest_ms(&self) -> u64 {
-        if wants(&self.query) != 0 {
+        if wants(&self.question.query) != 0 {
             return self.asked_ms;
         }
         self.asked_ms.saturating_sub(FRESH_MS)

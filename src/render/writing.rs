@@ -59,6 +59,11 @@ impl Writing {
         &self.out
     }
 
+    /// The same, without a copy.
+    pub fn into_body(self) -> Vec<u8> {
+        self.out
+    }
+
     fn piece(&mut self) -> Result<Progress, RenderError> {
         let out = &mut self.out;
         match &mut self.pieces {
