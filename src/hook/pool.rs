@@ -178,10 +178,9 @@ fn record(pools: &mut Pools, created: &Created, caller: usize) {
     }
 }
 
-/// Stands in for `ngx_destroy_pool`.
-unsafe extern "C" fn destroy(pool: *mut c_void) {
-    // SAFETY: 1, 5: it is live until the original runs.
-    counted(|pools| pools.destroyed(pool as usize, || unsafe { size(pool as usize) }));
+/// Stands in for `ngx_destroy_pool`, for a pool of this size.
+unsafe extern "C" fn destroy(pool: *mut c_void, size: u64) {
+    counted(|pools| pools.destroyed(pool as usize, size));
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }
 }

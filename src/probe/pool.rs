@@ -47,9 +47,12 @@ struct Block {
 
 /// `ngx_pool_large_t`.
 #[repr(C)]
-struct Large {
-    next: *const Large,
-    alloc: *mut c_void,
+#[derive(Debug)]
+pub struct Large {
+    /// The next in the list.
+    pub next: *const Large,
+    /// The allocation; null when it was given back.
+    pub alloc: *mut c_void,
 }
 
 /// What a pool holds.

@@ -11,6 +11,8 @@ mod nursery;
 pub use live::{Live, Pool};
 pub use nursery::{Created, Nursery, FACTOR, SHIFT};
 
+use nursery::Ended;
+
 /// Creators that are told apart; pools of further ones count as those of an unknown creator.
 const CREATORS: usize = 512;
 
@@ -264,11 +266,7 @@ impl Pools {
         for pool in self.nursery.leave_all() {
             self.record(pool.pool, pool.creator, tick(pool.at));
         }
-        for ended in self.nursery.end_all() {
-            if let Some(counts) = self.creators.get_mut(ended.creator) {
-                counts.ended(ended.size, ended.count);
-            }
-        }
+        self.nursery.end_all().for_each(|ended| self.ended(&ended));
     }
 
     /// What a further look at a creator's origin found. An origin that is not always the same is
@@ -283,17 +281,21 @@ impl Pools {
     }
 
     /// A pool is about to be destroyed, with this size. Unknown pools are older than the hook.
-    #[inline]
-    pub fn destroyed(&mut self, pool: usize, size: impl FnOnce() -> u64) {
-        let young = self.nursery.end(pool);
-        let Some(creator) = young.or_else(|| self.removed(pool)) else { return };
-        if let Some(counts) = self.creators.get_mut(creator) {
-            counts.ended(size(), 1);
+    pub fn destroyed(&mut self, pool: usize, size: u64) {
+        let young = self.nursery.end(pool, size);
+        let old = || Some(Ended { creator: self.removed(pool)?, size, count: 1 });
+        if let Some(ended) = young.or_else(old) {
+            self.ended(&ended);
+        }
+    }
+
+    fn ended(&mut self, ended: &Ended) {
+        if let Some(counts) = self.creators.get_mut(ended.creator) {
+            counts.ended(ended.size, ended.count);
         }
     }
 
     /// Forgets a pool that is not young; its creator.
-    #[inline(never)]
     fn removed(&mut self, pool: usize) -> Option<usize> {
         let creator = self.live.remove(pool)?;
         let counts = self.creators.get_mut(creator)?;
@@ -379,6 +381,11 @@ fn place_of(address: usize) -> usize {
 pub fn size_class(size: u64) -> usize {
     let bits = 64 - size.saturating_sub(1).leading_zeros();
     (bits as usize).min(SIZES - 1)
+}
+
+/// The least size of a class.
+fn least_size(class: usize) -> u64 {
+    class.checked_sub(1).map_or(0, |below| (1 << below) + 1)
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Where calls of the hooked functions come in.
 //!
 //! On x86_64 the commonest cases end here: a pool of a known kind is created and its place in the
-//! nursery is free, or a pool that is there is destroyed, with up to three blocks and nothing large.
-//! All else goes on to [`created`] and [`destroy`], with the stack as the caller left it: they do the
-//! same and the rest. On other processors they do all of it.
+//! nursery is free, or a pool that is there is destroyed and its size is counted there already. All
+//! else goes on to [`created`] and [`destroy`], with the stack as the caller left it: they do the same
+//! and the rest. On other processors they do all of it.
 //!
 //! What the code below relies on:
 //!
-//! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed.
+//! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed;
+//!    of its large allocations what [`probe::pool`](crate::probe::pool) does. To the C library one
+//!    that is null has no bytes.
 //! 2. Of this module it uses only whole words of the nursery and of statics, which are atomic: another
 //!    thread does no harm. What is compared has the thread pointer added to it, so that such a thread
 //!    goes on to [`created`] or [`destroy`], which notice it. When it destroys a pool that is in the
@@ -16,8 +18,14 @@
 //!    then when it destroys that pool, or at its next one.
 
 use std::ffi::c_void;
+#[cfg(target_arch = "x86_64")]
+use std::mem::offset_of;
 
 use super::{created, destroy, CREATE};
+#[cfg(target_arch = "x86_64")]
+use crate::probe::pool::{Header, Large};
+#[cfg(target_arch = "x86_64")]
+use crate::tally::pools::Nursery;
 
 extern "C" {
     /// Stands in for `ngx_create_pool`.
@@ -25,6 +33,34 @@ extern "C" {
 
     /// Stands in for `ngx_destroy_pool`.
     pub fn memstat_destroy_pool(pool: *mut c_void);
+}
+
+/// Has rdx zero if this is the main thread, and the pool is in its place.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compare {
+    () => {
+        "mov rdx, fs:[0]
+         sub rdx, [rip + {MAIN}]
+         add rdx, rdi
+         sub rdx, [rcx + rax*8 + {POOLS}]"
+    };
+}
+
+/// Takes the pool out of its place, adds to one of the counts of its kind, and goes on to the original.
+#[cfg(target_arch = "x86_64")]
+macro_rules! end {
+    (kind in edx, $count:literal) => {
+        concat!(
+            "mov qword ptr [rcx + rax*8 + {POOLS}], 0
+             inc qword ptr [rcx + rdx*8 + {",
+            $count,
+            "}]
+             jmp [rip + {DESTROY}]"
+        )
+    };
+    ($count:literal) => {
+        concat!("movzx edx, byte ptr [rcx + rax + {KINDS}]\n", end!(kind in edx, $count))
+    };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -74,44 +110,88 @@ std::arch::global_asm!(
     "lea rcx, [rip + {NURSERY}]",
     "imul eax, edi, {FACTOR}",
     "shr eax, {SHIFT}",
-    // rdx is zero if this is the main thread, and the pool is in its place.
-    "mov rdx, fs:[0]",
-    "sub rdx, [rip + {MAIN}]",
-    "add rdx, rdi",
-    "sub rdx, [rcx + rax*8 + {POOLS}]",
+    compare!(),
     // Two blocks, and nothing large?
     "mov rsi, [rdi + {NEXT}]",
     "test rsi, rsi",
-    "jz 3f",
+    "jz 2f",
     "or rdx, [rsi + {NEXT}]",
     "or rdx, [rdi + {LARGE}]",
-    "jnz 4f",
-    "movzx edx, byte ptr [rcx + rax + {KINDS}]",
-    "mov qword ptr [rcx + rax*8 + {POOLS}], 0",
-    "inc qword ptr [rcx + rdx*8 + {ENDED_2}]",
-    "jmp [rip + {DESTROY}]",
-    "3:", // One block, and nothing large?
+    "jnz 3f",
+    end!("ENDED_2"),
+    "2:", // One block, and nothing large?
     "or rdx, [rdi + {LARGE}]",
-    "jnz {destroy}",
-    "movzx edx, byte ptr [rcx + rax + {KINDS}]",
-    "mov qword ptr [rcx + rax*8 + {POOLS}], 0",
-    "inc qword ptr [rcx + rdx*8 + {ENDED_1}]",
-    "jmp [rip + {DESTROY}]",
-    "4:", // Three blocks, and nothing large? What was found above is not known one by one.
+    "jnz 6f",
+    end!("ENDED_1"),
+    "3:", // Three blocks, and nothing large? What was found above is not known one by one.
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
-    "jz {destroy}",
-    "mov rdx, fs:[0]",
-    "sub rdx, [rip + {MAIN}]",
-    "add rdx, rdi",
-    "sub rdx, [rcx + rax*8 + {POOLS}]",
+    "jz 5f",
+    compare!(),
     "or rdx, [rdi + {LARGE}]",
     "or rdx, [rsi + {NEXT}]",
+    "jnz 4f",
+    end!("ENDED_3"),
+    // What it holds comes to rsi. First its blocks: three or more, rsi being the third,
+    "4:",
+    "mov rdx, [rdi + {END}]",
+    "sub rdx, rdi",
+    "lea rcx, [rdx + rdx]",
+    "4:",
+    "add rcx, rdx",
+    "mov rsi, [rsi + {NEXT}]",
+    "test rsi, rsi",
+    "jnz 4b",
+    "mov rsi, rcx",
+    "jmp 7f",
+    "5:", // two,
+    "mov rsi, [rdi + {END}]",
+    "sub rsi, rdi",
+    "add rsi, rsi",
+    "jmp 7f",
+    "6:", // or one.
+    "mov rsi, [rdi + {END}]",
+    "sub rsi, rdi",
+    "7:", // Then what is large, with the stack aligned.
+    "push rbx",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbx, 0",
+    "push rdi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rsi",
+    ".cfi_adjust_cfa_offset 8",
+    "mov rbx, [rdi + {LARGE}]",
+    "test rbx, rbx",
+    "jz 9f",
+    "8:",
+    "mov rdi, [rbx + {LARGE_ALLOC}]",
+    "call [rip + {usable_size}@GOTPCREL]",
+    "add [rsp], rax",
+    "mov rbx, [rbx + {LARGE_NEXT}]",
+    "test rbx, rbx",
+    "jnz 8b",
+    "9:",
+    "pop rsi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rbx",
+    ".cfi_adjust_cfa_offset -8",
+    ".cfi_restore rbx",
+    // Is it young, and its size one of those that are counted?
+    "lea rcx, [rip + {NURSERY}]",
+    "imul eax, edi, {FACTOR}",
+    "shr eax, {SHIFT}",
+    compare!(),
     "jnz {destroy}",
     "movzx edx, byte ptr [rcx + rax + {KINDS}]",
-    "mov qword ptr [rcx + rax*8 + {POOLS}], 0",
-    "inc qword ptr [rcx + rdx*8 + {ENDED_3}]",
-    "jmp [rip + {DESTROY}]",
+    "sub rsi, [rcx + rdx*8 + {LEAST}]",
+    "cmp rsi, [rcx + rdx*8 + {ABOVE}]",
+    "ja 2f",
+    end!(kind in edx, "ALIKE"),
+    "2:",
+    "add rsi, [rcx + rdx*8 + {LEAST}]",
+    "jmp {destroy}",
     ".cfi_endproc",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
     CREATE = sym CREATE,
@@ -131,12 +211,16 @@ std::arch::global_asm!(
     ENDED_1 = const Nursery::ENDED,
     ENDED_2 = const Nursery::ENDED + Nursery::ENDED_NEXT,
     ENDED_3 = const Nursery::ENDED + 2 * Nursery::ENDED_NEXT,
-    NEXT = const std::mem::offset_of!(Header, next),
-    LARGE = const std::mem::offset_of!(Header, large),
+    LEAST = const Nursery::LEAST,
+    ABOVE = const Nursery::ABOVE,
+    ALIKE = const Nursery::ALIKE,
+    END = const offset_of!(Header, end),
+    NEXT = const offset_of!(Header, next),
+    LARGE = const offset_of!(Header, large),
+    LARGE_NEXT = const offset_of!(Large, next),
+    LARGE_ALLOC = const offset_of!(Large, alloc),
+    usable_size = sym libc::malloc_usable_size,
 );
-
-#[cfg(target_arch = "x86_64")]
-use {crate::probe::pool::Header, crate::tally::pools::Nursery};
 
 #[cfg(target_arch = "aarch64")]
 std::arch::global_asm!(
@@ -165,9 +249,16 @@ std::arch::global_asm!(
     ".hidden memstat_destroy_pool",
     ".type memstat_destroy_pool, @function",
     "memstat_destroy_pool:",
-    "b {destroy}",
+    "b {measure}",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
     CREATE = sym CREATE,
     created = sym created,
-    destroy = sym destroy,
+    measure = sym measure,
 );
+
+/// Goes on to [`destroy`].
+#[cfg(target_arch = "aarch64")]
+unsafe extern "C" fn measure(pool: *mut c_void) {
+    // SAFETY: 1.
+    unsafe { destroy(pool, crate::probe::pool::size(pool as usize)) }
+}

@@ -9,7 +9,8 @@
 //! of the creator's *mark*: the address that its call returns to, and the thread pointer, added up.
 //! Comparing one with the mark of a kind compares both. All blocks of a pool have the size of the
 //! first, so of a pool without large allocations the number of blocks is counted when it ends, by
-//! kind, and what it held is worked out later.
+//! kind, and what it held is worked out later. Others are counted by kind as long as they are *alike*,
+//! their sizes of one class ([`size_class`]): the largest of them says the class of each, and the peak.
 //!
 //! The hooks' code on x86_64 (`hook::pool::entries`) does the commonest of this itself, on the same
 //! memory. For a pool that ends with two blocks, as that of a small request does, it takes these
@@ -22,8 +23,12 @@
 //!   thread and the pool in its place, 6 for whether there are two blocks and nothing large, 2 to
 //!   count it, 1 to empty the place, 1 to go on to the original.
 //!
-//! A pool with one block takes 1 less, one with three 10 more. Six further ones are the jumps from
-//! nginx's code to there and back.
+//! A pool with one block takes 1 less, one with three 10 more. One block and one large allocation take
+//! 44 to destroy, besides what the C library does to tell its size: 12 to see that it is such a pool, 2
+//! for its block, 9 to ask with the stack aligned and a register for the list, 6 for each one that is
+//! large, 8 for whether it is the main thread and the pool in its place, 4 for whether it is like those
+//! before, 3 as above. With two blocks they are 6 more. Six further ones are the jumps from nginx's code
+//! to there and back.
 //!
 //! All is atomic, and relaxed: another thread may do what it likes here, but makes no figure right.
 //! That there is one is noticed by the hooks, and ends the figures.
@@ -31,6 +36,8 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicU8, AtomicUsize, Ordering::Relaxed};
+
+use super::{least_size, size_class};
 
 /// Places for pools.
 const PLACES: usize = 512;
@@ -44,8 +51,8 @@ pub const SHIFT: u32 = u32::BITS - PLACES.trailing_zeros();
 /// Places for kinds.
 const KINDS: usize = 256;
 
-/// Pools with up to so many blocks are counted by kind when they end.
-const BLOCKS: usize = 4;
+/// Pools with up to so many blocks and nothing large are counted by blocks when they end.
+const BLOCKS: usize = 3;
 
 /// What is in the first place, which is that of a null pointer, and never free.
 const TAKEN: usize = 1;
@@ -68,6 +75,13 @@ pub struct Nursery {
     creators: [AtomicU16; KINDS],
     /// Pools that ended, without large allocations: those with one block, with two, and so on.
     ended: [[AtomicU64; KINDS]; BLOCKS],
+    /// Of the other pools of each kind that ended, those alike: the least size of the class that their
+    /// sizes are of,
+    least: [AtomicU64; KINDS],
+    /// how much larger the largest was,
+    above: [AtomicU64; KINDS],
+    /// and how many they are.
+    alike: [AtomicU64; KINDS],
 }
 
 /// A pool that was created.
@@ -99,7 +113,7 @@ pub struct Leaving {
 pub struct Ended {
     /// The place of their creator.
     pub creator: usize,
-    /// What each held, in bytes.
+    /// What the largest held, in bytes; the others as much, or a size of the same class.
     pub size: u64,
     /// How many they are.
     pub count: u64,
@@ -120,6 +134,12 @@ impl Nursery {
     pub const ENDED: usize = offset_of!(Nursery, ended);
     /// The distance from there to those with one block more.
     pub const ENDED_NEXT: usize = size_of::<[AtomicU64; KINDS]>();
+    /// The offset of the least sizes of those alike.
+    pub const LEAST: usize = offset_of!(Nursery, least);
+    /// Of how much larger the largest was.
+    pub const ABOVE: usize = offset_of!(Nursery, above);
+    /// Of how many they are.
+    pub const ALIKE: usize = offset_of!(Nursery, alike);
 
     /// Empty, and all zero: its pages need not exist.
     pub const fn new() -> Self {
@@ -131,6 +151,9 @@ impl Nursery {
             sizes: [const { AtomicUsize::new(0) }; KINDS],
             creators: [const { AtomicU16::new(0) }; KINDS],
             ended: [const { [const { AtomicU64::new(0) }; KINDS] }; BLOCKS],
+            least: [const { AtomicU64::new(0) }; KINDS],
+            above: [const { AtomicU64::new(0) }; KINDS],
+            alike: [const { AtomicU64::new(0) }; KINDS],
         }
     }
 
@@ -173,16 +196,26 @@ impl Nursery {
         (self.pools.get(place)?.load(Relaxed) == pool).then(|| self.leave(place)).flatten()
     }
 
-    /// Takes a pool out that ends, if it is here; the place of its creator.
-    #[inline]
-    pub fn end(&self, pool: usize) -> Option<usize> {
+    /// Takes a pool out that ends with this size, and counts it with those alike. Returns those that
+    /// are not counted here any more, maybe none: of a size of another class. `None` when the pool is
+    /// not here.
+    pub fn end(&self, pool: usize, size: u64) -> Option<Ended> {
         let place = place_of(pool);
         let here = self.pools.get(place)?;
         if here.load(Relaxed) != pool || place == 0 {
             return None;
         }
         here.store(0, Relaxed);
-        self.creator(self.kinds.get(place)?.load(Relaxed))
+        let kind = usize::from(self.kinds.get(place)?.load(Relaxed));
+        let least = least_size(size_class(size));
+        let mut others = Ended { creator: self.creator(kind)?, size: 0, count: 0 };
+        if self.least.get(kind)?.load(Relaxed) != least {
+            others = self.end_alike(kind)?;
+            self.least.get(kind)?.store(least, Relaxed);
+        }
+        self.above.get(kind)?.fetch_max(size.saturating_sub(least), Relaxed);
+        self.alike.get(kind)?.fetch_add(1, Relaxed);
+        Some(others)
     }
 
     /// Takes all pools out.
@@ -194,7 +227,7 @@ impl Nursery {
         let pool = self.pools.get(place)?;
         let leaving = Leaving {
             pool: pool.load(Relaxed),
-            creator: self.creator(self.kinds.get(place)?.load(Relaxed))?,
+            creator: self.creator(self.kinds.get(place)?.load(Relaxed).into())?,
             at: self.created.get(place)?.load(Relaxed),
         };
         if leaving.pool == 0 || leaving.pool == TAKEN {
@@ -204,34 +237,33 @@ impl Nursery {
         Some(leaving)
     }
 
-    fn creator(&self, kind: u8) -> Option<usize> {
-        Some(self.creators.get(usize::from(kind))?.load(Relaxed).into())
+    fn creator(&self, kind: usize) -> Option<usize> {
+        Some(self.creators.get(kind)?.load(Relaxed).into())
     }
 
     /// Forgets all kinds: what of them has ended. No pool may be here.
     pub fn end_all(&self) -> impl Iterator<Item = Ended> + '_ {
         let kinds = self.marks.iter().enumerate();
         let kinds = kinds.filter(|(_, mark)| mark.load(Relaxed) != 0);
-        kinds.flat_map(move |(place, mark)| {
+        kinds.flat_map(move |(kind, mark)| {
             mark.store(0, Relaxed);
-            (1..)
-                .zip(&self.ended)
-                .filter_map(move |(blocks, ended)| self.ended(place, blocks, ended))
+            let by_blocks = (1..).zip(&self.ended);
+            let by_blocks = by_blocks.map(move |(blocks, ended)| self.ended(kind, blocks, ended));
+            by_blocks.chain([self.end_alike(kind)]).flatten().filter(|ended| ended.count != 0)
         })
     }
 
-    fn ended(&self, place: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<Ended> {
-        let count = ended.get(place)?;
-        let ended = Ended {
-            creator: self.creators.get(place)?.load(Relaxed).into(),
-            size: blocks.saturating_mul(self.sizes.get(place)?.load(Relaxed) as u64),
-            count: count.load(Relaxed),
-        };
-        if ended.count == 0 {
-            return None;
-        }
-        count.store(0, Relaxed);
-        Some(ended)
+    fn ended(&self, kind: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<Ended> {
+        let size = blocks.saturating_mul(self.sizes.get(kind)?.load(Relaxed) as u64);
+        let count = ended.get(kind)?.swap(0, Relaxed);
+        Some(Ended { creator: self.creator(kind)?, size, count })
+    }
+
+    fn end_alike(&self, kind: usize) -> Option<Ended> {
+        let least = self.least.get(kind)?.swap(0, Relaxed);
+        let size = least.saturating_add(self.above.get(kind)?.swap(0, Relaxed));
+        let count = self.alike.get(kind)?.swap(0, Relaxed);
+        Some(Ended { creator: self.creator(kind)?, size, count })
     }
 }
 

@@ -125,9 +125,9 @@ fn counts() {
     for (i, creator) in [a, a, b].into_iter().enumerate() {
         assert_eq!(created(&mut pools, 16 * (i + 1), creator), Look::No);
     }
-    pools.destroyed(16, || 300);
-    pools.destroyed(16, || 300);
-    pools.destroyed(1600, || 300);
+    pools.destroyed(16, 300);
+    pools.destroyed(16, 300);
+    pools.destroyed(1600, 300);
     pools.reset(32, || 9000);
     pools.reset(1600, || 9000);
     pools.adopt(48, a, 0);
@@ -172,7 +172,7 @@ fn an_origin_is_looked_at_when_settled() {
     for i in 1..=7000 {
         let look = created(&mut pools, 48, creator) == Look::Again;
         if !pools.nursery.end_young(48, 1) {
-            pools.destroyed(48, || 256);
+            pools.destroyed(48, 256);
         }
         if look {
             looks.push(i);
@@ -204,6 +204,11 @@ fn size_classes() {
     for (size, class) in [(0, 0), (1, 0), (2, 1), (3, 2), (4096, 12), (4097, 13), (u64::MAX, 39)] {
         assert_eq!(size_class(size), class, "{size}");
     }
+    for class in 1..SIZES {
+        let least = least_size(class);
+        assert_eq!([least, least - 1].map(size_class), [class, class - 1]);
+    }
+    assert_eq!(least_size(0), 0);
 }
 
 /// What a process does to its pools, beside a map of them: many, few, of many kinds and of few.
@@ -233,10 +238,11 @@ fn pools_are_those_of_a_map() {
                 }
                 (..990, Some(&(creator, _, size))) => {
                     let blocks = 1 + random.below(3) as usize;
-                    let held = (size * blocks) as u64;
+                    let large = [0, 0, 5000, 70_000][random.below(4) as usize];
+                    let held = (size * blocks) as u64 + large;
                     // As the hook does when it can.
-                    if !(young && pools.nursery.end_young(address, blocks)) {
-                        pools.destroyed(address, || held);
+                    if !(large == 0 && young && pools.nursery.end_young(address, blocks)) {
+                        pools.destroyed(address, held);
                     }
                     map.remove(&address);
                     counts[creator][1] += 1;

@@ -73,6 +73,34 @@ fn kinds() {
     assert_eq!(kind(0x201, 512), Some(1), "there is room again");
 }
 
+/// Pools that hold more than their blocks are counted by kind as long as their sizes are alike.
+#[test]
+fn sizes_alike() {
+    let nursery = Nursery::new();
+    let end = |mark, size| {
+        put(&nursery, &created(16, mark, 256), mark);
+        nursery.end(16, size).unwrap()
+    };
+    assert_eq!(nursery.end(16, 5000), None, "it is not here");
+    let none = |creator| Ended { creator, size: 0, count: 0 };
+    assert_eq!([end(1, 5000), end(1, 4097), end(1, 8192), end(1, 6000)], [none(1); 4]);
+    assert_eq!([end(2, 70_000), end(2, 66_000)], [none(2); 2]);
+    assert_eq!(nursery.end(16, 5000), None, "it is not here any more");
+    assert_eq!(end(1, 8193), Ended { creator: 1, size: 8192, count: 4 });
+    assert_eq!(end(1, 4096), Ended { creator: 1, size: 8193, count: 1 });
+    put(&nursery, &created(16, 1, 256), 1);
+    assert!(nursery.end_young(16, 2));
+    let ended = [(1, 512, 1), (1, 4096, 1), (2, 70_000, 2)].map(|(creator, size, count)| Ended {
+        creator,
+        size,
+        count,
+    });
+    assert_eq!(nursery.end_all().collect::<Vec<_>>(), ended);
+    assert_eq!(nursery.end_all().count(), 0);
+    assert_eq!(end(1, 5000), none(1), "nothing is left of those before");
+    assert_eq!(nursery.end_all().map(|ended| ended.size).collect::<Vec<_>>(), [5000]);
+}
+
 /// Pools as malloc has them, one behind the other, find places of their own for the most part.
 #[test]
 fn places_are_spread() {
