@@ -12,9 +12,18 @@
 //! 2. The ways to the functions are set before a hook can be called.
 //! 3. [`MASTERS`] and [`CURRENT`] are null or lead to a table that stays for the life of the
 //!    process: [`OWN`], or one in a mapping that is never unmapped. A table is all atomics, and all
-//!    zeroes is one.
+//!    zeroes is one. When a hook can be called they are not null.
 //! 4. nginx hands an `ngx_shm_t` to the functions that make and unmake shared memory, of which
 //!    [`Shm`] is the beginning (`nginx::zones` compares the two when it is compiled).
+//! 5. [`LAST`] leads to counters in the table of [`CURRENT`], or to the first in [`OWN`], which are of
+//!    no pool where that is not the current table. Counters that say they are a pool's are so until the
+//!    pool is gone. So whoever uses a pool may use them, if they say so, whatever another thread makes
+//!    of this word meanwhile.
+//!
+//! The commonest calls of the slab functions are dealt with by [`entries`], in as few instructions as
+//! can be. The rest comes to [`alloc_locked`] and [`free_locked`].
+
+mod entries;
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -28,7 +37,7 @@ use super::refusal::Refusal;
 use super::state::State;
 use crate::probe::pagemap::page_size;
 use crate::tally::mappings::{Mapping, Mappings};
-use crate::tally::zones::{Counts, PageCounts, Table};
+use crate::tally::zones::{Counts, Entry, PageCounts, Table};
 
 /// `ngx_int_t`.
 type Int = isize;
@@ -62,12 +71,12 @@ static SHM_FREE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static TARGETS: [Target; 4] = [
     Target {
         symbol: c"ngx_slab_alloc_locked",
-        hook: || alloc_locked as Alloc as *const c_void,
+        hook: || entries::ALLOC as *const c_void,
         original: &ALLOC,
     },
     Target {
         symbol: c"ngx_slab_free_locked",
-        hook: || free_locked as Free as *const c_void,
+        hook: || entries::FREE as *const c_void,
         original: &FREE,
     },
     Target {
@@ -87,6 +96,8 @@ static MASTERS: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 /// Those of this process: [`MASTERS`], in a child [`OWN`].
 static CURRENT: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 static OWN: Table = Table::new();
+/// The counters of the pool that was used last.
+static LAST: AtomicPtr<Entry> = AtomicPtr::new((&raw const OWN).cast_mut().cast());
 
 static MAPPINGS: Mutex<Mappings> = Mutex::new(Mappings::new());
 static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
@@ -174,6 +185,7 @@ pub fn page_counts(mapping: &Mapping) -> Option<PageCounts> {
 pub extern "C" fn begin_process() {
     OWN.inherit(masters());
     CURRENT.store((&raw const OWN).cast_mut(), Ordering::Release);
+    LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
 }
 
 /// What there has to be before the hooks are called.
@@ -240,7 +252,7 @@ unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> *mut c_void
     if let Some(table) = current() {
         let size = size as u64;
         let pages = if size > HALF_PAGE.load(Ordering::Relaxed) { masters() } else { None };
-        table.allocated(pool as usize, size, !block.is_null(), pages);
+        remember(table.allocated(pool as usize, size, !block.is_null(), pages));
     }
     block
 }
@@ -252,10 +264,16 @@ unsafe extern "C" fn free_locked(pool: *mut c_void, block: *mut c_void) {
         // Not reachable (2).
         return;
     }
+    if let Some(table) = current() {
+        remember(table.freed(pool as usize));
+    }
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Free>(original)(pool, block) };
-    if let Some(table) = current() {
-        table.freed(pool as usize);
+}
+
+fn remember(counters: Option<&'static Entry>) {
+    if let Some(counters) = counters {
+        LAST.store(std::ptr::from_ref(counters).cast_mut(), Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,10 @@
+use std::collections::HashMap;
 use std::ffi::{c_int, CStr};
 
 use super::*;
 use crate::hook::testing::{alone, Library};
+use crate::report::sample::Random;
+use crate::tally::zones::POOLS;
 
 /// Functions with nginx's names and types, on an allocator that never gives back.
 const SOURCE: &str = r#"
@@ -11,7 +14,7 @@ const SOURCE: &str = r#"
     #include <sys/mman.h>
     struct shm { unsigned char *addr; size_t size; size_t len; unsigned char *data; };
     static unsigned char memory[1 << 20];
-    static size_t used;
+    static _Thread_local size_t used;
     __attribute__((noinline)) void *ngx_slab_alloc_locked(void *pool, size_t size) {
         errno = 71;
         if (size > sizeof(memory) - used) { return NULL; }
@@ -36,6 +39,9 @@ const SOURCE: &str = r#"
 "#;
 
 struct Nginx(Library);
+
+// SAFETY: the library stays loaded, and its slab functions use memory of the calling thread only.
+unsafe impl Sync for Nginx {}
 
 impl Nginx {
     fn load() -> Self {
@@ -168,6 +174,117 @@ fn counts_by_process_and_pool() {
         assert_eq!(names(), [(b"three".to_vec(), None)]);
         nginx.alloc(third.addr as usize, 1);
         assert_eq!(counts(third.addr as usize).map(|c| c.allocations), Some(1));
+    });
+}
+
+/// Calls a slab function at random for a pool, and counts what happens.
+fn anything(nginx: &Nginx, pool: usize, random: &mut Random, counts: &mut Counts) {
+    let size = [1, 2, 3, 2000, 3000][random.below(5) as usize];
+    if random.below(3) == 0 {
+        assert_eq!(nginx.free(pool), 72);
+        counts.frees += 1;
+        return;
+    }
+    let (succeeded, errno) = nginx.alloc(pool, size);
+    assert_eq!(errno, 71);
+    if succeeded {
+        counts.allocations += 1;
+        counts.bytes_requested += size as u64;
+    } else {
+        counts.failures += 1;
+    }
+}
+
+/// Pools that are used in turn while others come and go, where memory is short.
+#[test]
+fn pools_are_those_of_a_map() {
+    alone("hook::slab::tests::pools_are_those_of_a_map", || {
+        let nginx = Nginx::load();
+        install(|| Ok(())).unwrap();
+        let mut random = Random::new(11);
+        let mut zones: Vec<(Shm, Counts)> = Vec::new();
+        let mut all = Counts::default();
+        for round in 0..50_000 {
+            if zones.len() < 3 || (zones.len() < 8 && random.below(50) == 0) {
+                zones.push((nginx.map("one", 4096).unwrap(), Counts::default()));
+            }
+            let place = random.below(zones.len() as u64) as usize;
+            if random.below(100) == 0 {
+                let (shm, expected) = zones.swap_remove(place);
+                assert_eq!(counts(shm.addr as usize), Some(expected), "{round}");
+                nginx.unmap(shm);
+                all.allocations += expected.allocations;
+                all.frees += expected.frees;
+                all.failures += expected.failures;
+                continue;
+            }
+            let (shm, expected) = &mut zones[place];
+            let pool = shm.addr as usize;
+            anything(&nginx, pool, &mut random, expected);
+            assert_eq!(counts(pool), Some(*expected), "{round}");
+        }
+        let least = [all.allocations, all.frees, all.failures].into_iter().min();
+        assert!(least > Some(2000), "{all:?}");
+        for (shm, expected) in &zones {
+            assert_eq!(counts(shm.addr as usize), Some(*expected));
+        }
+        assert_eq!(others(|pool| zones.iter().any(|(shm, _)| shm.addr as usize == pool)), {
+            Counts::default()
+        });
+    });
+}
+
+/// Pools whose first place is another's, and pools for which there is none.
+#[test]
+fn more_pools_than_places() {
+    alone("hook::slab::tests::more_pools_than_places", || {
+        let nginx = Nginx::load();
+        install(|| Ok(())).unwrap();
+        let mut random = Random::new(12);
+        let mut map: HashMap<usize, Counts> = HashMap::new();
+        for _ in 0..100_000 {
+            let pool = (1 + random.below(2 * POOLS as u64) as usize) * 4096;
+            // What is found the second time is what was used last.
+            for _ in 0..2 {
+                anything(&nginx, pool, &mut random, map.entry(pool).or_default());
+            }
+        }
+        let (told, rest): (Vec<_>, Vec<_>) =
+            map.iter().partition(|(pool, _)| counts(**pool).is_some());
+        assert!(told.len() > POOLS / 2 && rest.len() >= POOLS, "{} {}", told.len(), rest.len());
+        assert!(told.iter().all(|(pool, expected)| counts(**pool) == Some(**expected)));
+        let sum = |of: fn(&Counts) -> u64| rest.iter().map(|(_, counts)| of(counts)).sum::<u64>();
+        let expected = Counts {
+            allocations: sum(|counts| counts.allocations),
+            frees: sum(|counts| counts.frees),
+            failures: sum(|counts| counts.failures),
+            bytes_requested: sum(|counts| counts.bytes_requested),
+        };
+        assert_eq!(others(|pool| counts(pool).is_some()), expected);
+    });
+}
+
+/// Each thread in a pool of its own: what one used last is not what another uses.
+#[test]
+fn threads_in_different_pools() {
+    alone("hook::slab::tests::threads_in_different_pools", || {
+        let nginx = Nginx::load();
+        install(|| Ok(())).unwrap();
+        let pools: Vec<usize> = (1..=4).map(|i| i << 20).collect();
+        let expected: Vec<Counts> = std::thread::scope(|scope| {
+            let use_it = |&pool: &usize| {
+                let nginx = &nginx;
+                scope.spawn(move || {
+                    let (mut random, mut counts) = (Random::new(pool as u64), Counts::default());
+                    (0..50_000).for_each(|_| anything(nginx, pool, &mut random, &mut counts));
+                    counts
+                })
+            };
+            let threads: Vec<_> = pools.iter().map(use_it).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let found: Vec<_> = pools.iter().filter_map(|pool| counts(*pool)).collect();
+        assert_eq!(found, expected);
     });
 }
 

@@ -1,0 +1,138 @@
+//! Where calls of the slab functions come in.
+//!
+//! On x86_64 the commonest cases end here: the pool's counters are those that were used last or the
+//! first of the places where they may be, and what is asked for is no more than half a page. All else
+//! goes on to [`alloc_locked`] and [`free_locked`], with the stack as the caller left it: they do the
+//! same and the rest. On other processors they do all of it.
+//!
+//! What is asked for counts before the original is called, and is taken back when that fails: so less
+//! is to be kept meanwhile.
+//!
+//! What the code below relies on:
+//!
+//! 1. What [`slab`](super) relies on: 1, 2, 3 and 5.
+//! 2. Who calls holds the mutex of the pool, so nobody else changes its counters meanwhile.
+
+use super::{Alloc, Free};
+
+#[cfg(target_arch = "aarch64")]
+pub const ALLOC: Alloc = super::alloc_locked;
+#[cfg(target_arch = "aarch64")]
+pub const FREE: Free = super::free_locked;
+
+/// Stands in for `ngx_slab_alloc_locked`.
+#[cfg(target_arch = "x86_64")]
+pub const ALLOC: Alloc = memstat_slab_alloc;
+/// Stands in for `ngx_slab_free_locked`.
+#[cfg(target_arch = "x86_64")]
+pub const FREE: Free = memstat_slab_free;
+
+#[cfg(target_arch = "x86_64")]
+extern "C" {
+    fn memstat_slab_alloc(pool: *mut c_void, size: usize) -> *mut c_void;
+    fn memstat_slab_free(pool: *mut c_void, block: *mut c_void);
+}
+
+/// Has rdx lead to the counters of the pool in rdi, if they are those that were used last.
+#[cfg(target_arch = "x86_64")]
+macro_rules! find {
+    () => {
+        "mov rdx, [rip + {LAST}]
+         cmp [rdx + {POOL}], rdi
+         jne 3f
+         2:"
+    };
+}
+
+/// Else, if they are in their first place; if not, it goes on elsewhere.
+#[cfg(target_arch = "x86_64")]
+macro_rules! find_first {
+    ($or_to:literal) => {
+        concat!(
+            "3:
+             movabs rdx, {FACTOR}
+             imul rdx, rdi
+             shr rdx, {SHIFT}
+             shl rdx, {ENTRY_BITS}
+             add rdx, [rip + {CURRENT}]
+             cmp [rdx + {POOL}], rdi
+             jne {",
+            $or_to,
+            "}
+             mov [rip + {LAST}], rdx
+             jmp 2b"
+        )
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl memstat_slab_alloc",
+    ".hidden memstat_slab_alloc",
+    ".type memstat_slab_alloc, @function",
+    "memstat_slab_alloc:",
+    ".cfi_startproc",
+    find!(),
+    "cmp rsi, [rip + {HALF_PAGE}]",
+    "ja {alloc_locked}",
+    "inc qword ptr [rdx + {ALLOCATIONS}]",
+    "add [rdx + {BYTES_REQUESTED}], rsi",
+    // The original, with the stack aligned; what counts is kept.
+    "push rsi",
+    "push rdx",
+    "push rdx",
+    ".cfi_adjust_cfa_offset 24",
+    "call [rip + {ALLOC}]",
+    "test rax, rax",
+    "jz 4f",
+    "add rsp, 24",
+    ".cfi_remember_state",
+    ".cfi_adjust_cfa_offset -24",
+    "ret",
+    "4:", // It failed.
+    ".cfi_restore_state",
+    "pop rdx",
+    "pop rdx",
+    "pop rsi",
+    ".cfi_adjust_cfa_offset -24",
+    "dec qword ptr [rdx + {ALLOCATIONS}]",
+    "sub [rdx + {BYTES_REQUESTED}], rsi",
+    "inc qword ptr [rdx + {FAILURES}]",
+    "ret",
+    find_first!("alloc_locked"),
+    ".cfi_endproc",
+    ".size memstat_slab_alloc, . - memstat_slab_alloc",
+    "",
+    ".globl memstat_slab_free",
+    ".hidden memstat_slab_free",
+    ".type memstat_slab_free, @function",
+    "memstat_slab_free:",
+    ".cfi_startproc",
+    find!(),
+    "inc qword ptr [rdx + {FREES}]",
+    "jmp [rip + {FREE}]",
+    find_first!("free_locked"),
+    ".cfi_endproc",
+    ".size memstat_slab_free, . - memstat_slab_free",
+    ALLOC = sym super::ALLOC,
+    FREE = sym super::FREE,
+    LAST = sym super::LAST,
+    CURRENT = sym super::CURRENT,
+    HALF_PAGE = sym super::HALF_PAGE,
+    alloc_locked = sym super::alloc_locked,
+    free_locked = sym super::free_locked,
+    FACTOR = const FACTOR,
+    SHIFT = const SHIFT,
+    ENTRY_BITS = const size_of::<Entry>().trailing_zeros(),
+    POOL = const Entry::POOL,
+    ALLOCATIONS = const Entry::ALLOCATIONS,
+    FREES = const Entry::FREES,
+    FAILURES = const Entry::FAILURES,
+    BYTES_REQUESTED = const Entry::BYTES_REQUESTED,
+);
+
+#[cfg(target_arch = "x86_64")]
+use {
+    crate::tally::zones::{Entry, FACTOR, SHIFT},
+    std::ffi::c_void,
+};
