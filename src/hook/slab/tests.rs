@@ -138,12 +138,18 @@ fn counts_by_process_and_pool() {
         let mapping = mappings().remove(0);
         let child_counts = in_child(|| {
             let empty = counts(pool) == Some(Counts::default());
-            nginx.alloc(pool, 4096);
+            // The pool that the parent used last.
             nginx.alloc(pool, 8);
+            nginx.alloc(pool, 4096);
             nginx.alloc(8192, 8);
+            let of_its_child = in_child(|| {
+                nginx.free(pool);
+                counts(pool) == Some(Counts { frees: 1, ..Counts::default() })
+            });
             let mine = Counts { allocations: 2, frees: 0, failures: 0, bytes_requested: 4104 };
             let other = Counts { allocations: 1, frees: 0, failures: 0, bytes_requested: 8 };
             empty
+                && of_its_child
                 && counts(pool) == Some(mine)
                 && masters_counts(&mapping) == Some(masters)
                 && others(|known| known == pool) == other
