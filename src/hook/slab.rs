@@ -71,12 +71,12 @@ static SHM_FREE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static TARGETS: [Target; 4] = [
     Target {
         symbol: c"ngx_slab_alloc_locked",
-        hook: || entries::ALLOC as *const c_void,
+        hook: || entries::memstat_slab_alloc as Alloc as *const c_void,
         original: &ALLOC,
     },
     Target {
         symbol: c"ngx_slab_free_locked",
-        hook: || entries::FREE as *const c_void,
+        hook: || entries::memstat_slab_free as Free as *const c_void,
         original: &FREE,
     },
     Target {

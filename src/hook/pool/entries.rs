@@ -18,14 +18,14 @@
 //!    then when it destroys that pool, or at its next one.
 
 use std::ffi::c_void;
-#[cfg(target_arch = "x86_64")]
-use std::mem::offset_of;
 
 use super::{created, destroy, CREATE};
 #[cfg(target_arch = "x86_64")]
-use crate::probe::pool::{Header, Large};
-#[cfg(target_arch = "x86_64")]
-use crate::tally::pools::Nursery;
+use {
+    crate::probe::pool::{Header, Large},
+    crate::tally::pools::Nursery,
+    std::mem::offset_of,
+};
 
 extern "C" {
     /// Stands in for `ngx_create_pool`.

@@ -13,24 +13,22 @@
 //! 1. What [`slab`](super) relies on: 1, 2, 3 and 5.
 //! 2. Who calls holds the mutex of the pool, so nobody else changes its counters meanwhile.
 
-use super::{Alloc, Free};
-
 #[cfg(target_arch = "aarch64")]
-pub const ALLOC: Alloc = super::alloc_locked;
-#[cfg(target_arch = "aarch64")]
-pub const FREE: Free = super::free_locked;
+pub(super) use super::{alloc_locked as memstat_slab_alloc, free_locked as memstat_slab_free};
 
-/// Stands in for `ngx_slab_alloc_locked`.
 #[cfg(target_arch = "x86_64")]
-pub const ALLOC: Alloc = memstat_slab_alloc;
-/// Stands in for `ngx_slab_free_locked`.
-#[cfg(target_arch = "x86_64")]
-pub const FREE: Free = memstat_slab_free;
+use {
+    crate::tally::zones::{Entry, FACTOR, SHIFT},
+    std::ffi::c_void,
+};
 
 #[cfg(target_arch = "x86_64")]
 extern "C" {
-    fn memstat_slab_alloc(pool: *mut c_void, size: usize) -> *mut c_void;
-    fn memstat_slab_free(pool: *mut c_void, block: *mut c_void);
+    /// Stands in for `ngx_slab_alloc_locked`.
+    pub fn memstat_slab_alloc(pool: *mut c_void, size: usize) -> *mut c_void;
+
+    /// Stands in for `ngx_slab_free_locked`.
+    pub fn memstat_slab_free(pool: *mut c_void, block: *mut c_void);
 }
 
 /// Has rdx lead to the counters of the pool in rdi, if they are those that were used last.
@@ -130,9 +128,3 @@ std::arch::global_asm!(
     FAILURES = const Entry::FAILURES,
     BYTES_REQUESTED = const Entry::BYTES_REQUESTED,
 );
-
-#[cfg(target_arch = "x86_64")]
-use {
-    crate::tally::zones::{Entry, FACTOR, SHIFT},
-    std::ffi::c_void,
-};
