@@ -14,7 +14,7 @@
 //! 5. The layout of pools is that of [`probe::pool`](crate::probe::pool): [`check`] found it so.
 //!
 //! The commonest calls are dealt with by [`entries`], in as few instructions as can be. The rest
-//! comes to [`created`], [`destroy`] and [`reset`].
+//! comes to [`created`], [`destroy`], [`destroy_sized`] and [`reset`].
 
 mod check;
 mod entries;
@@ -178,8 +178,14 @@ fn record(pools: &mut Pools, created: &Created, caller: usize) {
     }
 }
 
-/// Stands in for `ngx_destroy_pool`, for a pool of this size.
-unsafe extern "C" fn destroy(pool: *mut c_void, size: u64) {
+/// Stands in for `ngx_destroy_pool`.
+unsafe extern "C" fn destroy(pool: *mut c_void) {
+    // SAFETY: 1, 5.
+    unsafe { destroy_sized(pool, size(pool as usize)) }
+}
+
+/// The same, for a pool of this size.
+unsafe extern "C" fn destroy_sized(pool: *mut c_void, size: u64) {
     counted(|pools| pools.destroyed(pool as usize, size));
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }

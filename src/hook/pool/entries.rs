@@ -22,6 +22,7 @@ use std::ffi::c_void;
 use super::{created, destroy, CREATE};
 #[cfg(target_arch = "x86_64")]
 use {
+    super::destroy_sized,
     crate::probe::pool::{Header, Large},
     crate::tally::pools::Nursery,
     std::mem::offset_of,
@@ -49,17 +50,31 @@ macro_rules! compare {
 /// Takes the pool out of its place, adds to one of the counts of its kind, and goes on to the original.
 #[cfg(target_arch = "x86_64")]
 macro_rules! end {
-    (kind in edx, $count:literal) => {
+    ($count:literal) => {
         concat!(
-            "mov qword ptr [rcx + rax*8 + {POOLS}], 0
+            "movzx edx, byte ptr [rcx + rax + {KINDS}]
+             mov qword ptr [rcx + rax*8 + {POOLS}], 0
              inc qword ptr [rcx + rdx*8 + {",
             $count,
             "}]
              jmp [rip + {DESTROY}]"
         )
     };
-    ($count:literal) => {
-        concat!("movzx edx, byte ptr [rcx + rax + {KINDS}]\n", end!(kind in edx, $count))
+}
+
+/// Has rax be the size of the one large allocation, with the stack aligned; with more, it goes on at 8.
+#[cfg(target_arch = "x86_64")]
+macro_rules! ask {
+    () => {
+        "mov rsi, [rdi + {LARGE}]
+         cmp qword ptr [rsi + {LARGE_NEXT}], 0
+         jne 8f
+         push rdi
+         .cfi_adjust_cfa_offset 8
+         mov rdi, [rsi + {LARGE_ALLOC}]
+         call [rip + {usable_size}@GOTPCREL]
+         pop rdi
+         .cfi_adjust_cfa_offset -8"
     };
 }
 
@@ -121,77 +136,84 @@ std::arch::global_asm!(
     end!("ENDED_2"),
     "2:", // One block, and nothing large?
     "or rdx, [rdi + {LARGE}]",
-    "jnz 6f",
+    "jnz 5f",
     end!("ENDED_1"),
     "3:", // Three blocks, and nothing large? What was found above is not known one by one.
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
-    "jz 5f",
+    "jz 4f",
     compare!(),
-    "or rdx, [rdi + {LARGE}]",
+    "jnz {destroy}",
+    "mov rdx, [rdi + {LARGE}]",
     "or rdx, [rsi + {NEXT}]",
-    "jnz 4f",
+    "jnz 8f",
     end!("ENDED_3"),
-    // What it holds comes to rsi. First its blocks: three or more, rsi being the third,
-    "4:",
-    "mov rdx, [rdi + {END}]",
-    "sub rdx, rdi",
-    "lea rcx, [rdx + rdx]",
-    "4:",
-    "add rcx, rdx",
+    "4:", // Two blocks, and one that is large?
+    compare!(),
+    "jnz {destroy}",
+    ask!(),
+    "mov rsi, [rdi + {END}]",
+    "sub rsi, rdi",
+    "lea rax, [rax + rsi*2]",
+    "jmp 6f",
+    "5:", // One block, and one that is large?
+    compare!(),
+    "jnz {destroy}",
+    ask!(),
+    "add rax, [rdi + {END}]",
+    "sub rax, rdi",
+    "6:", // Is its size, in rax, one of those that are counted?
+    "lea rcx, [rip + {NURSERY}]",
+    "imul esi, edi, {FACTOR}",
+    "shr esi, {SHIFT}",
+    "movzx edx, byte ptr [rcx + rsi + {KINDS}]",
+    "sub rax, [rcx + rdx*8 + {LEAST}]",
+    "cmp rax, [rcx + rdx*8 + {ABOVE}]",
+    "ja 7f",
+    "mov qword ptr [rcx + rsi*8 + {POOLS}], 0",
+    "inc qword ptr [rcx + rdx*8 + {ALIKE}]",
+    "jmp [rip + {DESTROY}]",
+    "7:",
+    "add rax, [rcx + rdx*8 + {LEAST}]",
+    "mov rsi, rax",
+    "jmp {destroy_sized}",
+    "8:", // Any number of blocks,
+    "mov rcx, [rdi + {END}]",
+    "sub rcx, rdi",
+    "xor eax, eax",
+    "mov rsi, rdi",
+    "9:",
+    "add rax, rcx",
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
-    "jnz 4b",
-    "mov rsi, rcx",
-    "jmp 7f",
-    "5:", // two,
-    "mov rsi, [rdi + {END}]",
-    "sub rsi, rdi",
-    "add rsi, rsi",
-    "jmp 7f",
-    "6:", // or one.
-    "mov rsi, [rdi + {END}]",
-    "sub rsi, rdi",
-    "7:", // Then what is large, with the stack aligned.
+    "jnz 9b",
+    // and of what is large.
     "push rbx",
     ".cfi_adjust_cfa_offset 8",
     ".cfi_rel_offset rbx, 0",
     "push rdi",
     ".cfi_adjust_cfa_offset 8",
-    "push rsi",
+    "push rax",
     ".cfi_adjust_cfa_offset 8",
     "mov rbx, [rdi + {LARGE}]",
     "test rbx, rbx",
-    "jz 9f",
-    "8:",
+    "jz 3f",
+    "2:",
     "mov rdi, [rbx + {LARGE_ALLOC}]",
     "call [rip + {usable_size}@GOTPCREL]",
     "add [rsp], rax",
     "mov rbx, [rbx + {LARGE_NEXT}]",
     "test rbx, rbx",
-    "jnz 8b",
-    "9:",
-    "pop rsi",
+    "jnz 2b",
+    "3:",
+    "pop rax",
     ".cfi_adjust_cfa_offset -8",
     "pop rdi",
     ".cfi_adjust_cfa_offset -8",
     "pop rbx",
     ".cfi_adjust_cfa_offset -8",
     ".cfi_restore rbx",
-    // Is it young, and its size one of those that are counted?
-    "lea rcx, [rip + {NURSERY}]",
-    "imul eax, edi, {FACTOR}",
-    "shr eax, {SHIFT}",
-    compare!(),
-    "jnz {destroy}",
-    "movzx edx, byte ptr [rcx + rax + {KINDS}]",
-    "sub rsi, [rcx + rdx*8 + {LEAST}]",
-    "cmp rsi, [rcx + rdx*8 + {ABOVE}]",
-    "ja 2f",
-    end!(kind in edx, "ALIKE"),
-    "2:",
-    "add rsi, [rcx + rdx*8 + {LEAST}]",
-    "jmp {destroy}",
+    "jmp 6b",
     ".cfi_endproc",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
     CREATE = sym CREATE,
@@ -201,6 +223,7 @@ std::arch::global_asm!(
     NURSERY = sym super::NURSERY,
     created = sym created,
     destroy = sym destroy,
+    destroy_sized = sym destroy_sized,
     FACTOR = const crate::tally::pools::FACTOR as i32,
     SHIFT = const crate::tally::pools::SHIFT,
     POOLS = const Nursery::POOLS,
@@ -249,16 +272,9 @@ std::arch::global_asm!(
     ".hidden memstat_destroy_pool",
     ".type memstat_destroy_pool, @function",
     "memstat_destroy_pool:",
-    "b {measure}",
+    "b {destroy}",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
     CREATE = sym CREATE,
     created = sym created,
-    measure = sym measure,
+    destroy = sym destroy,
 );
-
-/// Goes on to [`destroy`].
-#[cfg(target_arch = "aarch64")]
-unsafe extern "C" fn measure(pool: *mut c_void) {
-    // SAFETY: 1.
-    unsafe { destroy(pool, crate::probe::pool::size(pool as usize)) }
-}

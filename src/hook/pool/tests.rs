@@ -288,10 +288,16 @@ fn other_threads_end_the_tally() {
     alone(&name("other_threads_end_the_tally"), || {
         let nginx = Nginx::new("");
         assert_eq!(install(), Ok(()));
-        let pool = nginx.make(c"exported");
-        assert!(with(|_| ()).is_ok());
-        nginx.with(c"elsewhere", pool);
-        assert_eq!(with(|_| ()), Err("other threads of this process use pools too"));
+        for (grown, enlarged) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0)] {
+            let pool = nginx.make(c"exported");
+            (0..grown).for_each(|_| nginx.with(c"grow", pool));
+            (0..enlarged).for_each(|_| nginx.with(c"enlarge", pool));
+            assert!(with(|_| ()).is_ok());
+            nginx.with(c"elsewhere", pool);
+            assert_eq!(with(|_| ()), Err("other threads of this process use pools too"));
+            ELSEWHERE.store(false, Relaxed);
+        }
+        nginx.with(c"elsewhere", nginx.make(c"exported"));
         let pool = nginx.make(c"exported");
         nginx.with(c"ngx_destroy_pool", pool);
     });

@@ -23,12 +23,12 @@
 //!   thread and the pool in its place, 6 for whether there are two blocks and nothing large, 2 to
 //!   count it, 1 to empty the place, 1 to go on to the original.
 //!
-//! A pool with one block takes 1 less, one with three 10 more. One block and one large allocation take
-//! 44 to destroy, besides what the C library does to tell its size: 12 to see that it is such a pool, 2
-//! for its block, 9 to ask with the stack aligned and a register for the list, 6 for each one that is
-//! large, 8 for whether it is the main thread and the pool in its place, 4 for whether it is like those
-//! before, 3 as above. With two blocks they are 6 more. Six further ones are the jumps from nginx's code
-//! to there and back.
+//! A pool with one block takes 1 less, one with three 11 more. With one block and one large allocation
+//! it takes 36 to destroy, besides what the C library does to tell its size: 12 to see that it is none
+//! of those above, 5 for whether this is the main thread and the pool in its place, 3 for whether one
+//! is all, 4 to ask for its size with the stack aligned, 2 to add that of the block, 3 for the tables and
+//! the place anew, 4 for whether it is like those before, 3 as above. With two blocks they are 6 more.
+//! Six further ones are the jumps from nginx's code to there and back.
 //!
 //! All is atomic, and relaxed: another thread may do what it likes here, but makes no figure right.
 //! That there is one is noticed by the hooks, and ends the figures.
