@@ -16,7 +16,7 @@
 //!   kept; 2 for whether it failed; 1 to return.
 //! - 5 to give back: 3 to find the counters, 1 to count it, 1 to go on to the original.
 //!
-//! When another pool was used last, finding takes 8 more. Six further ones are the jumps from nginx's
+//! When another pool was used last, finding takes 9 more. Six further ones are the jumps from nginx's
 //! code to there and back.
 #![forbid(unsafe_code)]
 

@@ -2,8 +2,8 @@
 //!
 //! On x86_64 the commonest cases end here: the pool's counters are those that were used last or the
 //! first of the places where they may be, and what is asked for is no more than half a page. All else
-//! goes on to [`alloc_locked`] and [`free_locked`], with the stack as the caller left it: they do the
-//! same and the rest. On other processors they do all of it.
+//! goes on to [`super::alloc_locked`] and [`super::free_locked`], with the stack as the caller left it:
+//! they do the same and the rest. On other processors they do all of it.
 //!
 //! What is asked for counts before the original is called, and is taken back when that fails: so less
 //! is to be kept meanwhile.
@@ -84,11 +84,10 @@ std::arch::global_asm!(
     "test rax, rax",
     "jz 4f",
     "add rsp, 24",
-    ".cfi_remember_state",
     ".cfi_adjust_cfa_offset -24",
     "ret",
     "4:", // It failed.
-    ".cfi_restore_state",
+    ".cfi_adjust_cfa_offset 24",
     "pop rdx",
     "pop rdx",
     "pop rsi",
