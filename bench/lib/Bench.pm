@@ -14,7 +14,7 @@ use lib dirname(__FILE__) . '/../../t/lib';
 use Test::Memstat::Proc qw(read_file);
 use Test::Memstat::Server;
 
-our @EXPORT_OK = qw(budget budgets measured_with median quartiles quick server spread table);
+our @EXPORT_OK = qw(budget budgets measured_with median processors quartiles quick server spread table wrapped);
 
 # --- how much is measured ---
 
@@ -23,6 +23,9 @@ sub quick {
     my ($whole, $quick) = @_;
     return $ENV{BENCH_QUICK} ? $quick : $whole;
 }
+
+# The processors of this machine.
+sub processors { return scalar(() = (read_file('/proc/cpuinfo') // '') =~ /^processor\s*:/mg) }
 
 # --- servers ---
 
@@ -128,13 +131,15 @@ sub measured_with {
     my ($wrk) = `wrk -v 2>&1` =~ /^wrk (?:debian\/)?(\S+)/;
     my $cpuinfo = read_file('/proc/cpuinfo');
     my ($processor) = $cpuinfo =~ /^model name\s*:\s*(.*?)\s*$/m;
-    my $cores = () = $cpuinfo =~ /^processor\s*:/mg;
     my ($system, undef, $release, undef, $machine) = POSIX::uname();
     my $text = sprintf "Measured %s with nginx %s on %s (%s, %d cores), %s %s, with valgrind %s and wrk %s.",
-        strftime('%Y-%m-%d', gmtime), $nginx, $processor // 'an unknown processor', $machine, $cores,
+        strftime('%Y-%m-%d', gmtime), $nginx, $processor // 'an unknown processor', $machine, processors(),
         $system, $release, $valgrind, $wrk;
     $text .= " A quick run: its figures are worth nothing." if $ENV{BENCH_QUICK};
-    return $text =~ s/(.{1,100})(?: |$)/$1\n/gr;
+    return wrapped($text);
 }
+
+# A paragraph in lines.
+sub wrapped { return $_[0] =~ s/\s+/ /gr =~ s/(.{1,106})(?: |$)/$1\n/gr }
 
 1;

@@ -9,7 +9,7 @@ use Exporter 'import';
 use Bench qw(quick);
 use Test::Memstat::Proc qw(read_file);
 
-our @EXPORT_OK = qw(counts more outside_malloc per_request under);
+our @EXPORT_OK = qw(by_part counts more outside_malloc per_request profile under);
 
 # How many requests come before those that are counted, and how many are. Between the first and the sum
 # lies no power of 2, at which creators of pools are looked up.
@@ -34,17 +34,23 @@ sub under {
 # A connection that is made or closed in the meantime counts too.
 sub per_request {
     my ($t, $ask) = @_;
-    $ask->($BEFORE);
+    my $counts = counts(profile($t, $ask, $BEFORE, $COUNTED));
+    $_ /= $COUNTED for @$counts{qw(all malloc module)};
+    for my $function (values %{ $counts->{functions} }) { $_ /= $COUNTED for values %$function }
+    return $counts;
+}
+
+# The profile of so many requests after so many others, which ends the server.
+sub profile {
+    my ($t, $ask, $before, $counted) = @_;
+    $ask->($before);
     control($t, '--zero');
-    $ask->($COUNTED);
+    $ask->($counted);
     control($t, '--dump');
     my $profile = read_file($t->root . '/profile.1') // die "callgrind wrote no profile\n";
     my @wrong = $t->stop;
     die "nginx under callgrind: @wrong\n" if @wrong;
-    my $counts = counts($profile);
-    $_ /= $COUNTED for @$counts{qw(all malloc module)};
-    for my $function (values %{ $counts->{functions} }) { $_ /= $COUNTED for values %$function }
-    return $counts;
+    return $profile;
 }
 
 sub control {
@@ -56,12 +62,32 @@ sub control {
 
 # The counts in a profile: all, malloc (with what malloc itself calls; glibc's way through its lists
 # depends on where blocks happen to lie), module (what the module's own code takes), and of each function
-# of the module how often it is called and what it takes itself. The format is described in valgrind's
-# manual: "ob=" and "fn=" name where the following costs were, "calls=" is followed by what the callee
-# took.
+# of the module how often it is called and what it takes itself.
 sub counts {
     my ($profile) = @_;
     my %sum = (all => 0, malloc => 0, module => 0, functions => {});
+    each_cost($profile,
+        sub {
+            my ($object, $function, $cost) = @_;
+            $sum{all} += $cost;
+            return unless is_module($object);
+            $sum{module} += $cost;
+            $sum{functions}{$function}{instructions} += $cost;
+        },
+        sub {
+            my ($object, undef, $callee_object, $callee, $calls, $cost) = @_;
+            $sum{malloc} += $cost if $IS_MALLOC{$callee} && !is_libc($object) && is_libc($callee_object);
+            $sum{functions}{$callee}{calls} += $calls if is_module($callee_object);
+        });
+    return \%sum;
+}
+
+# Reads a profile. own: called with an object, a function and what that takes itself; call: with an object
+# and a function, those that it calls, how often, and what they take with all that they call. The format
+# is described in valgrind's manual: "ob=" and "fn=" name where the following costs were, "calls=" is
+# followed by what the callee took.
+sub each_cost {
+    my ($profile, $own, $call) = @_;
     my (%names, $object, $function, $callee_object, $callee, $calls);
     my $name = sub { my ($kind, $id, $name) = @_; $names{"$kind$id"} = $name if defined $name; $names{"$kind$id"} };
     for (split /\n/, $profile) {
@@ -71,20 +97,51 @@ sub counts {
         elsif (/^cfn=\((\d+)\)(?: (.*))?/) { $callee = $name->(fn => $1, $2) }
         elsif (/^calls=(\d+)/)             { $calls = $1 }
         elsif (/^[+\-*\d]\S* (\d+)$/) {
-            my $cost = $1;
             if (defined $calls) {
-                $callee_object //= $object;
-                $sum{malloc} += $cost if $IS_MALLOC{$callee} && !is_libc($object) && is_libc($callee_object);
-                $sum{functions}{$callee}{calls} += $calls if is_module($callee_object);
+                $call->($object, $function, $callee_object // $object, $callee, $calls, $1);
                 undef $calls;
                 undef $callee_object;
+            }
+            else {
+                $own->($object, $function, $1);
+            }
+        }
+    }
+    return;
+}
+
+# What the parts of a program take: a hash. part: says of an object and a function which part it is of,
+# if any; what a function of none takes is its callers', by what each has it do.
+sub by_part {
+    my ($profile, $part) = @_;
+    my (%part, %left, %callers, %sum);
+    my $place = sub {
+        my ($object, $function) = @_;
+        my $place = "$object\0$function";
+        $part{$place} = $part->($object, $function) unless exists $part{$place};
+        return $place;
+    };
+    each_cost($profile,
+        sub { my ($object, $function, $cost) = @_; $left{ $place->($object, $function) } += $cost },
+        sub {
+            my ($object, $function, $callee_object, $callee, undef, $cost) = @_;
+            my ($from, $to) = ($place->($object, $function), $place->($callee_object, $callee));
+            $callers{$to}{$from} += $cost if $from ne $to;
+        });
+    # So often, for those of none may call each other in a circle.
+    for (1 .. 100) {
+        my %above;
+        while (my ($place, $cost) = each %left) {
+            my $callers = $callers{$place};
+            if (defined $part{$place} || !$callers) {
+                $sum{ $part{$place} // '' } += $cost;
                 next;
             }
-            $sum{all} += $cost;
-            next unless is_module($object);
-            $sum{module} += $cost;
-            $sum{functions}{$function}{instructions} += $cost;
+            my $all = 0;
+            $all += $_ for values %$callers;
+            $above{$_} += $cost * $callers->{$_} / $all for $all ? keys %$callers : ();
         }
+        %left = %above;
     }
     return \%sum;
 }

@@ -7,7 +7,7 @@ use warnings;
 use Exporter 'import';
 use File::Temp;
 
-use Bench qw(quick);
+use Bench qw(processors quick);
 use Test::Memstat::Proc qw(read_file);
 
 our @EXPORT_OK = qw(load one_worker pairs);
@@ -27,9 +27,8 @@ END
 close $DONE or die "cannot write: $!\n";
 
 # The worker has a processor of its own, and so has wrk, where there are two.
-my $processors = () = (read_file('/proc/cpuinfo') // '') =~ /^processor\s*:/mg;
-my @WRK = ($processors > 1 ? qw(taskset -c 1) : (), 'wrk', '-t1', "-c$CONNECTIONS");
-my $PINNED = $processors > 1 ? 'worker_cpu_affinity 01;' : '';
+my @WRK = (processors() > 1 ? qw(taskset -c 1) : (), 'wrk', '-t1', "-c$CONNECTIONS");
+my $PINNED = processors() > 1 ? 'worker_cpu_affinity 01;' : '';
 
 # The main_config of a server under load.
 sub one_worker { return "worker_processes 1;\n$PINNED\n" }

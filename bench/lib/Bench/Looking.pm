@@ -25,13 +25,14 @@ my $turns = Bench::Preload->new(turns => 8);
 # The longest turn of any event loop since the last call, in microseconds.
 sub longest_turn { return unpack('Q', $turns->take) / 1000 }
 
-# A server with Lua, a few zones, and so many workers. More: sections that are added; env in place of
-# what measures turns.
+# A server with Lua, a few zones, and so many workers. More: further sections, which are added to what it
+# has; env is in place of what measures turns.
 sub server {
     my ($workers, %more) = @_;
     return Test::Memstat::Server->new(
         log_level   => 'warn',
-        env         => $more{env} // $turns->env,
+        env         => $turns->env,
+        %more,
         main_config => ($more{main_config} // '') . "\nworker_processes $workers;\n"
             . "events { worker_connections 1024; }\n",
         http_config => <<'END' . ($more{http_config} // ''),
