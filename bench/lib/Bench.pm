@@ -140,6 +140,6 @@ sub measured_with {
 }
 
 # A paragraph in lines.
-sub wrapped { return $_[0] =~ s/\s+/ /gr =~ s/(.{1,106})(?: |$)/$1\n/gr }
+sub wrapped { return $_[0] =~ s/\s+/ /gr =~ s/ $//r =~ s/(.{1,106})(?: |$)/$1\n/gr }
 
 1;
