@@ -62,22 +62,24 @@ sub control {
 
 # The counts in a profile: all, malloc (with what malloc itself calls; glibc's way through its lists
 # depends on where blocks happen to lie), module (what the module's own code takes), and of each function
-# of the module how often it is called and what it takes itself.
+# of the module how often it is called and what it takes itself. Of another object than the module with a
+# pattern of its name.
 sub counts {
-    my ($profile) = @_;
+    my ($profile, $name) = @_;
+    my $is_module = sub { $_[0] =~ ($name // qr/memstat[^\/]*\.so/) };
     my %sum = (all => 0, malloc => 0, module => 0, functions => {});
     each_cost($profile,
         sub {
             my ($object, $function, $cost) = @_;
             $sum{all} += $cost;
-            return unless is_module($object);
+            return unless $is_module->($object);
             $sum{module} += $cost;
             $sum{functions}{$function}{instructions} += $cost;
         },
         sub {
             my ($object, undef, $callee_object, $callee, $calls, $cost) = @_;
             $sum{malloc} += $cost if $IS_MALLOC{$callee} && !is_libc($object) && is_libc($callee_object);
-            $sum{functions}{$callee}{calls} += $calls if is_module($callee_object);
+            $sum{functions}{$callee}{calls} += $calls if $is_module->($callee_object);
         });
     return \%sum;
 }
@@ -155,7 +157,6 @@ sub more {
 # The instructions outside malloc, and those of malloc, as a cell of a table.
 sub outside_malloc { return sprintf '%.0f + %.0f', $_[0]{all} - $_[0]{malloc}, $_[0]{malloc} }
 
-sub is_module { return $_[0] =~ /memstat[^\/]*\.so/ }
-sub is_libc   { return $_[0] =~ /\/libc[.-][^\/]*$/ }
+sub is_libc { return $_[0] =~ /\/libc[.-][^\/]*$/ }
 
 1;
