@@ -14,7 +14,7 @@ use Bench::Preload;
 use Test::Memstat::Proc qw(maps read_file);
 use Test::Memstat::Server;
 
-our @EXPORT_OK = qw(ask ask_often connections look on_processor percentile reply server $PAUSE $REQUESTS);
+our @EXPORT_OK = qw(ask ask_often connections look look_aside on_processor percentile reply server $PAUSE $REQUESTS);
 
 # So many requests; after so long, in seconds, every process takes a new snapshot.
 our $REQUESTS = quick(200, 20);
@@ -46,6 +46,14 @@ END
 location /memstat { memstat; memstat_timeout 5s; }
 location /return { return 200 "$pid"; }
 location /lua { content_by_lua_block { ngx.print(ngx.worker.pid()) } }
+location /busy {
+    content_by_lua_block {
+        local clock = os.clock
+        local till = clock() + 0.0003
+        while clock() < till do end
+        ngx.print("ok")
+    }
+}
 END
     )->start;
 }
@@ -154,7 +162,7 @@ sub load {
 # many, else $REQUESTS), idle (0: not without looking too). Lists of microseconds, one of each request:
 # took (the answer), turns (the longest turn of a loop), idle (that without looking), cpu (what a worker
 # was on a processor, the mean of all), and snapshot and slice, as the reply has them, of the process that
-# has most; and mappings, the number of a worker's.
+# has most; and mappings, the number of a worker's, and size, of the last reply in bytes.
 sub look {
     my ($t, %how) = @_;
     my $to = connections($t);
@@ -169,6 +177,7 @@ sub look {
     my $before;
     my $each = sub {
         my $now = $on->();
+        $seen{size} = length $_[0];
         push @{ $seen{cpu} }, $now - $before if defined $before;
         $before = $now;
         return if $_[0] !~ /^\{/;
@@ -187,6 +196,25 @@ sub look {
     my @wrong = $t->stop;
     print STDERR "  $_\n" for @wrong;
     return \%seen;
+}
+
+# As look, but nobody does: instead of an answer, every worker is busy for 0.3 ms in so many turns. Only
+# turns are told.
+sub look_aside {
+    my ($t, $often) = @_;
+    my @clients = values %{ connections($t) };
+    my @turns;
+    for (1 .. $REQUESTS) {
+        sleep $PAUSE;
+        longest_turn();
+        for (1 .. $often) {
+            $_->send(GET => '/busy') for @clients;
+            answer($_, '/busy') for @clients;
+        }
+        sleep 0.002;
+        push @turns, longest_turn();
+    }
+    return { turns => \@turns, map { $_ => [] } qw(took idle snapshot slice) };
 }
 
 1;
