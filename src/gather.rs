@@ -12,24 +12,22 @@ use rustix::time::{clock_gettime, ClockId};
 
 use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
-use crate::nginx::{owner, process, zones};
+use crate::nginx::process;
 use crate::probe::budget::{Budget, Progress};
-use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
-use crate::probe::zones::ZonesReading;
-use crate::report::model::{Hooks, Kind, Published, State};
-use crate::report::shrink;
-use crate::report::zones::SharedZone;
-use crate::slot::{Board, PublishError, Slot};
+use crate::report::model::{Hooks, Kind};
+use crate::slot::{Board, Slot};
 
 pub use collect::Collected;
 use collect::{Arrived, Collecting};
 use peers::Peer;
-use waiter::{wants, Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
+use reading::Zones;
+use waiter::{wants, Waiter};
 pub use waiter::{Answer, Question, Stage};
 
 mod collect;
 mod peers;
+mod reading;
 mod waiter;
 
 /// How long a turn of the event loop goes on with readings and answers.
@@ -80,13 +78,6 @@ struct Local {
     /// Answers under way.
     answers: VecDeque<Answer>,
     timer: Timer,
-}
-
-/// The reading of this process's zones, which only an answering process takes.
-enum Zones {
-    Reading(Box<ZonesReading>),
-    /// What is in them, and when it was.
-    Read(Vec<(String, SharedZone)>, u64),
 }
 
 impl Gather {
@@ -239,17 +230,15 @@ impl Gather {
         if let Some(local) = &mut self.local {
             local.answers.push_front(answer);
         }
-        self.go_on(true);
     }
 
     /// Does what there is to do, for one slice. Answers are there to be taken afterwards, for what is
-    /// left of the budget.
+    /// left of the budget; where there were any, [`Gather::go_on`] is to follow.
     pub fn turn(&mut self) -> Budget {
         let now = now_ms();
         let budget = Budget::new(SLICE);
         if self.local.as_ref().is_some_and(|local| !local.answers.is_empty()) {
             // To go on with these is what this turn does.
-            self.go_on(true);
             return budget;
         }
         if let Some(slot) = self.slot() {
@@ -268,92 +257,6 @@ impl Gather {
         budget
     }
 
-    /// A slice of the readings that somebody needs; whether there is more to read.
-    fn read(&mut self, now: u64, budget: &Budget) -> bool {
-        let Some(local) = &self.local else {
-            return false;
-        };
-        if budget.spent() || local.waiters.iter().any(|waiter| waiter.deadline_ms <= now) {
-            // Answers that are due come first.
-            return true;
-        }
-        let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
-        if !local.askers.is_empty() {
-            let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
-            oldest = oldest.max(Some(young));
-        }
-        let Some(oldest) = oldest else { return false };
-        let own_is_old =
-            local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest);
-        // First zones: to read one touches pages, which the snapshot then counts.
-        self.read_zones(oldest, budget);
-        if own_is_old {
-            self.read_own(budget);
-        }
-        self.wake_askers(oldest);
-        self.local
-            .as_ref()
-            .is_some_and(|local| local.job.is_some() || matches!(local.zones, Zones::Reading(_)))
-    }
-
-    /// A slice of this process's own snapshot; publishes it when it is done.
-    fn read_own(&mut self, budget: &Budget) {
-        let under_way = self.local.as_mut().and_then(|local| local.job.take());
-        let (mut job, identity) = under_way.unwrap_or_else(|| (Snapshot::begin(), self.identity()));
-        let Some(local) = &mut self.local else { return };
-        if job.step(&identity, &mut self.probes, budget) == Progress::More {
-            local.job = Some((job, identity));
-            return;
-        }
-        let taken = job.finish(&identity, &mut self.probes);
-        let done_ms = now_ms();
-        if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
-            let Taken { process, zones } = taken.clone();
-            let published = Published { process, zones };
-            let publish = |published: &Published| slot.publish(published, done_ms);
-            if publish(&published) == Err(PublishError::TooLarge) {
-                shrink::until(published, |shorter| publish(shorter).is_ok());
-            }
-        }
-        local.own = Some((taken, done_ms));
-        local.anew = false;
-    }
-
-    /// A slice of the reading of zones, which only requests need.
-    fn read_zones(&mut self, oldest: u64, budget: &Budget) {
-        let Some(local) = self.local.as_mut().filter(|local| !local.waiters.is_empty()) else {
-            return;
-        };
-        if local.own.is_none() {
-            return;
-        }
-        if matches!(local.zones, Zones::Read(_, at_ms) if at_ms < oldest) {
-            let known = std::mem::take(&mut self.probes.resident);
-            let reading = ZonesReading::begin(zones::mappings(), zones::LAYOUT, known);
-            local.zones = Zones::Reading(Box::new(reading));
-        }
-        if let Zones::Reading(reading) = &mut local.zones {
-            if reading.step(budget) == Progress::Done {
-                let (zones, known) = reading.finish();
-                self.probes.resident = known;
-                local.zones = Zones::Read(zones, now_ms());
-            }
-        }
-    }
-
-    /// Wakes those who wait for this process's snapshot, if it is there.
-    fn wake_askers(&mut self, oldest: u64) {
-        let Some(local) = &mut self.local else { return };
-        if local.job.is_none() && local.own.as_ref().is_some_and(|(_, at_ms)| *at_ms >= oldest) {
-            let me = local.me;
-            for index in std::mem::take(&mut local.askers) {
-                if Some(index) != me {
-                    self.wake(index);
-                }
-            }
-        }
-    }
-
     /// Answers a request that has all it asked for, or has waited long enough; whether there is more
     /// to do for those that can be answered.
     fn answer(&mut self, budget: &Budget) -> bool {
@@ -367,10 +270,7 @@ impl Gather {
         }
         let now = now_ms();
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
-        let read = match &local.zones {
-            Zones::Read(_, at_ms) => *at_ms,
-            Zones::Reading(_) => 0,
-        };
+        let read = local.zones.read_ms();
         let oldest = peers::oldest_ms(&self.board, now).min(own).min(read);
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
         let peers = peers::owners(&self.board);
@@ -398,8 +298,8 @@ impl Gather {
         !local.waiters.is_empty()
     }
 
-    /// Sees to being called again.
-    fn go_on(&mut self, more: bool) {
+    /// Sees to being called again: right away if there is more to do, else in time.
+    pub fn go_on(&mut self, more: bool) {
         let Some(local) = &mut self.local else { return };
         let now = now_ms();
         let deadline = local.waiters.iter().map(|waiter| waiter.deadline_ms).min();
@@ -419,48 +319,6 @@ impl Gather {
             (None, _) if answers => local.timer.set(1),
             (None, Some(_)) => local.timer.set(POLL_MS),
             (None, None) => local.timer.unset(),
-        }
-    }
-
-    /// Reads anew what is wanted fresh whatever it costs.
-    fn refresh(&mut self, wants: u32) {
-        if wants & REFRESH_HEAP != 0 {
-            self.probes.heap.refresh_full();
-        }
-        if wants & REFRESH_ZONES != 0 {
-            self.probes.refresh_zones = true;
-            self.probes.resident = Remembered::default();
-            if let Some(local) = &mut self.local {
-                // A reading under way may have figures from before.
-                if matches!(local.zones, Zones::Reading(_)) {
-                    local.zones = Zones::Read(Vec::new(), 0);
-                }
-            }
-        }
-        if let Some(local) = self.local.as_mut().filter(|_| wants != 0) {
-            local.job = None;
-            local.anew = true;
-        }
-    }
-
-    fn identity(&mut self) -> Identity {
-        let (kind, started) = match &mut self.local {
-            Some(local) => (*local.kind.get_or_insert_with(process::kind), local.started),
-            None => (process::kind(), Instant::now()),
-        };
-        Identity {
-            kind,
-            id: process::worker_id(),
-            pid: process::pid(),
-            generation: self.generation,
-            state: if process::is_shutting_down() { State::ShuttingDown } else { State::Active },
-            started,
-            hooks: self.hooks.clone(),
-            own_bytes: crate::own::live_bytes(),
-            zones: zones::mappings(),
-            slab: zones::LAYOUT,
-            owner: owner::of,
-            requests: self.requests,
         }
     }
 

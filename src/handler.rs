@@ -123,15 +123,20 @@ unsafe extern "C" fn gone(request: *mut c_void) {
 /// Goes on with the answers, until the budget is spent. One at a time: the end of one request may end
 /// others of its connection, which then forget their answers.
 fn finish_others(budget: &Budget) {
+    let mut are_any = false;
     while let Some(answer) = with_gather(|gather| gather.take_answer(None)).flatten() {
+        are_any = true;
         let Answer { question, stage } = answer;
         match finish(&question, stage, budget) {
             Ok(stage) => {
                 with_gather(|gather| gather.put_back(Answer { question, stage }));
-                return;
+                break;
             }
             Err(code) => question.request.end(code),
         }
+    }
+    if are_any {
+        with_gather(|gather| gather.go_on(true));
     }
 }
 

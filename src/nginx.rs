@@ -7,7 +7,8 @@
 //!   calls a module, and change on the main thread only.
 //! - **N3** What nginx hands to a callback (`ngx_conf_t`, `ngx_cycle_t`, `ngx_http_request_t`,
 //!   `ngx_event_t`) is valid for the call; a request lives at least until its cleanup handlers run.
-//! - **N4** Memory from a pool lives as long as the pool, and nothing in it is dropped.
+//! - **N4** Memory from a pool lives as long as the pool, and nothing in it is dropped but by a cleanup
+//!   handler.
 
 pub mod access;
 pub mod conf;

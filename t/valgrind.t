@@ -82,3 +82,17 @@ for (1 .. 3) {
     $t->reload if $_ < 3;
 }
 is join("\n", errors($t)), '', 'no error of ours';
+
+=== TEST 3: a request that is there before the first snapshot is done
+--- main_config
+worker_processes 1;
+--- config
+location /memstat { memstat; memstat_timeout 60s; }
+--- under
+valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
+--- perl
+# Sooner than in 60 s, or the client dies.
+my ($worker) = process_with($t->memstat, kind => 'worker');
+ok $worker->{breakdown}, 'it is answered when it is';
+is_deeply [ grep { /being read|under way/ } @{ $worker->{notes} } ], [], 'with all figures';
+is join("\n", errors($t)), '', 'no error of ours';

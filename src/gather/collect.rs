@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::vec::IntoIter;
 
 use super::peers::{self, Peer};
-use super::{Gather, Local, Question, Waiter, Zones};
+use super::reading::Zones;
+use super::{Gather, Local, Question, Waiter};
 use crate::nginx::{process, zones};
 use crate::probe::budget::{Budget, Progress};
 use crate::probe::uses::NOT_COUNTED;

@@ -1,0 +1,164 @@
+//! What a process reads of itself, in slices: its snapshot, and, where it answers, its zones.
+
+use std::time::Instant;
+
+use super::waiter::{Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
+use super::{now_ms, Gather, Local};
+use crate::nginx::{owner, process, zones};
+use crate::probe::budget::{Budget, Progress};
+use crate::probe::shared::Remembered;
+use crate::probe::snapshot::{Identity, Snapshot, Taken};
+use crate::probe::zones::ZonesReading;
+use crate::report::model::{Published, State};
+use crate::report::shrink;
+use crate::report::zones::SharedZone;
+use crate::slot::PublishError;
+
+/// The reading of this process's zones, which only an answering process takes.
+pub(super) enum Zones {
+    Reading(Box<ZonesReading>),
+    /// What is in them, and when it was.
+    Read(Vec<(String, SharedZone)>, u64),
+}
+
+impl Zones {
+    /// When they were read; 0 when they were not, or are being read anew.
+    pub(super) fn read_ms(&self) -> u64 {
+        match self {
+            Zones::Read(_, at_ms) => *at_ms,
+            Zones::Reading(_) => 0,
+        }
+    }
+}
+
+impl Gather {
+    /// A slice of the readings that somebody needs; whether there is more to read.
+    pub(super) fn read(&mut self, now: u64, budget: &Budget) -> bool {
+        let Some(local) = &self.local else {
+            return false;
+        };
+        if budget.spent() || local.waiters.iter().any(|waiter| waiter.deadline_ms <= now) {
+            // Answers that are due come first.
+            return true;
+        }
+        let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
+        if !local.askers.is_empty() {
+            let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
+            oldest = oldest.max(Some(young));
+        }
+        let Some(oldest) = oldest else { return false };
+        let own_is_old =
+            local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest);
+        // First zones: to read one touches pages, which the snapshot then counts.
+        self.read_zones(oldest, budget);
+        if own_is_old {
+            self.read_own(budget);
+        }
+        self.wake_askers(oldest);
+        let is_under_way = |local: &Local| {
+            let zones_are_old = !local.waiters.is_empty() && local.zones.read_ms() < oldest;
+            local.job.is_some() || zones_are_old
+        };
+        self.local.as_ref().is_some_and(is_under_way)
+    }
+
+    /// A slice of this process's own snapshot; publishes it when it is done.
+    fn read_own(&mut self, budget: &Budget) {
+        let under_way = self.local.as_mut().and_then(|local| local.job.take());
+        let (mut job, identity) = under_way.unwrap_or_else(|| (Snapshot::begin(), self.identity()));
+        let Some(local) = &mut self.local else { return };
+        if job.step(&identity, &mut self.probes, budget) == Progress::More {
+            local.job = Some((job, identity));
+            return;
+        }
+        let taken = job.finish(&identity, &mut self.probes);
+        let done_ms = now_ms();
+        if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
+            let Taken { process, zones } = taken.clone();
+            let published = Published { process, zones };
+            let publish = |published: &Published| slot.publish(published, done_ms);
+            if publish(&published) == Err(PublishError::TooLarge) {
+                shrink::until(published, |shorter| publish(shorter).is_ok());
+            }
+        }
+        local.own = Some((taken, done_ms));
+        local.anew = false;
+    }
+
+    /// A slice of the reading of zones, which only requests need.
+    fn read_zones(&mut self, oldest: u64, budget: &Budget) {
+        let Some(local) = self.local.as_mut().filter(|local| !local.waiters.is_empty()) else {
+            return;
+        };
+        if local.own.is_none() {
+            return;
+        }
+        if matches!(local.zones, Zones::Read(_, at_ms) if at_ms < oldest) {
+            let known = std::mem::take(&mut self.probes.resident);
+            let reading = ZonesReading::begin(zones::mappings(), zones::LAYOUT, known);
+            local.zones = Zones::Reading(Box::new(reading));
+        }
+        if let Zones::Reading(reading) = &mut local.zones {
+            if reading.step(budget) == Progress::Done {
+                let (zones, known) = reading.finish();
+                self.probes.resident = known;
+                local.zones = Zones::Read(zones, now_ms());
+            }
+        }
+    }
+
+    /// Wakes those who wait for this process's snapshot, if it is there.
+    fn wake_askers(&mut self, oldest: u64) {
+        let Some(local) = &mut self.local else { return };
+        if local.job.is_none() && local.own.as_ref().is_some_and(|(_, at_ms)| *at_ms >= oldest) {
+            let me = local.me;
+            for index in std::mem::take(&mut local.askers) {
+                if Some(index) != me {
+                    self.wake(index);
+                }
+            }
+        }
+    }
+
+    /// Reads anew what is wanted fresh whatever it costs.
+    pub(super) fn refresh(&mut self, wants: u32) {
+        if wants & REFRESH_HEAP != 0 {
+            self.probes.heap.refresh_full();
+        }
+        if wants & REFRESH_ZONES != 0 {
+            self.probes.refresh_zones = true;
+            self.probes.resident = Remembered::default();
+            if let Some(local) = &mut self.local {
+                // A reading under way may have figures from before.
+                if matches!(local.zones, Zones::Reading(_)) {
+                    local.zones = Zones::Read(Vec::new(), 0);
+                }
+            }
+        }
+        if let Some(local) = self.local.as_mut().filter(|_| wants != 0) {
+            local.job = None;
+            local.anew = true;
+        }
+    }
+
+    fn identity(&mut self) -> Identity {
+        let (kind, started) = match &mut self.local {
+            Some(local) => (*local.kind.get_or_insert_with(process::kind), local.started),
+            None => (process::kind(), Instant::now()),
+        };
+        Identity {
+            kind,
+            id: process::worker_id(),
+            pid: process::pid(),
+            generation: self.generation,
+            state: if process::is_shutting_down() { State::ShuttingDown } else { State::Active },
+            started,
+            hooks: self.hooks.clone(),
+            own_bytes: crate::own::live_bytes(),
+            zones: zones::mappings(),
+            slab: zones::LAYOUT,
+            owner: owner::of,
+            requests: self.requests,
+        }
+    }
+}
