@@ -29,7 +29,8 @@ impl MapsReader {
 
     /// Reads on.
     pub fn step(&mut self, budget: &Budget) -> io::Result<Progress> {
-        let mut buffer = [0; 16 * 1024];
+        // The kernel gives no more at once.
+        let mut buffer = [0; 4096];
         loop {
             let n = self.file.read(&mut buffer)?;
             if n == 0 {
