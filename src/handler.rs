@@ -70,7 +70,8 @@ fn serve(mut request: Request) -> ngx_int_t {
     let code = match answer {
         Some(Answer { question, stage }) => match go_on(&question, stage, &budget) {
             Some(Stage::Written(reply)) if reply.len() <= PART => request.respond(reply.response()),
-            Some(stage) => hold(request, Some(Answer { question, stage })),
+            // It is not to end before this handler does.
+            Some(stage) => return hold(request, Some(Answer { question, stage })),
             None => FAILED,
         },
         None => hold(request, None),
@@ -79,14 +80,17 @@ fn serve(mut request: Request) -> ngx_int_t {
     code
 }
 
-/// Keeps a request for later, with what there is of its answer.
+/// Keeps a request for later turns, with what there is of its answer.
 fn hold(mut request: Request, answer: Option<Answer>) -> ngx_int_t {
     if let Err(code) = request.hold(gone) {
         with_gather(|gather| gather.forget(request.address()));
         return code;
     }
     if let Some(answer) = answer {
-        with_gather(|gather| gather.put_back(answer));
+        with_gather(|gather| {
+            gather.put_back(answer);
+            gather.go_on(true);
+        });
     }
     Request::HELD
 }
