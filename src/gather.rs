@@ -199,9 +199,9 @@ impl Gather {
     /// A request is gone, answered or not.
     pub fn forget(&mut self, address: usize) {
         if let Some(local) = &mut self.local {
-            local.waiters.retain(|waiter| !waiter.is_of(address));
-            local.answers.retain(|answer| answer.question.request.address() != address);
-            local.collecting.take_if(|collecting| collecting.waiter().is_of(address));
+            local.waiters.retain(|waiter| !waiter.question.is_of(address));
+            local.answers.retain(|answer| !answer.question.is_of(address));
+            local.collecting.take_if(|collecting| collecting.question().is_of(address));
         }
     }
 
@@ -217,9 +217,7 @@ impl Gather {
     pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
         let answers = &mut self.local.as_mut()?.answers;
         let index = match address {
-            Some(address) => {
-                answers.iter().position(|a| a.question.request.address() == address)?
-            }
+            Some(address) => answers.iter().position(|a| a.question.is_of(address))?,
             None => 0,
         };
         answers.remove(index)

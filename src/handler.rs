@@ -3,13 +3,13 @@
 use std::ffi::c_void;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
+use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t};
 use ngx::http::HttpModule;
 
 use crate::conf::{LocationConf, Module};
 use crate::gather::{Answer, Collected, Question, Stage, GATHER, SLICE};
 use crate::negotiate::{choose, Choice};
-use crate::nginx::request::{Request, Response, PART};
+use crate::nginx::request::{Request, Response, FAILED, PART};
 use crate::nginx::{guard, process};
 use crate::probe::budget::{Budget, Progress};
 use crate::probe::pagemap::page_size;
@@ -18,8 +18,6 @@ use crate::render::{html, Media, Writing};
 use crate::reply::{Header, Reply, NO_STORE};
 use crate::report::model::AnsweredBy;
 use crate::report::{assemble, pools, Facts};
-
-const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
 const BY_ACCEPT: Header = ("Vary", "Accept");
 

@@ -111,7 +111,7 @@ sub check_preloaded {
     my ($known) = grep { defined $after->{breakdown}{$_}{resident} } $name, 'anon_other';
     near $after->{breakdown}{$known}{resident} - $before->{breakdown}{$known}{resident}, 50 * MB, 5 * MB,
         "$name: $known rises by what was taken";
-    near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, 4 * MB,
+    near $after->{breakdown}{anon_other}{resident}, $before->{breakdown}{anon_other}{resident}, 2 * MB,
         "$name: what is left over does not" if $known eq $name;
     is $known, $name, "$name: resident is known" if @$figures > 1;
     for my $figure (@$figures) {

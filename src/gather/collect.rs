@@ -69,9 +69,9 @@ pub(super) struct Collecting {
 }
 
 impl Collecting {
-    /// The request that is to be answered.
-    pub(super) fn waiter(&self) -> &Waiter {
-        &self.waiter
+    /// What is to be answered.
+    pub(super) fn question(&self) -> &Question {
+        &self.waiter.question
     }
 
     /// The request and the figures for it.

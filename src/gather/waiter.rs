@@ -26,6 +26,13 @@ pub struct Question {
     pub arrived: Instant,
 }
 
+impl Question {
+    /// Whether it is that of the request with this address.
+    pub(super) fn is_of(&self, address: usize) -> bool {
+        self.request.address() == address
+    }
+}
+
 /// A request that waits.
 pub(super) struct Waiter {
     pub(super) question: Question,
@@ -61,11 +68,6 @@ pub(super) fn wants(query: &Query) -> u32 {
 }
 
 impl Waiter {
-    /// Whether it is the request with this address that waits.
-    pub(super) fn is_of(&self, address: usize) -> bool {
-        self.question.request.address() == address
-    }
-
     /// The oldest snapshot that answers this request.
     pub(super) fn oldest_ms(&self) -> u64 {
         if wants(&self.question.query) != 0 {

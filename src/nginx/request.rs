@@ -37,7 +37,8 @@ pub struct Unsent(NonNull<[u8]>);
 /// time.
 pub const PART: usize = 32 * 1024;
 
-const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
+/// The code for nginx of a request that failed here.
+pub const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
 impl Request {
     /// A request from nginx's pointer.
