@@ -121,7 +121,8 @@ sanitize: ## the unit tests under AddressSanitizer, but for those of allocators 
 		--target "$$(rustc -vV | sed -n 's/^host: //p')" -- \
 		--skip hook::thread --skip probe::heap --skip hook::imports::tests::the_objects
 
-check: tree ## format and lint checks, with and without nginx
+check: tree ## format and lint checks, with and without nginx; imports only point down
+	tools/floors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(WITH_TREE) $(CARGO) clippy --locked --all-targets -- -D warnings

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{clock_gettime, ClockId};
 
+use crate::budget::{Budget, Progress};
 use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
 use crate::nginx::process;
-use crate::probe::budget::{Budget, Progress};
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::report::model::{Hooks, Kind};
-use crate::slot::{Board, Slot};
+use crate::scoreboard::{Board, Slot};
 
 pub use collect::Collected;
 use collect::{Arrived, Collecting};

@@ -6,18 +6,18 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use nginx_sys::{ngx_event_t, ngx_http_request_t, ngx_int_t};
 use ngx::http::HttpModule;
 
+use crate::budget::{Budget, Progress};
 use crate::conf::{LocationConf, Module};
 use crate::gather::{Answer, Collected, Question, Stage, GATHER, SLICE};
-use crate::negotiate::{choose, Choice};
+use crate::http::negotiate::{choose, Choice};
+use crate::http::query::{unknown_pid, unknown_zone, Query};
+use crate::http::reply::{Header, Reply, NO_STORE};
 use crate::nginx::request::{Request, Response, FAILED, PART};
 use crate::nginx::{guard, process};
-use crate::probe::budget::{Budget, Progress};
-use crate::probe::pagemap::page_size;
-use crate::query::{unknown_pid, unknown_zone, Query};
 use crate::render::{html, Media, Writing};
-use crate::reply::{Header, Reply, NO_STORE};
 use crate::report::model::AnsweredBy;
 use crate::report::{assemble, pools, Facts};
+use crate::sys::pagemap::page_size;
 
 const BY_ACCEPT: Header = ("Vary", "Accept");
 

@@ -15,12 +15,10 @@
 //! - Nothing unwinds from a hook into the code that called it: hooks do nothing that can panic.
 //! - A hook that cannot be is `off: reason`, never a failed start ([`refusal`]).
 
+pub mod engine;
 mod errno;
-pub mod exports;
 pub mod got;
-mod image;
 pub mod imports;
-pub mod inline;
 pub mod lua;
 pub mod origin;
 pub mod pin;
@@ -31,7 +29,4 @@ pub mod set;
 pub mod slab;
 pub mod stacks;
 pub mod state;
-pub mod symbol;
-#[cfg(test)]
-mod testing;
 pub mod thread;

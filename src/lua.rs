@@ -13,13 +13,13 @@ use std::ops::Range;
 
 use nginx_sys::{ngx_cycle_t, ngx_pool_cleanup_add};
 
+use crate::abi::luajit::direct;
 use crate::hook::refusal::Refusal;
 use crate::hook::{lua as hook, pin};
 use crate::nginx::global::MainThread;
 use crate::nginx::lua::{end_with_cleanup, global_states, GlobalState};
 use crate::nginx::{guard, log};
 use crate::probe::lua::LuaReading;
-use crate::probe::luajit::direct;
 
 static COURSE: MainThread<Course> = MainThread::new(Course { early: false, wanted: false });
 

@@ -13,8 +13,8 @@ mod writing;
 pub(crate) use units::ascii;
 pub use writing::Writing;
 
-use crate::probe::budget::Budget;
-use crate::query::fields::Fields;
+use crate::budget::Budget;
+use crate::report::fields::Fields;
 use crate::report::model::Server;
 
 /// A format of the reply.

@@ -1,7 +1,8 @@
 //! From what the probes read to the model of the server.
 #![forbid(unsafe_code)]
 
-pub mod close;
+pub mod balance;
+pub mod fields;
 pub mod lua;
 pub mod model;
 pub mod pools;

@@ -1,8 +1,8 @@
 //! Input from outside, in any form: query strings, `Accept` fields, and the bytes of snapshots.
 #![forbid(unsafe_code)]
 
-use ngx_http_memstat_module::negotiate::choose;
-use ngx_http_memstat_module::query::Query;
+use ngx_http_memstat_module::http::negotiate::choose;
+use ngx_http_memstat_module::http::query::Query;
 use ngx_http_memstat_module::render::{render, Format};
 use ngx_http_memstat_module::report::model::{AnsweredBy, Published};
 use ngx_http_memstat_module::report::{assemble, Facts};

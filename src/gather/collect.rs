@@ -6,13 +6,14 @@ use std::vec::IntoIter;
 use super::peers::{self, Peer};
 use super::reading::Zones;
 use super::{Gather, Local, Question, Waiter};
+use crate::budget::{Budget, Progress};
 use crate::nginx::{process, zones};
-use crate::probe::budget::{Budget, Progress};
+use crate::probe::title;
 use crate::probe::uses::NOT_COUNTED;
-use crate::probe::{status, title};
 use crate::report::model::{Kind, Process, Published, State};
 use crate::report::zones::{Named, Reported, ZoneUse};
-use crate::slot::{Board, ReadError, Slot};
+use crate::scoreboard::{Board, ReadError, Slot};
+use crate::sys::status;
 
 /// Everybody's figures.
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,8 @@
 //! Who else answers.
 
 use crate::nginx::process;
-use crate::probe::status;
-use crate::slot::Board;
+use crate::scoreboard::Board;
+use crate::sys::status;
 
 /// A process that has been silent for so long may be another one with the same pid.
 const SILENT_MS: u64 = 5000;

@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use super::waiter::{Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
 use super::{now_ms, Gather, Local};
+use crate::budget::{Budget, Progress};
 use crate::nginx::{owner, process, zones};
-use crate::probe::budget::{Budget, Progress};
 use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
 use crate::report::model::{Published, State};
 use crate::report::shrink;
 use crate::report::zones::SharedZone;
-use crate::slot::PublishError;
+use crate::scoreboard::PublishError;
 
 /// The reading of this process's zones, which only an answering process takes.
 pub(super) enum Zones {

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::collect::Collected;
+use crate::http::query::Query;
+use crate::http::reply::Reply;
 use crate::nginx::request::{Request, Unsent};
-use crate::query::Query;
-use crate::reply::Reply;
 
 /// A snapshot this young answers again.
 pub(super) const FRESH_MS: u64 = 50;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use super::imports::{imports, Import};
 use super::protect::{Failure, Protections};
 use super::refusal::Refusal;
-use crate::probe::elf::LoadedObject;
+use crate::sys::elf::LoadedObject;
 
 /// What came of patching. The names are those of objects, each once.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 
 use std::ffi::CStr;
 
-use super::image::{Image, RELA_SIZE, SYM_SIZE};
 use super::refusal::Refusal;
-use crate::probe::elf::LoadedObject;
+use crate::sys::elf::LoadedObject;
+use crate::sys::image::{Image, RELA_SIZE, SYM_SIZE};
 
 /// A slot that holds the address of an imported function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +85,9 @@ fn find(image: &Image, dynamic: usize, name: &[u8], types: (u32, u32)) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hook::image::{DF_1_NOW, DF_BIND_NOW, DT_BIND_NOW, DT_FLAGS, DT_FLAGS_1};
-    use crate::hook::testing::{Made, JUMP_SLOT};
-    use crate::probe::elf::objects;
+    use crate::sys::elf::objects;
+    use crate::sys::image::{DF_1_NOW, DF_BIND_NOW, DT_BIND_NOW, DT_FLAGS, DT_FLAGS_1};
+    use crate::sys::testing::{Made, JUMP_SLOT};
 
     fn read(made: &Made, symbol: &CStr) -> Result<Vec<Import>, Refusal> {
         // SAFETY: the object's only segment is the box in `made`.

@@ -29,11 +29,11 @@ use super::got::{self, Patched};
 use super::pin::pin;
 use super::refusal::Refusal;
 use super::state::State;
-use super::symbol;
-use crate::probe::elf::{objects, LoadedObject};
-use crate::probe::luajit::Footprint;
-use crate::probe::memory::Own;
+use crate::abi::luajit::Footprint;
 use crate::report::lua::Subsystem;
+use crate::sys::elf::{objects, LoadedObject};
+use crate::sys::memory::Own;
+use crate::sys::symbol;
 use crate::tally::lua::Ended;
 
 use api::{Alloc, Api, Lua};
@@ -147,7 +147,7 @@ fn closes(patched: &Patched) -> Result<(), Refusal> {
 ///
 /// Call it while the process reads its configuration.
 pub fn uninstall() -> Result<(), Refusal> {
-    let alone = crate::probe::status::own().is_ok_and(|reading| reading.threads == 1);
+    let alone = crate::sys::status::own().is_ok_and(|reading| reading.threads == 1);
     let mut left = false;
     for vm in vm::all().filter(|vm| vm.is_live()) {
         if alone || vm.is_main() {

@@ -8,7 +8,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::symbol;
+use crate::sys::symbol;
 use crate::tally::pools::Origin;
 
 /// Calls up the stack that are looked at.

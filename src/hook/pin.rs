@@ -13,7 +13,7 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
 use super::refusal::Refusal;
-use crate::probe::elf::objects;
+use crate::sys::elf::objects;
 
 /// Keeps the object that `address` is in for as long as the process lives, and its forked children.
 /// The executable stays anyway.
@@ -46,8 +46,8 @@ pub fn pin(address: *const c_void) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hook::testing::{isolated, Library};
-    use crate::probe::elf::LoadedObject;
+    use crate::sys::elf::LoadedObject;
+    use crate::sys::testing::{isolated, Library};
 
     fn is_loaded(name: &str) -> bool {
         objects().iter().any(|object: &LoadedObject| object.name == name)

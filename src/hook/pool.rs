@@ -4,14 +4,14 @@
 //! What the unsafe code below relies on:
 //!
 //! 1. The hooks have the types of their functions, and are called with arguments good for them.
-//! 2. The originals are set before the first call of a hook ([`inline`]).
+//! 2. The originals are set before the first call of a hook ([`engine`]).
 //! 3. [`POOLS`] is used on the main thread only (its thread pointer is remembered, and a fork keeps
 //!    it), by one function at a time: what a hook does with it calls no pool function, and what
 //!    [`with`] does neither.
 //! 4. A pool in [`POOLS`] is live, as long as every end of a pool is seen: nothing is recorded before
 //!    the hooks are in place ([`ON`]), all is forgotten when they are not any more, and none is told
 //!    once another thread has used a pool.
-//! 5. The layout of pools is that of [`probe::pool`](crate::probe::pool): [`check`] found it so.
+//! 5. The layout of pools is that of [`probe::pool`](crate::abi::pool): [`check`] found it so.
 //!
 //! The commonest calls are dealt with by [`entries`], in as few instructions as can be. The rest
 //! comes to [`created`], [`destroy`], [`destroy_sized`] and [`reset`].
@@ -23,12 +23,13 @@ use std::cell::UnsafeCell;
 use std::ffi::{c_void, CStr};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
+use super::engine;
 use super::errno::keep_errno;
-use super::inline::{self, Target};
 use super::origin;
 use super::refusal::Refusal;
-use super::symbol;
-use crate::probe::pool::{header, size};
+use crate::abi::pool::{header, size};
+use crate::hook::engine::Target;
+use crate::sys::symbol;
 use crate::tally::pools::{tick, Created, Look, Nursery, Origin, Pools};
 
 type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
@@ -82,7 +83,7 @@ pub fn install() -> Result<(), Refusal> {
     CLOCK.store(clock as *mut usize, Relaxed);
     MAIN.store(thread_pointer(), Relaxed);
     // SAFETY: the hooks have the functions' types; nginx and the pinned module stay.
-    let installed = unsafe { inline::install(&TARGETS, trial) };
+    let installed = unsafe { engine::install(&TARGETS, trial) };
     match installed {
         // What was counted with some of the hooks in place is not to be trusted.
         Ok(()) if !ON.swap(true, Relaxed) => {
@@ -104,7 +105,7 @@ fn trial() -> Result<(), Refusal> {
 ///
 /// Call it on the main thread.
 pub fn uninstall() -> Result<(), Refusal> {
-    inline::uninstall(&TARGETS)?;
+    engine::uninstall(&TARGETS)?;
     forget();
     Ok(())
 }

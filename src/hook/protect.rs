@@ -15,7 +15,7 @@ use libc::{c_int, PROT_EXEC, PROT_READ, PROT_WRITE};
 use procfs::process::{MMPermissions, Process};
 
 use super::refusal::Refusal;
-use crate::probe::pagemap::page_size;
+use crate::sys::pagemap::page_size;
 
 /// The protections of this process's mappings, as the kernel states them.
 #[derive(Debug)]

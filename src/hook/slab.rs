@@ -31,11 +31,12 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
+use super::engine;
 use super::errno::keep_errno;
-use super::inline::{self, Check, Target};
 use super::refusal::Refusal;
 use super::state::State;
-use crate::probe::pagemap::page_size;
+use crate::hook::engine::{Check, Target};
+use crate::sys::pagemap::page_size;
 use crate::tally::mappings::{Mapping, Mappings};
 use crate::tally::zones::{Counts, Entry, PageCounts, Table};
 
@@ -110,7 +111,7 @@ static HALF_PAGE: AtomicU64 = AtomicU64::new(u64::MAX);
 pub fn install(check: Check) -> Result<(), Refusal> {
     let result = prepare().and_then(|()| {
         // SAFETY: 1; the executable and, by contract, this module stay loaded.
-        unsafe { inline::install(&TARGETS, check) }
+        unsafe { engine::install(&TARGETS, check) }
     });
     set_state(State::from(&result));
     result
@@ -121,7 +122,7 @@ pub fn install(check: Check) -> Result<(), Refusal> {
 ///
 /// Call it while the process has one thread.
 pub fn uninstall() -> Result<(), Refusal> {
-    inline::uninstall(&TARGETS)?;
+    engine::uninstall(&TARGETS)?;
     with_mappings(Mappings::clear);
     if let Some(table) = masters() {
         table.inherit(None);

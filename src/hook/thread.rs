@@ -30,7 +30,7 @@ use super::got;
 use super::refusal::Refusal;
 use super::stacks::{self, ThreadStacks};
 use super::state::State;
-use crate::probe::elf::{objects, LoadedObject};
+use crate::sys::elf::{objects, LoadedObject};
 
 const SYMBOL: &CStr = c"pthread_create";
 const PTHREAD_CANCEL_DISABLE: c_int = 1;

@@ -6,8 +6,9 @@ use std::ptr::addr_of_mut;
 use nginx_sys::{ngx_conf_t, ngx_cycle_t, ngx_module_t, ngx_pool_cleanup_t};
 
 use super::guard;
-use crate::hook::{lua, symbol};
+use crate::hook::lua;
 use crate::report::lua::Subsystem;
+use crate::sys::symbol;
 
 /// The VM of a subsystem.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +102,7 @@ pub unsafe fn end_with_cleanup(cycle: *mut ngx_cycle_t, state: GlobalState) -> b
 
 /// Whether the data of a cleanup begins with the VM, as that of the Lua modules does.
 fn is_of(cleanup: &ngx_pool_cleanup_t, lua: *mut c_void) -> bool {
-    use crate::probe::memory::{word, Memory, Own};
+    use crate::sys::memory::{word, Memory, Own};
     let mut first = [0; 8];
     cleanup.handler.is_some()
         && Own.read(cleanup.data as usize, &mut first).is_ok()

@@ -19,7 +19,8 @@ use nginx_sys::{
     ngx_str_t, NGX_HTTP_MODULE,
 };
 
-use crate::probe::pool::{self, Header};
+use crate::abi::pool;
+use crate::abi::pool::Header;
 use crate::probe::pools::Owner;
 use crate::report::pools::Kind;
 

@@ -8,7 +8,7 @@ use nginx_sys::{
 };
 
 use super::conf::Conf;
-use crate::slot::{Board, MAX_SLOTS};
+use crate::scoreboard::{Board, MAX_SLOTS};
 
 /// The zone's name.
 const NAME: &str = "memstat";

@@ -16,14 +16,14 @@ use nginx_sys::{
     ngx_slab_init, ngx_slab_page_t, ngx_slab_pool_t, ngx_slab_stat_t, NGX_OK,
 };
 
+use crate::abi::slab::runs::Runs;
+use crate::abi::slab::{Header, Layout, DESCRIPTOR, STATISTIC};
 use crate::hook::refusal::Refusal;
 use crate::hook::slab::{self as hook, Shm};
-use crate::probe::memory::{Memory as _, Own};
-use crate::probe::pagemap::page_size;
-use crate::probe::slab::runs::Runs;
-use crate::probe::slab::{Header, Layout, DESCRIPTOR, STATISTIC};
 use crate::probe::zones::ZoneMapping;
 use crate::report::zones::name;
+use crate::sys::memory::{Memory as _, Own};
+use crate::sys::pagemap::page_size;
 use crate::tally::mappings::Mapping;
 use crate::tally::zones::Counts;
 

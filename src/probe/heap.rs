@@ -12,9 +12,9 @@ use std::ops::Range;
 
 use procfs::process::MemoryMap;
 
-use super::budget::{Budget, Progress};
-use super::pagemap::PageMap;
+use crate::budget::{Budget, Progress};
 use crate::report::model::{Allocator, Category};
+use crate::sys::pagemap::PageMap;
 use glibc::Glibc;
 use jemalloc::Jemalloc;
 use mimalloc::Mimalloc;

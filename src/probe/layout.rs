@@ -8,13 +8,13 @@ use std::sync::{Mutex, PoisonError};
 use once_cell::sync::Lazy;
 use procfs::process::{MMapPath, MemoryMap, Process};
 
-use super::elf::LoadedObject;
 use super::heap::HeapReading;
 use super::lua::LuaReading;
-use super::pagemap::Resident;
-use super::{elf, maps, ranges};
 use crate::hook::{lua, thread};
 use crate::report::model::Category;
+use crate::sys::elf::LoadedObject;
+use crate::sys::pagemap::Resident;
+use crate::sys::{elf, maps, ranges};
 
 /// Which ranges are whose.
 #[derive(Debug, Default)]

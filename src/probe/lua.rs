@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::ranges;
 use crate::hook::lua::{Heap, Reading, VmReading};
 use crate::report::lua::{Lua, Mappings, Sizes, Subsystem};
 use crate::report::model::Category;
+use crate::sys::ranges;
 use crate::tally::lua::Figures;
 
 /// What is known of the VMs.
@@ -150,7 +150,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::luajit::Footprint;
+    use crate::abi::luajit::Footprint;
     use crate::report::lua::Gc;
 
     fn heap(from: usize, fixed: u64, largest_free: u64, directs: Vec<Range<usize>>) -> Heap {

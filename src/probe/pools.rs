@@ -5,7 +5,7 @@
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. A pool that [`hook::pool::with`] tells is live and of the layout of [`pool`](super::pool)
+//! 1. A pool that [`hook::pool::with`] tells is live and of the layout of [`pool`](crate::abi::pool)
 //!    until that returns, and so is one that is watched until it is not any more.
 
 mod names;
@@ -13,8 +13,8 @@ mod top;
 
 use std::ops::ControlFlow;
 
-use super::budget::{Budget, Progress};
-use super::pool::{Held, Reading};
+use crate::abi::pool::{Held, Reading};
+use crate::budget::{Budget, Progress};
 use crate::hook;
 use crate::report::pools::{Creator, Kind, LivePool, Pools, Sizes};
 use crate::tally::pools::{self as tally, Pool};

@@ -10,8 +10,8 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::budget::{Budget, Progress};
-use super::pagemap::page_size;
+use crate::budget::{Budget, Progress};
+use crate::sys::pagemap::page_size;
 
 /// Pages asked about with one system call: 4 MiB of address space, 2 to 90 us.
 const PAGES_A_PIECE: usize = 1024;

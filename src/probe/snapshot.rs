@@ -12,25 +12,26 @@ use std::time::{Duration, Instant};
 
 use procfs::process::{MMapPath, MemoryMap};
 
-use super::budget::{Budget, Progress};
-use super::elf::LoadedObject;
 use super::heap::HeapReading;
 use super::layout::{Layout, Target};
-use super::luajit::code::CodeReader;
-use super::maps::{self, MapsReader};
-use super::pagemap::PageMap;
 use super::pools::PoolsProbe;
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
-use super::{memory, ranges, status};
+use crate::budget::{Budget, Progress};
 use crate::hook;
-use crate::report::close::{close, settle, Part};
+use crate::probe::mcode::CodeReader;
+use crate::report::balance::{close, settle, Part};
 use crate::report::lua::Lua;
 use crate::report::model::{
     Allocator, Breakdown, Category, Object, Own, Process, Region, Stacks, State, System, Text,
 };
 use crate::report::pools::Pools;
 use crate::report::zones::{SharedZone, ZoneUses};
+use crate::sys::elf::LoadedObject;
+use crate::sys::maps;
+use crate::sys::maps::MapsReader;
+use crate::sys::pagemap::PageMap;
+use crate::sys::{memory, ranges, status};
 
 pub use identity::{Identity, Probes};
 

@@ -9,8 +9,8 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::budget::{Budget, Progress};
-use super::pagemap::PageMap;
+use crate::budget::{Budget, Progress};
+use crate::sys::pagemap::PageMap;
 
 /// The time a snapshot spends on it.
 const ALLOWANCE: Duration = Duration::from_micros(200);
@@ -103,7 +103,7 @@ impl Touched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::pagemap::page_size;
+    use crate::sys::pagemap::page_size;
 
     struct Shared(Range<usize>);
 

@@ -7,14 +7,14 @@
 
 use std::ops::Range;
 
-use super::budget::{Budget, Progress};
-use super::memory::{Memory, Own};
-use super::pagemap::page_size;
 use super::shared::{Remembered, SharedResidency};
-use super::slab::runs::Runs;
-use super::slab::{Header, Layout};
+use crate::abi::slab::runs::Runs;
+use crate::abi::slab::{Header, Layout};
+use crate::budget::{Budget, Progress};
 use crate::hook::slab;
 use crate::report::zones::{Named, Pages, SharedZone, Slot, ZoneUse};
+use crate::sys::memory::{Memory, Own};
+use crate::sys::pagemap::page_size;
 use crate::tally::mappings::Mapping;
 use crate::tally::zones::Counts;
 

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 
 use super::units::micros;
 use super::who::{groups, Names};
-use crate::probe::budget::Progress;
+use crate::budget::Progress;
 use crate::report::model::{Server, State};
 use cells::visible;
 use section::{split, Section, ROWS};

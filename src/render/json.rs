@@ -6,8 +6,8 @@ use std::vec::IntoIter;
 
 use serde::Serialize;
 
-use crate::probe::budget::Progress;
-use crate::query::fields::Fields;
+use crate::budget::Progress;
+use crate::report::fields::Fields;
 use crate::report::model::{Process, Server};
 use crate::report::zones::Zone;
 

@@ -19,7 +19,7 @@ use std::fmt;
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
 
-use crate::probe::budget::Progress;
+use crate::budget::Progress;
 use crate::report::model::Server;
 use family::{Families, Family};
 use groups::Group;

@@ -12,7 +12,7 @@ mod zones;
 use super::layout::{paragraph, Align, Table};
 use super::units::{ascii, count, known, micros, millis, seconds, size};
 use super::who::{groups, label, Names};
-use crate::query::fields::Fields;
+use crate::report::fields::Fields;
 use crate::report::model::{Hooks, Process, Server, State, System, Text};
 
 /// Objects of the code that are listed.

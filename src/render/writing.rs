@@ -5,8 +5,8 @@ use super::html::Html;
 use super::json::Json;
 use super::prometheus::Metrics;
 use super::{text, Media, RenderError};
-use crate::probe::budget::{Budget, Progress};
-use crate::query::fields::Fields;
+use crate::budget::{Budget, Progress};
+use crate::report::fields::Fields;
 use crate::report::model::Server;
 
 /// A body that is being written. A piece of it is about one process, one zone, one family of

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::lua::Lua;
 use super::pools::Pools;
+pub use crate::sys::status::System;
+
 use super::zones::{SharedZone, SharedZones, ZoneUses};
 
 /// The version of the JSON shape.
@@ -155,28 +157,6 @@ pub struct Published {
     /// Its zones in full, when the process is one of before a reload: it may be the only one to have
     /// them.
     pub zones: Vec<(String, SharedZone)>,
-}
-
-/// Memory as the kernel accounts it, from `/proc/PID/status`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct System {
-    /// `VmSize`: all mappings.
-    #[serde(rename = "virtual")]
-    pub virtual_: Option<u64>,
-    /// `VmRSS`: the pages in RAM; the sum of the next three.
-    pub resident: Option<u64>,
-    /// `RssAnon`: private pages with no file behind them, or written copies of file pages.
-    pub resident_anon: Option<u64>,
-    /// `RssFile`: pages of files.
-    pub resident_file: Option<u64>,
-    /// `RssShmem`: pages of shared memory.
-    pub resident_shmem: Option<u64>,
-    /// `VmSwap`: pages swapped out (shared memory not included, as the kernel has it).
-    pub swap: Option<u64>,
-    /// `VmHWM`: the highest `resident` so far.
-    pub peak_resident: Option<u64>,
-    /// `VmPTE`: page tables.
-    pub page_tables: Option<u64>,
 }
 
 /// An entry of the breakdown: virtual bytes, and bytes in RAM.

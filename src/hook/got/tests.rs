@@ -1,6 +1,6 @@
 use super::*;
-use crate::hook::testing::{isolated, Library, Made};
-use crate::probe::elf::objects;
+use crate::sys::elf::objects;
+use crate::sys::testing::{isolated, Library, Made};
 
 const SYMBOL: &CStr = c"getppid";
 const SOURCE: &str = "#include <unistd.h>\nint ask(void) { return getppid(); }";

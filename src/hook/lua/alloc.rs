@@ -9,7 +9,7 @@
 //! 1. While a Lua VM has one of the allocators below, its data is a [`Vm`] whose `original` and
 //!    `data` are what it had before, and only the thread that uses the VM calls it.
 //! 2. Blocks that come from an allocator of LuaJIT's own lie behind a chunk header of two words, as
-//!    [`crate::probe::luajit`] describes; that layout is verified before [`alloc_chunks`] is set.
+//!    [`crate::abi::luajit`] describes; that layout is verified before [`alloc_chunks`] is set.
 //! 3. A block whose size is less than [`Vm::small`] lies in a chunk of a segment, and is not the one
 //!    that the VM's own state is in. So does a new one of up to [`SMALL`] bytes: only larger
 //!    ones get a mapping of their own.
@@ -18,8 +18,8 @@
 use std::ffi::c_void;
 
 use super::vm::Vm;
-use crate::probe::luajit::direct::{DIRECT, FOOT};
-use crate::probe::luajit::HEADER;
+use crate::abi::luajit::direct::{DIRECT, FOOT};
+use crate::abi::luajit::HEADER;
 use crate::tally::lua::{Place, SMALL};
 
 /// Where a block lies.

@@ -8,9 +8,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::hook::exports::around;
-use crate::probe::elf::objects;
 use crate::report::lua::Subsystem;
+use crate::sys::elf::objects;
+use crate::sys::exports::around;
 
 /// Addresses that were asked about before.
 static KNOWN: [Known; 16] = [const { Known::new() }; 16];
@@ -86,7 +86,7 @@ mod tests {
     use std::ffi::CStr;
 
     use super::*;
-    use crate::hook::testing::{isolated, Library};
+    use crate::sys::testing::{isolated, Library};
 
     #[test]
     fn names() {

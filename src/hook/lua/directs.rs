@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
-use crate::probe::luajit::direct::THRESHOLD;
+use crate::abi::luajit::direct::THRESHOLD;
 
 /// Direct mappings.
 #[derive(Debug, Default)]

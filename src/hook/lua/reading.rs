@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use super::api::Api;
 use super::vm::{self, Vm};
 use super::{ALL_SEEN, ENDED, MISCOUNTED, UNWRAPPED};
+use crate::abi::luajit::{Footprint, Unreadable};
 use crate::hook::state::State;
-use crate::probe::luajit::{Footprint, Unreadable};
-use crate::probe::memory::{Direct, Own};
 use crate::report::lua::{Gc, Subsystem};
+use crate::sys::memory::{Direct, Own};
 use crate::tally::lua::{Ended, Figures};
 
 /// More segments are not followed: some milliseconds' worth.

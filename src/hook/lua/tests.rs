@@ -1,7 +1,7 @@
 //! With a made-up Lua: VMs with an allocator of their own, which tells whose it is when it ends.
 
 use super::*;
-use crate::hook::testing::{isolated, Library};
+use crate::sys::testing::{isolated, Library};
 use crate::tally::lua::Figures;
 
 const LUA: &str = r#"

@@ -17,8 +17,8 @@ use std::sync::{Mutex, PoisonError};
 use super::alloc::{alloc_chunks, alloc_plain};
 use super::api::{Alloc, Lua};
 use super::directs::Directs;
+use crate::abi::luajit::SLACK;
 use crate::hook::errno::keep_errno;
-use crate::probe::luajit::SLACK;
 use crate::report::lua::Subsystem;
 use crate::tally::lua::{Tally, SMALL};
 

@@ -10,9 +10,10 @@
 use std::ffi::{c_void, CStr};
 
 use super::{with, Create, Destroy};
+use crate::abi::pool;
+use crate::abi::pool::{header, held, Header};
 use crate::hook::refusal::Refusal;
-use crate::hook::symbol;
-use crate::probe::pool::{self, header, held, Header};
+use crate::sys::symbol;
 
 /// The size of the pool that is tried.
 const SIZE: usize = 1024;

@@ -8,7 +8,7 @@
 //! What the code below relies on:
 //!
 //! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed;
-//!    of its large allocations what [`probe::pool`](crate::probe::pool) does. To the C library one
+//!    of its large allocations what [`probe::pool`](crate::abi::pool) does. To the C library one
 //!    that is null has no bytes.
 //! 2. Of this module it uses only whole words of the nursery and of statics, which are atomic: another
 //!    thread does no harm. What is compared has the thread pointer added to it, so that such a thread
@@ -23,7 +23,7 @@ use super::{created, destroy, CREATE};
 #[cfg(target_arch = "x86_64")]
 use {
     super::destroy_sized,
-    crate::probe::pool::{Header, Large},
+    crate::abi::pool::{Header, Large},
     crate::tally::pools::Nursery,
     std::mem::offset_of,
 };

@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::hook::testing::{alone, Library};
-use crate::probe::pool::held;
+use crate::abi::pool::held;
 use crate::report::sample::Random;
+use crate::sys::testing::{alone, Library};
 use crate::tally::pools::{size_class, Pool, SIZES};
 
 /// Pools with the layout of nginx, in as few lines as can be. `EXTRA` makes another layout.
@@ -106,7 +106,7 @@ fn pools_are_counted_by_creator() {
         let nginx = Nginx::new("");
         let older = nginx.make(c"exported");
         assert_eq!(install(), Ok(()));
-        assert!(inline::are_in(&TARGETS));
+        assert!(engine::are_in(&TARGETS));
         assert_eq!(with(|pools| pools.creators().len()), Ok(0), "the trial left nothing");
         nginx.with(c"ngx_destroy_pool", older);
 
@@ -128,7 +128,7 @@ fn pools_are_counted_by_creator() {
         })
         .unwrap();
         assert_eq!(uninstall(), Ok(()));
-        assert!(!inline::are_in(&TARGETS));
+        assert!(!engine::are_in(&TARGETS));
         let off = Err("the hooks are not in place");
         assert_eq!(with(|pools| pools.live().count()), off);
         // Nothing is recorded that would not be seen to end.
@@ -278,7 +278,7 @@ fn another_layout_is_refused() {
         assert_eq!(install(), Err(Refusal::Layout));
         cycle(nginx.make(c"exported"), 1, c"exported");
         assert_eq!(with(|_| ()), Err("the hooks are not in place"));
-        assert!(!inline::are_in(&TARGETS));
+        assert!(!engine::are_in(&TARGETS));
         nginx.with(c"ngx_destroy_pool", nginx.make(c"exported"));
     });
 }
@@ -307,7 +307,7 @@ fn other_threads_end_the_tally() {
 fn without_nginx() {
     alone(&name("without_nginx"), || {
         assert_eq!(install(), Err(Refusal::Unresolved { symbol: "ngx_current_msec".into() }));
-        assert!(!inline::are_in(&TARGETS));
+        assert!(!engine::are_in(&TARGETS));
         assert_eq!(uninstall(), Ok(()));
     });
 }

@@ -2,8 +2,8 @@ use std::collections::HashMap;
 use std::ffi::{c_int, CStr};
 
 use super::*;
-use crate::hook::testing::{alone, Library};
 use crate::report::sample::Random;
+use crate::sys::testing::{alone, Library};
 use crate::tally::zones::POOLS;
 
 /// Functions with nginx's names and types, on an allocator that never gives back.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::hook::testing::{isolated, Library};
+use crate::sys::testing::{isolated, Library};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};

@@ -9,7 +9,6 @@
 mod arenas;
 mod elf;
 mod ffi;
-mod layout;
 mod mapped;
 mod walk;
 
@@ -21,21 +20,21 @@ use std::time::{Duration, Instant};
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
-use super::super::budget::{Budget, Progress};
-use super::super::maps;
-use super::super::memory::Own;
-use super::super::pagemap::PageMap;
-use super::super::ranges::{normalize, subtract};
 use super::symbols::Object;
 use super::HeapReading;
+use crate::budget::{Budget, Progress};
 use crate::report::model::{Allocator, Category};
+use crate::sys::maps;
+use crate::sys::memory::Own;
+use crate::sys::pagemap::PageMap;
+use crate::sys::ranges::{normalize, subtract};
 use arenas::{Held, Reader, State};
 pub use ffi::version;
 #[cfg(test)]
 pub use ffi::{told, Told};
 
+use crate::abi::glibc::Mmapped;
 use ffi::Functions;
-use layout::Mmapped;
 use mapped::Finder;
 use walk::{Limit, Stop};
 

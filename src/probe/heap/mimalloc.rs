@@ -15,12 +15,12 @@ use std::ops::Range;
 
 use procfs::process::MemoryMap;
 
-use super::super::maps;
-use super::super::ranges::{normalize, subtract};
 use super::pace::{self, Pace};
 use super::symbols::Object;
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
+use crate::sys::maps;
+use crate::sys::ranges::{normalize, subtract};
 
 type ProcessInfo = extern "C" fn(
     *mut usize,

@@ -8,7 +8,7 @@
 
 use std::ffi::{c_char, c_void, CStr};
 
-use crate::hook::symbol as loader;
+use crate::sys::symbol as loader;
 
 /// The executable or library that defines an allocator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use procfs::process::Process;
 
 use super::*;
-use crate::probe::maps;
+use crate::sys::maps;
 
 mod live;
 

@@ -5,10 +5,10 @@
 //! 1. The code that a creator is in, and so its object, stays loaded while a pool of it can come.
 //!    The objects of the cycle's modules stay during a call: nginx unloads none meanwhile.
 
-use crate::hook::{exports, symbol};
-use crate::probe::elf::{objects, LoadedObject};
 use crate::report::pools::naming::{kind, name, Known};
 use crate::report::pools::Kind;
+use crate::sys::elf::{objects, LoadedObject};
+use crate::sys::{exports, symbol};
 use crate::tally::pools::{Creator, Origin};
 
 /// What a creator is called.

@@ -1,7 +1,7 @@
 //! The pools with the highest ranks.
 #![forbid(unsafe_code)]
 
-use crate::probe::pool::Held;
+use crate::abi::pool::Held;
 use crate::tally::pools::Pool;
 
 /// So many pools with the highest ranks, the highest first.

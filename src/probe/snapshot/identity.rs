@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
+use crate::abi::slab;
 use crate::probe::heap::HeapProbe;
 use crate::probe::pools::{Owner, PoolsProbe};
 use crate::probe::shared::Remembered;
-use crate::probe::slab;
 use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::{Hooks, Kind, State};

@@ -1,6 +1,6 @@
 use super::*;
+use crate::abi::slab::tests::{Pool, LAYOUT};
 use crate::probe::shared::tests::{fill, shared, touch};
-use crate::probe::slab::tests::{Pool, LAYOUT};
 
 const PAGE: usize = 4096;
 

@@ -3,7 +3,7 @@
 
 use maud::{Markup, PreEscaped};
 
-use crate::probe::budget::Progress;
+use crate::budget::Progress;
 use crate::report::model::Server;
 
 /// What stands in the markup of a section where its rows are to be. Text that is put in has no such

@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
 
 use super::text as render;
-use crate::query::fields::Fields;
 use crate::render::layout::WIDTH;
+use crate::report::fields::Fields;
 use crate::report::lua::Gc;
 use crate::report::model::{Kind, Process, Server, State};
 use crate::report::sample::{self, Random};

@@ -4,9 +4,9 @@
 use std::io;
 use std::ops::Range;
 
-use super::super::super::memory::{word, Memory};
-use super::layout::{Arena, Counters, Layout, Mmapped, COUNTERS};
 use super::walk::{Limit, Stop, Walker};
+use crate::abi::glibc::{Arena, Counters, Layout, Mmapped, COUNTERS};
+use crate::sys::memory::{word, Memory};
 
 /// The size and alignment of the heaps of all arenas but the first.
 pub const HEAP_MAX: usize = 64 << 20;

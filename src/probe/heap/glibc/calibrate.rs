@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use procfs::process::{MMapPath, Process};
 
-use super::super::super::budget::Budget;
-use super::super::super::maps;
-use super::super::super::memory::{Memory, Own};
-use super::super::super::pagemap::page_size;
 use super::super::symbols::Object;
 use super::arenas::{Reader, State};
 use super::elf;
 use super::ffi::{self, Functions, Told};
-use super::layout::{find_counters, find_main_arena, Layout, Mmapped};
 use super::walk::{Limit, Stop};
+use crate::abi::glibc::{find_counters, find_main_arena, Layout, Mmapped};
+use crate::budget::Budget;
+use crate::sys::maps;
+use crate::sys::memory::{Memory, Own};
+use crate::sys::pagemap::page_size;
 
 /// How often to try: another thread may change the heap in between.
 const TRIES: usize = 5;

@@ -9,9 +9,9 @@
 
 use std::ops::Range;
 
-use super::super::super::memory::Direct;
 use super::arenas::{Held, Reader, State};
 use super::walk::{Limit, Stop};
+use crate::sys::memory::Direct;
 
 /// Free bytes and what the arenas hold. The caller has seen to the invariants.
 pub fn free(

@@ -4,7 +4,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::super::super::memory::{half, word, Memory};
+use crate::sys::memory::{half, word, Memory};
 
 const PT_LOAD: u32 = 1;
 const PF_W: u32 = 2;

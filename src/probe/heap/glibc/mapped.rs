@@ -10,10 +10,10 @@
 use std::io;
 use std::ops::Range;
 
-use super::super::super::budget::{Budget, Progress};
-use super::super::super::memory::{Memory, BATCH, RECORD};
-use super::super::super::pagemap::{page_size, Page, PageMap, PAGES_A_PIECE};
-use super::layout::{mapped_size, Mmapped};
+use crate::abi::glibc::{mapped_size, Mmapped};
+use crate::budget::{Budget, Progress};
+use crate::sys::memory::{Memory, BATCH, RECORD};
+use crate::sys::pagemap::{page_size, Page, PageMap, PAGES_A_PIECE};
 
 /// Which pages are in RAM; a trait for the tests' sake.
 pub trait Pages {

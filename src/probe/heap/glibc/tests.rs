@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use super::super::super::budget::{Budget, Progress};
-use super::super::super::memory::{Memory, Record, BATCH};
-use super::layout::{find_counters, find_main_arena, Arena, Layout, Mmapped, BINS, IMAGE};
 use super::mapped::{Finder, Pages, State};
 use super::walk::{Limit, Stop, Walker};
+use crate::abi::glibc::{find_counters, find_main_arena, Arena, Layout, Mmapped, BINS, IMAGE};
+use crate::budget::{Budget, Progress};
+use crate::sys::memory::{Memory, Record, BATCH};
 
 const LAYOUT: Layout = Layout { head: 96, safe_linking: true };
 const AT: usize = 0x7000_0000;

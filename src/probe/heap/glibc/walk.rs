@@ -9,9 +9,9 @@
 
 use std::ops::Range;
 
-use super::super::super::budget::Budget;
-use super::super::super::memory::{word, Memory, Record, BATCH, RECORD};
-use super::layout::{chunk_size, Arena, Layout, ALIGNMENT, BINS, MIN_CHUNK};
+use crate::abi::glibc::{chunk_size, Arena, Layout, ALIGNMENT, BINS, MIN_CHUNK};
+use crate::budget::Budget;
+use crate::sys::memory::{word, Memory, Record, BATCH, RECORD};
 
 /// Why a walk gave no figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
-use crate::probe::budget::{Budget, Progress};
-use crate::probe::maps;
-use crate::probe::memory::{word, Memory};
-use crate::probe::pagemap::page_size;
+use crate::budget::{Budget, Progress};
+use crate::sys::maps;
+use crate::sys::memory::{word, Memory};
+use crate::sys::pagemap::page_size;
 
 /// Pages of other code in front of an area that are passed over in a mapping.
 const STRAY: usize = 16;
@@ -91,7 +91,7 @@ impl CodeReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::luajit::tests::Fake;
+    use crate::abi::luajit::tests::Fake;
 
     #[test]
     fn areas_and_other_code() {

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
-use super::budget::{Budget, Progress};
+use crate::budget::{Budget, Progress};
 
 /// Reads the mappings; call [`MapsReader::step`] until it is done.
 #[derive(Debug)]

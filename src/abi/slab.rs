@@ -1,6 +1,6 @@
 //! A slab pool of nginx, as its own header and page descriptors show it.
 //!
-//! Nothing is locked: words are copied ([`super::memory`]) while other processes change them, so
+//! Nothing is locked: words are copied ([`crate::sys::memory`]) while other processes change them, so
 //! each copied word is checked before anything follows from it, and what does not look like a pool
 //! is refused ([`Defect`]). A page has a descriptor of three words (`ngx_slab_page_t`), a size
 //! class a statistic of four (`ngx_slab_stat_t`).
@@ -10,7 +10,7 @@ pub mod runs;
 
 use std::ops::Range;
 
-use super::memory::word;
+use crate::sys::memory::word;
 
 /// The size of a page's descriptor.
 pub const DESCRIPTOR: usize = 24;

@@ -83,7 +83,15 @@ impl Level {
                 Some(_) => below.iter().map(|name| format!("\"{top}.{name}\"")).collect(),
             })
             .collect();
-        super::list(&names)
+        list(&names)
+    }
+}
+
+/// `a, b and c`.
+pub fn list(words: &[String]) -> String {
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => words.concat(),
     }
 }
 

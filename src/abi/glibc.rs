@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::super::super::memory::{half, word};
+use crate::sys::memory::{half, word};
 
 /// `fastbinsY[NFASTBINS]`, before the first bin header.
 const FASTBINS: usize = 10;

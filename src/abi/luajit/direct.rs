@@ -10,11 +10,12 @@ use std::ops::Range;
 use procfs::process::{MMPermissions, MMapPath};
 
 use super::HEADER;
-use crate::probe::budget::{Budget, Progress};
-use crate::probe::maps::{self, MapsReader};
-use crate::probe::memory::{word, Memory, Own, Record, BATCH, RECORD};
-use crate::probe::pagemap::page_size;
-use crate::probe::ranges;
+use crate::budget::{Budget, Progress};
+use crate::sys::maps;
+use crate::sys::maps::MapsReader;
+use crate::sys::memory::{word, Memory, Own, Record, BATCH, RECORD};
+use crate::sys::pagemap::page_size;
+use crate::sys::ranges;
 
 /// `IS_DIRECT_BIT`, in the first word of the mapping.
 pub const DIRECT: usize = 1;
@@ -88,7 +89,7 @@ fn is_fenced(memory: &impl Memory, mapping: &Range<usize>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::luajit::tests::Fake;
+    use crate::abi::luajit::tests::Fake;
 
     #[test]
     fn among_other_pages() {

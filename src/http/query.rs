@@ -1,6 +1,8 @@
 //! The query string of `GET /memstat`.
 #![forbid(unsafe_code)]
 
+use crate::report::fields;
+use crate::report::fields::list;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -8,10 +10,8 @@ use percent_encoding::percent_decode;
 use thiserror::Error;
 
 use crate::render::{ascii, Format};
+use crate::report::fields::Fields;
 use crate::report::zones;
-use fields::Fields;
-
-pub mod fields;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -127,14 +127,6 @@ fn parse_pid(value: &[u8]) -> Option<i32> {
 pub fn unknown_pid(pid: i32, pids: &[i32]) -> String {
     let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
     format!("unknown pid \"{pid}\": there are {}\n", list(&pids))
-}
-
-/// `a, b and c`.
-fn list(words: &[String]) -> String {
-    match words.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
-        _ => words.concat(),
-    }
 }
 
 fn decode(encoded: &[u8]) -> Cow<'_, [u8]> {

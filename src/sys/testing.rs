@@ -4,7 +4,7 @@ use std::ffi::{c_void, CStr, CString};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::probe::elf::{LoadedObject, Segment};
+use crate::sys::elf::{LoadedObject, Segment};
 
 const CHILD: &str = "MEMSTAT_TEST_CHILD";
 

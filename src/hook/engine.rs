@@ -38,9 +38,9 @@ use serde::{Deserialize, Serialize};
 
 use super::protect::Protections;
 use super::refusal::Refusal;
-use super::symbol;
-use crate::probe::elf::{objects, LoadedObject};
-use crate::probe::status;
+use crate::sys::elf::{objects, LoadedObject};
+use crate::sys::status;
+use crate::sys::symbol;
 use code::Page;
 
 /// A function that is to be hooked.

@@ -1,25 +1,25 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::probe::memory::{Record, RECORD};
+use crate::sys::memory::{Record, RECORD};
 
 /// Memory at made-up addresses.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     bytes: Vec<u8>,
 }
 
 impl Fake {
     const BASE: usize = 1 << 40;
 
-    pub(super) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Fake { bytes: vec![0; size] }
     }
 
-    pub(super) fn base(&self) -> usize {
+    pub(crate) fn base(&self) -> usize {
         Self::BASE
     }
 
-    pub(super) fn set(&mut self, at: usize, value: usize) {
+    pub(crate) fn set(&mut self, at: usize, value: usize) {
         self.bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
     }
 }

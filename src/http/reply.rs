@@ -1,7 +1,7 @@
 //! A reply on its way.
 
+use crate::budget::{Budget, Progress};
 use crate::nginx::request::Response;
-use crate::probe::budget::{Budget, Progress};
 use crate::render::{Media, RenderError, Writing};
 
 /// A header field.

@@ -3,7 +3,7 @@
 //! What the unsafe code below relies on: [`around`] demands of its caller what [`Image`] does.
 
 use super::image::{Dynamic, Image, SYM_SIZE};
-use crate::probe::elf::LoadedObject;
+use crate::sys::elf::LoadedObject;
 
 const STT_FUNC: u8 = 2;
 
@@ -99,8 +99,8 @@ fn count(image: &Image, dynamic: &Dynamic) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hook::testing::Library;
-    use crate::probe::elf::objects;
+    use crate::sys::elf::objects;
+    use crate::sys::testing::Library;
 
     const SOURCE: &str = "
         int one(int n) { return n + 1; }

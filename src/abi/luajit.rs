@@ -14,14 +14,13 @@
 //! [`Footprint::verify`] goes through a whole heap before anything of this is believed.
 #![forbid(unsafe_code)]
 
-pub mod code;
 pub mod direct;
 
 use std::io;
 use std::ops::Range;
 
-use super::memory::{half, word, Memory};
-use super::pagemap::page_size;
+use crate::sys::memory::{half, word, Memory};
+use crate::sys::pagemap::page_size;
 
 const STATE: usize = 864;
 const TREEMAP: usize = 4;
@@ -265,4 +264,4 @@ impl<M: Memory> Window<'_, M> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

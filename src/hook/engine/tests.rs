@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicUsize;
 use libc::c_int;
 
 use super::*;
-use crate::hook::testing::{alone, Library};
+use crate::sys::testing::{alone, Library};
 
 const SOURCE: &str = "
     #include <errno.h>
@@ -77,7 +77,7 @@ fn crash() -> Result<(), Refusal> {
 }
 
 fn name(test: &str) -> String {
-    format!("hook::inline::tests::{test}")
+    format!("hook::engine::tests::{test}")
 }
 
 #[test]

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::DESCRIPTOR;
-use crate::probe::memory::word;
+use crate::sys::memory::word;
 
 /// The bits of `prev` that tell a page with slots from others.
 const KIND: usize = 3;

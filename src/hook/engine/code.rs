@@ -14,7 +14,7 @@ use libc::{c_int, PROT_EXEC, PROT_READ, PROT_WRITE};
 
 use super::BLOCK;
 use crate::hook::refusal::Refusal;
-use crate::probe::pagemap::page_size;
+use crate::sys::pagemap::page_size;
 
 /// Whether the code at an address is this.
 pub fn holds(address: usize, bytes: &[u8]) -> bool {

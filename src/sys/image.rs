@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::probe::elf::LoadedObject;
+use crate::sys::elf::LoadedObject;
 
 const DT_NULL: u64 = 0;
 const DT_PLTRELSZ: u64 = 2;
@@ -26,29 +26,34 @@ const DT_STRSZ: u64 = 10;
 const DT_SYMENT: u64 = 11;
 const DT_PLTREL: u64 = 20;
 const DT_JMPREL: u64 = 23;
-pub(super) const DT_BIND_NOW: u64 = 24;
-pub(super) const DT_FLAGS: u64 = 30;
-pub(super) const DF_BIND_NOW: usize = 8;
+/// The tag for objects whose imports are all bound at load.
+pub const DT_BIND_NOW: u64 = 24;
+/// The tag of the flags.
+pub const DT_FLAGS: u64 = 30;
+/// The flag of [`DT_FLAGS`] with the meaning of [`DT_BIND_NOW`].
+pub const DF_BIND_NOW: usize = 8;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
-pub(super) const DT_FLAGS_1: u64 = 0x6fff_fffb;
-pub(super) const DF_1_NOW: usize = 1;
+/// The tag of the further flags.
+pub const DT_FLAGS_1: u64 = 0x6fff_fffb;
+/// The flag of [`DT_FLAGS_1`] with the meaning of [`DT_BIND_NOW`].
+pub const DF_1_NOW: usize = 1;
 
 /// `Elf64_Rela`: `r_offset`, `r_info`, `r_addend`.
-pub(super) const RELA_SIZE: usize = 24;
+pub const RELA_SIZE: usize = 24;
 /// `Elf64_Sym`: `st_name` (4), `st_info`, `st_other`, `st_shndx` (2), `st_value` (8), `st_size` (8).
-pub(super) const SYM_SIZE: usize = 24;
+pub const SYM_SIZE: usize = 24;
 /// `Elf64_Dyn`: `d_tag`, `d_val`.
 const DYN_SIZE: usize = 16;
 
 /// The memory of an object that is loaded (1).
-pub(super) struct Image<'a> {
+pub struct Image<'a> {
     /// The object.
     pub object: &'a LoadedObject,
 }
 
 /// What is of use in a dynamic section.
 #[derive(Debug, Default)]
-pub(super) struct Dynamic {
+pub struct Dynamic {
     /// The names of symbols.
     pub strings: usize,
     /// Their bytes.

@@ -1,0 +1,14 @@
+//! The kernel and the loader: what they say of this process, and of other ones.
+
+pub mod elf;
+pub mod exports;
+pub mod image;
+pub mod maps;
+pub mod memory;
+pub mod pagemap;
+pub mod ranges;
+pub mod scan;
+pub mod status;
+pub mod symbol;
+#[cfg(test)]
+pub(crate) mod testing;
