@@ -3,4 +3,5 @@
 pub mod glibc;
 pub mod luajit;
 pub mod pool;
+pub mod product;
 pub mod slab;

@@ -203,6 +203,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let facts = Facts {
         nginx: process::version().to_owned(),
+        product: process::product().clone(),
         time: (now.as_secs(), now.subsec_millis().into()),
         page_size: page_size() as u64,
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },

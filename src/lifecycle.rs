@@ -116,6 +116,7 @@ fn prepare(
         log::alert(&format!("memstat: {refusal}, so it does nothing"));
         return None;
     }
+    process::product();
     let hooks = install(cycle, settings.hooks);
     // SAFETY: N3.
     let cycle = unsafe { &*cycle };

@@ -27,6 +27,8 @@ pub const MODULE: &str = env!("CARGO_PKG_VERSION");
 pub struct Facts {
     /// The version of nginx, such as `1.22.1`.
     pub nginx: String,
+    /// The executable by its own name and version; why that is not known.
+    pub product: Result<String, String>,
     /// The time of the reply: seconds since the epoch, and the milliseconds of that second.
     pub time: (u64, u64),
     /// The size of a page in bytes.
@@ -43,10 +45,12 @@ pub fn assemble(facts: Facts, mut processes: Vec<Process>, reported: Vec<Reporte
     let shared_zones = zones::merge(reported, &processes);
     let shared_memory = shared_memory(&shared_zones, &mut processes, facts.answered_by.pid);
     let totals = totals(&processes, shared_memory);
+    let product = known(facts.product, "product", &mut processes, facts.answered_by.pid);
     Server {
         schema: SCHEMA,
         module: MODULE.to_owned(),
         nginx: facts.nginx,
+        product,
         time: timestamp(facts.time.0, facts.time.1),
         page_size: facts.page_size,
         answered_by: facts.answered_by,
@@ -70,11 +74,21 @@ fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i3
         Some(why) => Err(why),
         None => zones::resident(zones),
     };
-    counted
+    known(counted, "totals.shared_memory", processes, answered_by)
+}
+
+/// What is known; why it is not goes into the notes of the process that answers.
+fn known<T>(
+    found: Result<T, String>,
+    what: &str,
+    processes: &mut [Process],
+    answered_by: i32,
+) -> Option<T> {
+    found
         .map_err(|why| {
             let own = processes.iter_mut().find(|process| process.pid == answered_by);
             if let Some(own) = own {
-                own.notes.push(format!("totals.shared_memory: {why}"));
+                own.notes.push(format!("{what}: {why}"));
             }
         })
         .ok()
@@ -118,6 +132,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             nginx: "1.22.1".to_owned(),
+            product: Ok("openresty/1.22.1.3".to_owned()),
             time: (1_767_225_600, 7),
             page_size: 4096,
             answered_by: AnsweredBy { pid: 11, id: Some(0) },
@@ -229,8 +244,19 @@ mod tests {
             (server.nginx.as_str(), server.page_size, server.elapsed_us),
             ("1.22.1", 4096, 180)
         );
+        assert_eq!(server.product.as_deref(), Some("openresty/1.22.1.3"));
         assert_eq!(server.time, "2026-01-01T00:00:00.007Z");
         assert_eq!(server.answered_by, facts().answered_by);
+    }
+
+    #[test]
+    fn the_process_that_answers_notes_an_unknown_product() {
+        let product = Err("the executable has no line".to_owned());
+        let processes = [10, 11].map(|pid| process(Kind::Worker, None, None, pid)).to_vec();
+        let server = assemble(Facts { product, ..facts() }, processes, Vec::new());
+        assert_eq!(server.product, None);
+        let notes: Vec<_> = server.processes.iter().map(|p| p.notes.join("; ")).collect();
+        assert_eq!(notes, ["", "product: the executable has no line"]);
     }
 
     #[test]

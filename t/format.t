@@ -226,3 +226,26 @@ GET /memstat?format=prometheus
 Accept-Encoding: gzip
 --- response_headers
 Content-Encoding: gzip
+
+=== TEST 13: text has the peak of each process, and server and request of a pool
+--- config
+location /memstat { memstat; memstat_uri on; }
+--- perl
+my $path = '/memstat?format=text&fields=processes.system,processes.pools';
+my $text = $t->wait_for('a snapshot of a request', 5, sub {
+    my $text = $t->get($path)->{body};
+    return $text =~ /create_request/ && $text;
+});
+my ($head, @rows) = split /\n/, ($text =~ /^Processes .*\n((?:.+\n)+)/m)[0];
+like $head, qr/ virtual +peak$/, 'the last column';
+for my $pid ($t->master, $t->workers) {
+    my ($row) = grep { / $pid / } @rows;
+    my ($size, $unit) = $row =~ / ([\d.]+) ([KMG])iB$/ or die "no size: $row\n";
+    my %status = proc_status($pid);
+    near $size * { K => 1, M => 1024, G => 1048576 }->{$unit} * 1024, $status{VmHWM}, 0.02 * $status{VmHWM}, "the peak of $pid";
+}
+# Columns that do not fit beside the others stand in a block of their own.
+my ($pools) = $text =~ /^Oldest pools\n(.*)/ms;
+like $pools, qr/ server\b/, 'a column of servers';
+like $pools, qr/ localhost\b/, 'the server';
+like $pools, qr{ GET /memstat\?}, 'and the request line';

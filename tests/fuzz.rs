@@ -52,6 +52,7 @@ proptest! {
         let Ok(published) = postcard::from_bytes::<Published>(&bytes) else { return Ok(()) };
         let facts = Facts {
             nginx: "1.22.1".to_owned(),
+            product: Ok("nginx/1.22.1".to_owned()),
             time: (0, 0),
             page_size: 4096,
             answered_by: AnsweredBy { pid: 1, id: None },

@@ -1,6 +1,7 @@
 //! What nginx knows of its processes.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use nginx_sys::{
     ngx_exiting, ngx_last_process, ngx_parent, ngx_pid, ngx_process, ngx_processes, ngx_quit,
@@ -8,11 +9,19 @@ use nginx_sys::{
     NGX_PROCESS_WORKER,
 };
 
+use crate::abi::product;
 use crate::report::model::Kind;
 
 /// The version of nginx, such as `1.22.1`.
 pub fn version() -> &'static str {
     CStr::from_bytes_with_nul(NGINX_VERSION_BYTES).ok().and_then(|v| v.to_str().ok()).unwrap_or("")
+}
+
+/// The executable by its own name and version, such as `openresty/1.27.1.2`; why it is not known.
+/// Searched for once: in the master, whose children inherit it.
+pub fn product() -> &'static Result<String, String> {
+    static PRODUCT: OnceLock<Result<String, String>> = OnceLock::new();
+    PRODUCT.get_or_init(product::of_executable)
 }
 
 const NGINX_VERSION_BYTES: &[u8] = nginx_sys::NGINX_VERSION.to_bytes_with_nul();

@@ -24,7 +24,7 @@ use maud::{html, Markup, PreEscaped, DOCTYPE};
 use sha2::{Digest, Sha256};
 
 use super::units::micros;
-use super::who::{groups, Names};
+use super::who::{groups, product, Names};
 use crate::budget::Progress;
 use crate::report::model::{Server, State};
 use cells::visible;
@@ -139,7 +139,7 @@ fn head(server: &Server) -> Markup {
             div.title {
                 h1 { "nginx memory" }
                 p #facts {
-                    "nginx " (visible(&server.nginx)) " · memstat " (visible(&server.module))
+                    (visible(&product(server))) " · memstat " (visible(&server.module))
                     " · " time #time datetime=(server.time) { (visible(&server.time)) }
                     " · answered by " (worker) "pid " (server.answered_by.pid)
                     " in " (micros(server.elapsed_us))

@@ -11,7 +11,7 @@ mod zones;
 
 use super::layout::{paragraph, Align, Table};
 use super::units::{ascii, count, known, micros, millis, seconds, size};
-use super::who::{groups, label, Names};
+use super::who::{groups, label, product, Names};
 use crate::report::fields::Fields;
 use crate::report::model::{Hooks, Process, Server, State, System, Text};
 
@@ -102,8 +102,8 @@ fn section(out: &mut String, title: &str) {
 fn header(out: &mut String, server: &Server) {
     let worker = server.answered_by.id.map(|id| format!("worker {id}, ")).unwrap_or_default();
     let line = format!(
-        "nginx {}, memstat {}, {}, answered by {worker}pid {} in {}",
-        ascii(&server.nginx),
+        "{}, memstat {}, {}, answered by {worker}pid {} in {}",
+        ascii(&product(server)),
         ascii(&server.module),
         ascii(&server.time),
         server.answered_by.pid,
@@ -115,7 +115,10 @@ fn header(out: &mut String, server: &Server) {
 fn processes(out: &mut String, processes: &[Process]) {
     section(out, "Processes (resident is anon, file and shmem together)");
     let processes: Vec<_> = processes.iter().collect();
-    systems("process", &processes).print(out);
+    let mut table = systems("process", &processes);
+    let peaks = processes.iter().map(|p| known(p.system.peak_resident, size)).collect();
+    table.column(Align::Right, &["peak"], peaks);
+    table.print(out);
     ages(out, processes.into_iter());
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::report::model::{Kind, Process};
+use crate::report::model::{Kind, Process, Server};
 
 /// The name of a kind.
 pub(crate) fn kind(kind: Kind) -> &'static str {
@@ -15,6 +15,17 @@ pub(crate) fn kind(kind: Kind) -> &'static str {
         Kind::CacheManager => "cache manager",
         Kind::CacheLoader => "cache loader",
         Kind::Other => "other",
+    }
+}
+
+/// The name and version of the server: `nginx 1.22.1`, of a fork `openresty/1.27.1.2 (nginx 1.27.1)`.
+pub(crate) fn product(server: &Server) -> String {
+    let nginx = format!("nginx {}", server.nginx);
+    match &server.product {
+        Some(product) if product.strip_prefix("nginx/") != Some(server.nginx.as_str()) => {
+            format!("{product} ({nginx})")
+        }
+        _ => nginx,
     }
 }
 
@@ -116,7 +127,17 @@ pub(crate) fn groups<T: PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::bare;
+    use crate::report::sample::{bare, small};
+
+    #[test]
+    fn the_product_and_its_nginx() {
+        let of =
+            |name: Option<&str>| product(&Server { product: name.map(str::to_owned), ..small() });
+        assert_eq!(of(Some("nginx/1.22.1")), "nginx 1.22.1");
+        assert_eq!(of(None), "nginx 1.22.1");
+        assert_eq!(of(Some("openresty/1.22.1.3")), "openresty/1.22.1.3 (nginx 1.22.1)");
+        assert_eq!(of(Some("nginx/1.22.1-custom")), "nginx/1.22.1-custom (nginx 1.22.1)");
+    }
 
     #[test]
     fn lists() {

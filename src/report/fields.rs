@@ -22,6 +22,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("schema", &[]),
     ("module", &[]),
     ("nginx", &[]),
+    ("product", &[]),
     ("time", &[]),
     ("page_size", &[]),
     ("answered_by", &["pid", "id"]),

@@ -29,6 +29,9 @@ pub struct Server {
     pub module: String,
     /// The version of nginx, such as `1.22.1`.
     pub nginx: String,
+    /// The executable by its own name and version, such as `openresty/1.27.1.2`; of nginx itself
+    /// `nginx/1.22.1`.
+    pub product: Option<String>,
     /// When the reply was made, RFC 3339.
     pub time: String,
     /// The size of a page in bytes.

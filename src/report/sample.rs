@@ -416,6 +416,7 @@ fn lua() -> Lua {
 pub(crate) fn server(processes: Vec<Process>) -> Server {
     let facts = Facts {
         nginx: "1.22.1".to_owned(),
+        product: Ok("nginx/1.22.1".to_owned()),
         time: (1_767_225_600, 7),
         page_size: 4096,
         answered_by: AnsweredBy { pid: 11, id: Some(0) },

@@ -66,6 +66,7 @@ fn any_servers(rounds: usize) -> impl Iterator<Item = Server> {
         }
         if random.below(2) == 0 {
             server.answered_by.id = None;
+            server.product = None;
             server.totals.shared_memory = None;
             server.totals.resident_unique = None;
         }

@@ -13,9 +13,10 @@ const STATES: [(State, &str); 3] = [
 
 pub(super) fn server(families: &mut Families, server: &Server) {
     let one = |figure| [(Labels::default(), figure)];
-    let versions = [("nginx", server.nginx.clone()), ("module", server.module.clone())];
+    let mut versions = vec![("nginx", server.nginx.clone()), ("module", server.module.clone())];
+    versions.extend(server.product.clone().map(|product| ("product", product)));
     families.number(
-        Name("build_info", "The versions of nginx and of the module; always 1."),
+        Name("build_info", "The versions of nginx, of the module, and of the product; always 1."),
         [(Labels::from(versions), Some(1))],
     );
     families.seconds(

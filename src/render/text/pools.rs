@@ -101,15 +101,17 @@ fn single(
     table.column(Align::Right, &["age"], cells(|pool| seconds(pool.age_s)));
     table.column(Align::Right, &["blocks"], cells(|pool| size(pool.bytes)));
     table.column(Align::Right, &["large"], cells(|pool| size(pool.large_bytes)));
+    if pools.iter().any(|(_, pool)| pool.server_name.is_some()) {
+        let server = |pool: &LivePool| pool.server_name.as_deref().map(ascii).unwrap_or_default();
+        table.column(Align::Left, &["server"], cells(server));
+    }
     table.column(Align::Left, &["of"], cells(of));
     section(out, title);
     table.print(out);
 }
 
-/// Whom a pool belongs to.
+/// The request line or the configuration that a pool belongs to.
 fn of(pool: &LivePool) -> String {
     let generation = pool.generation.map(|generation| format!("generation {generation}"));
-    let server = || pool.server_name.as_deref().map(ascii);
-    let text = pool.request.as_deref().map(ascii).or_else(server).or(generation);
-    text.unwrap_or_default()
+    pool.request.as_deref().map(ascii).or(generation).unwrap_or_default()
 }

@@ -54,7 +54,7 @@ fn small_server() {
         words(summary[0]),
         [
             "process", "pid", "gen", "state", "uptime", "resident", "anon", "file", "shmem",
-            "swap", "virtual"
+            "swap", "virtual", "peak"
         ]
     );
     let first: Vec<_> = summary[1..].iter().map(|line| words(line)[..3].join(" ")).collect();
@@ -160,7 +160,10 @@ fn unknown_is_never_zero() {
     let shown = text(&sample::server(vec![sample::bare()]));
     check(&shown);
     let summary = section(&shown, "Processes");
-    assert_eq!(words(summary[1]), ["other", "1", "?", "active", "?", "?", "?", "?", "?", "?", "?"]);
+    assert_eq!(
+        words(summary[1]),
+        ["other", "1", "?", "active", "?", "?", "?", "?", "?", "?", "?", "?"]
+    );
     assert!(!shown.contains("Allocator") && !shown.contains("Notes"), "{shown}");
     assert!(shown.contains("Total of 1 processes: resident ? "), "{shown}");
 }
