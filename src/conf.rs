@@ -19,6 +19,7 @@ use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
 use crate::nginx::{guard, log, process};
 use crate::render::Format;
+use crate::scoreboard::MAX_SLOTS;
 use crate::{lifecycle, lua, ngx_http_memstat_module, ngx_memstat_module};
 
 pub use directives::{CORE_COMMANDS, HTTP_COMMANDS};
@@ -278,8 +279,9 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
         let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
         let needed = needed_slots(worker_processes(cycle));
         let Some(SizeAt { size, at: At { file, line } }) = main.zone_size else {
-            // A few workers more or less leave the size as it is, so a reload keeps the zone.
-            zone.set_size(shm::zone_size(needed.next_multiple_of(16)));
+            // The same for nearly all configurations, so that a reload keeps the zone.
+            let slots = needed.next_multiple_of(shm::DEFAULT_SLOTS).min(MAX_SLOTS);
+            zone.set_size(shm::zone_size(slots));
             lifecycle::before_zones(hooks);
             return conf::OK;
         };

@@ -16,7 +16,7 @@ use crate::nginx::global::MainThread;
 use crate::nginx::process;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::report::model::{Hooks, Kind};
-use crate::scoreboard::{Board, Slot};
+use crate::scoreboard::{Asker, Board, Slot};
 
 pub use collect::Collected;
 use collect::{Arrived, Collecting};
@@ -36,13 +36,25 @@ pub const SLICE: Duration = Duration::from_micros(300);
 /// How often a process that cannot be woken looks for what it waits for.
 const POLL_MS: u64 = 5;
 
+/// How often a process that waits for others looks whether they are still alive.
+const ALIVE_MS: u64 = 20;
+
+/// How many wakers there are. More processes than that share them, and are woken for each other.
+const WAKERS: usize = 32;
+
+/// The waker for processes without a slot: there may be one to claim.
+const WITHOUT_SLOT: usize = WAKERS - 1;
+
+/// How long a process without a slot waits until it tries to claim one again.
+const CLAIM_MS: u64 = 500;
+
 /// This process's part in answering.
 pub static GATHER: MainThread<Option<Gather>> = MainThread::new(None);
 
 /// A process's part in answering. The master prepares it, and its children inherit it.
 pub struct Gather {
     board: Board,
-    /// One for each slot. A descriptor has the same number in all processes of the cycle.
+    /// [`WAKERS`] of them. A descriptor has the same number in all processes of the server.
     wakers: Vec<Waker>,
     probes: Probes,
     hooks: Hooks,
@@ -56,6 +68,11 @@ pub struct Gather {
 struct Local {
     /// This process's slot; `None` where the board has none for it, or it cannot be woken.
     me: Option<usize>,
+    /// When it may try to claim one.
+    claim_ms: u64,
+    /// What is called when it is woken, and a bit for each waker that it listens to.
+    woken: Handler,
+    listens: u32,
     /// What it is, once its title tells.
     kind: Option<Kind>,
     started: Instant,
@@ -66,8 +83,8 @@ struct Local {
     /// The last one, and when it was done.
     own: Option<(Taken, u64)>,
     zones: Zones,
-    /// Slots to wake once the snapshot is done.
-    askers: Vec<usize>,
+    /// Who is to be woken once the snapshot is done.
+    askers: Vec<Asker>,
     waiters: Vec<Waiter>,
     /// Slots to ask on their behalf, and for what.
     to_ask: Vec<(usize, u32)>,
@@ -98,13 +115,11 @@ impl Gather {
             Some(before) => (Vec::new(), before.probes, None),
             None => (Vec::new(), Probes::default(), None),
         };
-        while wakers.len() < board.slots().len() {
+        while wakers.len() < WAKERS {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
         }
-        let gather = Gather { board, wakers, probes, hooks, requests, generation, local };
-        if gather.has_joined() {
-            gather.claim();
-        }
+        let mut gather = Gather { board, wakers, probes, hooks, requests, generation, local };
+        gather.settle(now_ms());
         Ok(gather)
     }
 
@@ -113,13 +128,13 @@ impl Gather {
         self.local.is_some()
     }
 
-    /// Takes part: `listen` has the event loop call a handler when a waker is woken, `tick` is
-    /// called when time is up.
-    pub fn join(&mut self, tick: Handler, listen: impl FnOnce(&Waker) -> bool) {
-        let me = self.claim();
-        let me = me.filter(|me| self.wakers.get(*me).is_some_and(listen));
+    /// Takes part: the event loop calls `woken` when this process is woken, and `tick` when time is up.
+    pub fn join(&mut self, tick: Handler, woken: Handler) {
         self.local = Some(Local {
-            me,
+            me: None,
+            claim_ms: 0,
+            woken,
+            listens: 0,
             kind: None,
             started: Instant::now(),
             job: None,
@@ -134,22 +149,67 @@ impl Gather {
             answers: VecDeque::new(),
             timer: Timer::new(tick),
         });
-        if let (Some(me), Some(slot)) = (me, self.slot()) {
-            // So that the first snapshot is there before anybody asks for one.
-            slot.ask(Some(me), 0);
-            self.wake(me);
+        self.settle(now_ms());
+        if !self.has_slot() {
+            self.listen(WITHOUT_SLOT);
         }
     }
 
-    /// Claims a slot for this process.
-    fn claim(&self) -> Option<usize> {
-        self.board.claim(process::pid(), process::exists)
+    /// Sees to this process having a slot, if there is one for it: it may have had to make room for a
+    /// process that serves. One that is new to its slot asks itself for a snapshot, so that it is
+    /// there before anybody else asks.
+    fn settle(&mut self, now: u64) {
+        let pid = process::pid();
+        let is_mine = self.slot().is_some_and(|slot| slot.is_of(pid));
+        let Some(local) = self.local.as_mut().filter(|local| !is_mine && now >= local.claim_ms)
+        else {
+            return;
+        };
+        local.me = None;
+        local.claim_ms = now.saturating_add(CLAIM_MS);
+        let serves = !process::is_shutting_down();
+        let Some(index) = self.board.claim(pid, serves, process::exists) else {
+            self.listen(WITHOUT_SLOT);
+            return;
+        };
+        if !self.listen(waker_of(index)) {
+            if let Some(slot) = self.board.get(index) {
+                slot.leave(pid, |_| {});
+            }
+            return;
+        }
+        if let Some(local) = &mut self.local {
+            local.me = Some(index);
+        }
+        if let Some(slot) = self.slot() {
+            slot.ask(Some(index), 0);
+        }
+        self.wake(index);
     }
 
-    /// Leaves: the slot is free for the next process.
+    fn has_slot(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.me.is_some())
+    }
+
+    /// Listens to a waker; whether that is so.
+    fn listen(&mut self, waker: usize) -> bool {
+        let Some((local, to)) = self.local.as_mut().zip(self.wakers.get(waker)) else {
+            return false;
+        };
+        let bit = 1u32.checked_shl(waker as u32).unwrap_or(0);
+        if local.listens & bit == 0 && to.listen(local.woken) {
+            local.listens |= bit;
+        }
+        local.listens & bit != 0
+    }
+
+    /// Leaves: nobody waits for this process any more, and its slot is for the next one.
     pub fn leave(&mut self) {
         if let Some(slot) = self.slot() {
-            slot.release(process::pid());
+            let mut askers = Vec::new();
+            slot.leave(process::pid(), |asker| askers.push(asker));
+            askers.into_iter().for_each(|asker| self.wake_asker(asker));
+            self.wake_those_without_slot();
         }
         self.local = None;
     }
@@ -162,7 +222,7 @@ impl Gather {
         let waiter = Waiter { question, asked_ms, deadline_ms };
         let mut to_ask = Vec::new();
         for Peer { index, .. } in peers::live(&self.board, asked_ms) {
-            let published_ms = self.board.get(index).and_then(Slot::published_ms);
+            let published_ms = self.board.get(index).and_then(|slot| slot.published_ms());
             if published_ms.is_none_or(|ms| ms < waiter.oldest_ms()) {
                 to_ask.push((index, wants));
             }
@@ -207,9 +267,11 @@ impl Gather {
 
     /// Takes the wake-ups so far; what they are about, [`Gather::turn`] finds.
     pub fn drain(&self) {
-        let me = self.local.as_ref().and_then(|local| local.me);
-        if let Some(waker) = me.and_then(|me| self.wakers.get(me)) {
-            waker.drain();
+        let listens = self.local.as_ref().map_or(0, |local| local.listens);
+        for (index, waker) in self.wakers.iter().enumerate() {
+            if listens >> index & 1 != 0 {
+                waker.drain();
+            }
         }
     }
 
@@ -239,10 +301,11 @@ impl Gather {
             // To go on with these is what this turn does.
             return budget;
         }
+        self.settle(now);
         if let Some(slot) = self.slot() {
-            let wants = slot.take_wants(now);
+            let wants = slot.take_wants(now, process::is_shutting_down());
             let mut askers = Vec::new();
-            slot.take_askers(|index| askers.push(index));
+            slot.take_askers(|asker| askers.push(asker));
             if let Some(local) = &mut self.local {
                 local.askers.extend(askers);
             }
@@ -305,7 +368,10 @@ impl Gather {
         match (local.me, deadline) {
             (Some(me), deadline) => {
                 match deadline {
-                    Some(deadline) => local.timer.set(deadline.saturating_sub(now).max(1)),
+                    // One that is killed wakes nobody.
+                    Some(deadline) => {
+                        local.timer.set(deadline.saturating_sub(now).clamp(1, ALIVE_MS));
+                    }
                     // A worker that shuts down leaves when it has no timer.
                     None if answers => local.timer.set(1),
                     None => local.timer.unset(),
@@ -320,15 +386,38 @@ impl Gather {
         }
     }
 
-    fn slot(&self) -> Option<&Slot> {
+    /// This process's slot, as far as it is known.
+    fn slot(&self) -> Option<Slot<'_>> {
         self.board.get(self.local.as_ref()?.me?)
     }
 
+    /// Wakes the process in a slot.
     fn wake(&self, index: usize) {
-        if let Some(waker) = self.wakers.get(index) {
+        self.ring(waker_of(index));
+    }
+
+    /// Wakes processes that have no slot: there may be one to claim.
+    fn wake_those_without_slot(&self) {
+        self.ring(WITHOUT_SLOT);
+    }
+
+    fn wake_asker(&self, asker: Asker) {
+        match asker {
+            Asker::Slot(index) => self.wake(index),
+            Asker::WithoutSlot => self.wake_those_without_slot(),
+        }
+    }
+
+    fn ring(&self, waker: usize) {
+        if let Some(waker) = self.wakers.get(waker) {
             waker.wake();
         }
     }
+}
+
+/// The waker that the process in a slot listens to.
+fn waker_of(index: usize) -> usize {
+    index % WITHOUT_SLOT
 }
 
 /// Milliseconds of the clock that all processes share.

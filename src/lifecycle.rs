@@ -175,14 +175,11 @@ fn switch(
 const NOT_WANTED: &str = "off: not among memstat_hooks";
 
 /// A worker or a helper begins.
-unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
         GATHER.with(|gather| {
             if let Some(gather) = gather.as_mut().filter(|gather| !gather.has_joined()) {
-                gather.join(handler::tick, |waker| {
-                    // SAFETY: N3: this is `init_process`.
-                    unsafe { waker.listen(cycle, handler::woken) }
-                });
+                gather.join(handler::tick, handler::woken);
             }
         });
         NGX_OK as ngx_int_t

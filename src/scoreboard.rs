@@ -2,9 +2,13 @@
 //!
 //! # What lies in the shared zone
 //!
-//! A [`Board`] is an array of slots. A process claims one when it starts, by an atomic exchange of
-//! its owner, and writes that one only; everybody reads all. Nothing is ever locked, so a process
-//! that dies in the middle of a write holds nobody up, and its slot is the next one's to claim.
+//! A [`Board`] is a list of owners, a [`Head`] for each slot, and a body for each slot. A process
+//! claims a slot when it starts, by an atomic exchange of its owner, and writes that one only;
+//! everybody reads all. Nothing is ever locked, so a process that dies in the middle of a write holds
+//! nobody up, and its slot is the next one's to claim.
+//!
+//! The three are apart so that address space which no process needs is never touched: looking for
+//! owners reads four bytes a slot, and only slots that have one are read further.
 //!
 //! # Why a reader never sees half a snapshot
 //!
@@ -16,54 +20,78 @@
 //!    an `Acquire` fence. Both loads the same and even: no write touched the words in between.
 //! 3. Words are atomics, so a read that races with a write is defined, and thrown away by 2.
 //! 4. A writer that died left `version` odd: the slot is unreadable until its successor, which
-//!    takes the slot over, makes the next odd number and writes anew.
+//!    takes the slot over, makes the next odd number and writes its own.
 //! 5. Length and checksum are inside the protected words, and whoever decodes checks both: bytes
-//!    that no writer of ours wrote come out as [`ReadError`], not as figures.
+//!    that no writer of ours wrote come out as [`ReadError`], not as figures. So do those of two
+//!    writers at once, which there may be for a moment when a slot is taken from a process that
+//!    shuts down (see [`Board::claim`]).
+//!
+//! # Why nobody waits for a process that leaves
+//!
+//! Who asks sets a bit and then looks whether the owner is leaving; who leaves says so and then takes
+//! the bits. All four are sequentially consistent, so one of the two sees the other.
 //!
 //! # Invariants for `unsafe`
 //!
 //! - **B1** A `Board` is made from memory that is mapped readable and writable for the life of the
-//!   process, aligned to 64 bytes, at least `capacity` slots long.
-//! - **B2** Every field of a slot is an atomic, and every bit pattern is valid for it.
+//!   process, aligned to 64 bytes, and at least [`Board::bytes`] of its capacity long.
+//! - **B2** Every field of a head, every owner and every word of a body is an atomic, and every bit
+//!   pattern is valid for it.
 
 use std::sync::atomic::{fence, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::report::model::Published;
 
-/// The size of a slot in bytes.
-pub const SLOT_SIZE: usize = 32 * 1024;
+/// The size of a slot's body in bytes: the most that an encoded snapshot may have.
+pub const BODY_SIZE: usize = 32 * 1024;
 
 /// The most processes nginx has (`NGX_MAX_PROCESSES`).
 pub const MAX_SLOTS: usize = 1024;
 
-const HEADER_SIZE: usize = 256;
-const WORDS: usize = (SLOT_SIZE - HEADER_SIZE) / 8;
+const WORDS: usize = BODY_SIZE / 8;
 const MASK_WORDS: usize = MAX_SLOTS / 64;
+const PAGE: usize = 4096;
 
-/// The most bytes an encoded snapshot may have.
-pub const BODY_SIZE: usize = WORDS * 8;
+type Body = [AtomicU64; WORDS];
 
-/// One process's place.
+/// The owner of a slot serves.
+const RUNNING: u32 = 0;
+/// It finishes its last requests.
+const SHUTTING_DOWN: u32 = 1;
+/// It is about to end.
+const LEAVING: u32 = 2;
+
+/// What there is of a slot beside its owner and its body.
+#[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Slot {
+pub struct Head {
     version: AtomicU64,
-    /// The pid of the process that owns the slot; 0 for none.
-    pid: AtomicI32,
     /// What askers want beyond a fresh snapshot.
     wants: AtomicU32,
+    /// Somebody asks who has no slot, and so no bit.
+    asked: AtomicU32,
+    /// How far the owner is: [`RUNNING`], [`SHUTTING_DOWN`], [`LEAVING`].
+    phase: AtomicU32,
     /// When the last snapshot was published, in milliseconds of the monotonic clock; 0 for never.
     published_ms: AtomicU64,
     /// When the owner last noticed that it was asked.
     noticed_ms: AtomicU64,
     length: AtomicU64,
     checksum: AtomicU64,
-    reserved: [AtomicU64; 10],
     /// A bit for each slot whose process waits for this one.
     askers: [AtomicU64; MASK_WORDS],
-    words: [AtomicU64; WORDS],
 }
 
-const _: () = assert!(std::mem::size_of::<Slot>() == SLOT_SIZE);
+const _: () = assert!(std::mem::size_of::<Head>() == 192);
+
+/// One process's place.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot<'a> {
+    /// The pid of the process that owns the slot; 0 for none.
+    pid: &'a AtomicI32,
+    head: &'a Head,
+    words: &'a Body,
+}
 
 /// Why a snapshot can't be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +115,7 @@ pub enum PublishError {
     TooLarge,
 }
 
-impl Slot {
+impl Slot<'_> {
     /// The pid of the owner.
     pub fn pid(&self) -> Option<i32> {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid > 0)
@@ -99,39 +127,66 @@ impl Slot {
         if self.pid.compare_exchange(last, pid, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        self.published_ms.store(0, Ordering::Release);
-        self.noticed_ms.store(0, Ordering::Release);
-        self.wants.store(0, Ordering::Relaxed);
+        self.head.published_ms.store(0, Ordering::Release);
+        self.head.noticed_ms.store(0, Ordering::Release);
+        self.head.wants.store(0, Ordering::Relaxed);
+        self.head.phase.store(RUNNING, Ordering::SeqCst);
         self.write(&[]);
         true
     }
 
-    /// Gives the slot back.
-    pub fn release(&self, pid: i32) {
-        let _ = self.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed);
+    /// Whether a process owns the slot.
+    pub fn is_of(&self, pid: i32) -> bool {
+        self.pid() == Some(pid)
     }
 
-    /// Asks the owner for a fresh snapshot on behalf of the process in slot `asker`. The owner
-    /// still has to be woken.
-    pub fn ask(&self, asker: Option<usize>, wants: u32) {
-        self.wants.fetch_or(wants, Ordering::AcqRel);
-        if let Some(word) = asker.and_then(|asker| self.askers.get(asker / 64)) {
-            word.fetch_or(1 << (asker.unwrap_or(0) % 64), Ordering::AcqRel);
+    /// Says that the owner is about to end: nobody is to wait for it, and the slot can be claimed.
+    /// Who waits for it by now is handed to `wake`.
+    pub fn leave(&self, pid: i32, wake: impl FnMut(Asker)) {
+        if self.is_of(pid) {
+            self.head.phase.store(LEAVING, Ordering::SeqCst);
+            self.take_askers(wake);
         }
     }
 
-    /// Takes what was asked for since the last call.
-    pub fn take_wants(&self, now_ms: u64) -> u32 {
-        self.noticed_ms.store(now_ms, Ordering::Release);
-        self.wants.swap(0, Ordering::AcqRel)
+    /// Whether the owner is about to end.
+    pub fn is_leaving(&self) -> bool {
+        self.head.phase.load(Ordering::SeqCst) == LEAVING
     }
 
-    /// Takes the slots whose processes wait, and hands each to `wake`.
-    pub fn take_askers(&self, mut wake: impl FnMut(usize)) {
-        for (i, word) in self.askers.iter().enumerate() {
-            let mut bits = word.swap(0, Ordering::AcqRel);
+    /// Asks the owner for a fresh snapshot on behalf of the process in slot `asker`, or of one that
+    /// has none. The owner still has to be woken.
+    pub fn ask(&self, asker: Option<usize>, wants: u32) {
+        self.head.wants.fetch_or(wants, Ordering::AcqRel);
+        match asker.map(|asker| (asker % 64, self.head.askers.get(asker / 64))) {
+            Some((bit, Some(word))) => {
+                word.fetch_or(1 << bit, Ordering::SeqCst);
+            }
+            _ => self.head.asked.store(1, Ordering::SeqCst),
+        }
+    }
+
+    /// Takes what was asked for since the last call; says whether the owner shuts down.
+    pub fn take_wants(&self, now_ms: u64, shuts_down: bool) -> u32 {
+        let phase = if shuts_down { SHUTTING_DOWN } else { RUNNING };
+        self.head.phase.store(phase, Ordering::SeqCst);
+        self.head.noticed_ms.store(now_ms, Ordering::Release);
+        self.head.wants.swap(0, Ordering::AcqRel)
+    }
+
+    /// Takes those who wait for a snapshot, and hands each to `wake`.
+    pub fn take_askers(&self, mut wake: impl FnMut(Asker)) {
+        if self.head.asked.swap(0, Ordering::SeqCst) != 0 {
+            wake(Asker::WithoutSlot);
+        }
+        for (i, word) in self.head.askers.iter().enumerate() {
+            // To look first is cheaper.
+            let mut bits = word.load(Ordering::SeqCst);
+            if bits != 0 {
+                bits = word.swap(0, Ordering::SeqCst);
+            }
             while bits != 0 {
-                wake(i * 64 + bits.trailing_zeros() as usize);
+                wake(Asker::Slot(i * 64 + bits.trailing_zeros() as usize));
                 bits &= bits - 1;
             }
         }
@@ -139,12 +194,12 @@ impl Slot {
 
     /// When the last snapshot was published, on the monotonic clock in milliseconds.
     pub fn published_ms(&self) -> Option<u64> {
-        Some(self.published_ms.load(Ordering::Acquire)).filter(|ms| *ms > 0)
+        Some(self.head.published_ms.load(Ordering::Acquire)).filter(|ms| *ms > 0)
     }
 
     /// When the owner last noticed that it was asked, on the monotonic clock in milliseconds.
     pub fn noticed_ms(&self) -> u64 {
-        self.noticed_ms.load(Ordering::Acquire)
+        self.head.noticed_ms.load(Ordering::Acquire)
     }
 
     /// Publishes a snapshot of the calling process, which must own the slot.
@@ -154,7 +209,7 @@ impl Slot {
             return Err(PublishError::TooLarge);
         }
         self.write(&bytes);
-        self.published_ms.store(now_ms, Ordering::Release);
+        self.head.published_ms.store(now_ms, Ordering::Release);
         Ok(())
     }
 
@@ -171,27 +226,27 @@ impl Slot {
     }
 
     fn write(&self, bytes: &[u8]) {
-        let odd = self.version.load(Ordering::Relaxed) | 1;
-        self.version.store(odd, Ordering::Relaxed);
+        let odd = self.head.version.load(Ordering::Relaxed) | 1;
+        self.head.version.store(odd, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.length.store(bytes.len() as u64, Ordering::Relaxed);
-        self.checksum.store(checksum(bytes), Ordering::Relaxed);
+        self.head.length.store(bytes.len() as u64, Ordering::Relaxed);
+        self.head.checksum.store(checksum(bytes), Ordering::Relaxed);
         for (word, chunk) in self.words.iter().zip(bytes.chunks(8)) {
             let mut padded = [0; 8];
             padded[..chunk.len()].copy_from_slice(chunk);
             word.store(u64::from_ne_bytes(padded), Ordering::Relaxed);
         }
-        self.version.store(odd.wrapping_add(1), Ordering::Release);
+        self.head.version.store(odd.wrapping_add(1), Ordering::Release);
     }
 
     /// One try.
     fn copy(&self) -> Result<Vec<u8>, ReadError> {
-        let before = self.version.load(Ordering::Acquire);
+        let before = self.head.version.load(Ordering::Acquire);
         if before % 2 != 0 {
             std::hint::spin_loop();
             return Err(ReadError::Torn);
         }
-        let length = self.length.load(Ordering::Relaxed);
+        let length = self.head.length.load(Ordering::Relaxed);
         let Some(length) = usize::try_from(length).ok().filter(|length| *length <= BODY_SIZE)
         else {
             return Err(ReadError::Damaged);
@@ -201,9 +256,9 @@ impl Slot {
             bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
         bytes.truncate(length);
-        let sum = self.checksum.load(Ordering::Relaxed);
+        let sum = self.head.checksum.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        match self.version.load(Ordering::Relaxed) == before {
+        match self.head.version.load(Ordering::Relaxed) == before {
             false => Err(ReadError::Torn),
             true if sum != checksum(&bytes) => Err(ReadError::Damaged),
             true => Ok(bytes),
@@ -211,7 +266,7 @@ impl Slot {
     }
 }
 
-/// FNV-1a over 64-bit words: enough to tell a snapshot from other bytes.
+/// A multiplicative checksum over 64-bit words: enough to tell a snapshot from other bytes.
 fn checksum(bytes: &[u8]) -> u64 {
     let seed = 0xcbf2_9ce4_8422_2325 ^ bytes.len() as u64;
     bytes.chunks(8).fold(seed, |sum, chunk| {
@@ -221,10 +276,19 @@ fn checksum(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Who waits for a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// The process in this slot.
+    Slot(usize),
+    /// Processes that have no slot.
+    WithoutSlot,
+}
+
 /// All slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Board {
-    slots: *const Slot,
+    memory: *const u8,
     capacity: usize,
 }
 
@@ -236,7 +300,17 @@ unsafe impl Sync for Board {}
 impl Board {
     /// The bytes a board of `capacity` slots takes.
     pub const fn bytes(capacity: usize) -> usize {
-        capacity * SLOT_SIZE
+        Board::bodies(capacity) + capacity * BODY_SIZE
+    }
+
+    /// Where the heads begin: the owners' pids come first.
+    const fn heads(capacity: usize) -> usize {
+        (capacity * std::mem::size_of::<AtomicI32>()).next_multiple_of(64)
+    }
+
+    /// Where the bodies begin: on a page of their own.
+    const fn bodies(capacity: usize) -> usize {
+        (Board::heads(capacity) + capacity * std::mem::size_of::<Head>()).next_multiple_of(PAGE)
     }
 
     /// A board over raw memory.
@@ -245,30 +319,62 @@ impl Board {
     ///
     /// The memory holds invariant B1 for `capacity` slots.
     pub unsafe fn from_raw(memory: *mut u8, capacity: usize) -> Self {
-        Board { slots: memory.cast_const().cast(), capacity: capacity.min(MAX_SLOTS) }
+        Board { memory, capacity: capacity.min(MAX_SLOTS) }
     }
 
-    /// The slots.
-    pub fn slots(&self) -> &[Slot] {
-        // SAFETY: B1 gives the memory and its life, B2 the validity of what is in it; writes of
-        // other processes go through atomics only.
-        unsafe { std::slice::from_raw_parts(self.slots, self.capacity) }
+    /// How many slots there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
-    /// Claims a slot for a process: one whose owner is dead, else a free one. `None` when every slot
-    /// has a living owner.
-    pub fn claim(&self, pid: i32, is_alive: impl Fn(i32) -> bool) -> Option<usize> {
-        let slots = || self.slots().iter().enumerate();
-        let dead = slots().find(|(_, slot)| {
-            slot.pid()
-                .is_some_and(|owner| (owner == pid || !is_alive(owner)) && slot.take(owner, pid))
-        });
-        dead.or_else(|| slots().find(|(_, slot)| slot.take(0, pid))).map(|(index, _)| index)
+    /// The owners' pids, 0 where there is none.
+    fn pids(&self) -> &[AtomicI32] {
+        // SAFETY: B1 gives the memory and its life, B2 the validity of what is in it.
+        unsafe { std::slice::from_raw_parts(self.memory.cast(), self.capacity) }
     }
 
     /// A slot by its index.
-    pub fn get(&self, index: usize) -> Option<&Slot> {
-        self.slots().get(index)
+    pub fn get(&self, index: usize) -> Option<Slot<'_>> {
+        let pid = self.pids().get(index)?;
+        // SAFETY: B1: `index` is below the capacity, so head and body lie in the memory, each at a
+        // multiple of its alignment; B2.
+        unsafe {
+            let heads: *const Head = self.memory.add(Board::heads(self.capacity)).cast();
+            let bodies: *const Body = self.memory.add(Board::bodies(self.capacity)).cast();
+            Some(Slot { pid, head: &*heads.add(index), words: &*bodies.add(index) })
+        }
+    }
+
+    /// The slots that have an owner, each with its index and the owner's pid.
+    pub fn owned(&self) -> impl Iterator<Item = (usize, i32, Slot<'_>)> {
+        let owners = self.pids().iter().enumerate();
+        let owners = owners.map(|(index, pid)| (index, pid.load(Ordering::Acquire)));
+        owners.filter_map(|(index, pid)| Some((index, pid, self.get(index).filter(|_| pid > 0)?)))
+    }
+
+    /// Claims a slot for a process: one whose owner is dead, else a free one, else one whose owner is
+    /// about to end; for a process that serves also one whose owner shuts down, which is then without
+    /// one. `None` when there is none of these.
+    pub fn claim(&self, pid: i32, serves: bool, is_alive: impl Fn(i32) -> bool) -> Option<usize> {
+        let last = if serves { SHUTTING_DOWN } else { LEAVING };
+        let take_from = |is_free: &dyn Fn(i32, Slot) -> bool| {
+            let mut owned = self.owned();
+            let taken =
+                owned.find(|(_, owner, slot)| is_free(*owner, *slot) && slot.take(*owner, pid));
+            taken.map(|(index, ..)| index)
+        };
+        let free = || {
+            let mut free = self.pids().iter().enumerate();
+            let is_taken = |index| self.get(index).is_some_and(|slot| slot.take(0, pid));
+            free.find(|(index, owner)| owner.load(Ordering::Relaxed) == 0 && is_taken(*index))
+        };
+        take_from(&|owner, _| owner == pid || !is_alive(owner))
+            .or_else(|| free().map(|(index, _)| index))
+            .or_else(|| {
+                let phase = |slot: Slot| slot.head.phase.load(Ordering::Relaxed);
+                let mut phases = (last..=LEAVING).rev();
+                phases.find_map(|wanted| take_from(&|_, slot| phase(slot) == wanted))
+            })
     }
 }
 

@@ -48,7 +48,7 @@ impl Arrived {
     }
 
     /// The newest snapshot of a slot, and when it was published. It is here once.
-    fn remove(&mut self, index: usize, slot: &Slot) -> Result<(Published, u64), ReadError> {
+    fn remove(&mut self, index: usize, slot: Slot) -> Result<(Published, u64), ReadError> {
         match self.0.remove(&index) {
             Some((at_ms, Some(published))) if Some(at_ms) == slot.published_ms() => {
                 Ok((published, at_ms))
@@ -114,7 +114,14 @@ impl Gather {
                 return Progress::More;
             }
         }
-        for pid in others.get_or_insert_with(|| others_than(&all.processes).into_iter()) {
+        let others = others.get_or_insert_with(|| {
+            let others = others_than(&all.processes, peers::leaving(&self.board));
+            if others.len() > 1 {
+                self.wake_those_without_slot();
+            }
+            others.into_iter()
+        });
+        for pid in others {
             let reason = "it has no slot in the shared zone";
             all.processes.extend(from_proc(pid, State::Active, reason));
             if budget.spent() {
@@ -125,10 +132,11 @@ impl Gather {
     }
 }
 
-/// The processes of the server that are none of these: the master, and children of it.
-fn others_than(known: &[Process]) -> Vec<i32> {
+/// The processes of the server that are none of these, and not about to end: the master, and children
+/// of it.
+fn others_than(known: &[Process], leaving: impl Iterator<Item = i32>) -> Vec<i32> {
     let Some(master) = process::master() else { return Vec::new() };
-    let known: HashSet<i32> = known.iter().map(|process| process.pid).collect();
+    let known: HashSet<i32> = known.iter().map(|process| process.pid).chain(leaving).collect();
     let children = status::children(master).unwrap_or_else(process::siblings);
     [master].into_iter().chain(children).filter(|pid| !known.contains(pid)).collect()
 }
@@ -153,9 +161,9 @@ const READING: &str = "shared_zones: they are still being read";
 const READ_BEFORE: &str = "shared_zones: these are their last figures";
 const MEASURING: &str = "all figures: a new measurement is under way; these are the last ones";
 
-/// A process by its slot. `None` when it is gone.
+/// A process by its slot. `None` when it is gone, or about to end.
 fn from_slot(
-    slot: &Slot,
+    slot: Slot,
     read: Result<(Published, u64), ReadError>,
     pid: i32,
     waiter: &Waiter,
@@ -170,13 +178,14 @@ fn from_slot(
             if published_ms >= waiter.oldest_ms() {
                 return Some(published);
             }
-            if status::of(pid).is_ok_and(|reading| reading.ended) {
+            if slot.is_leaving() || status::of(pid).is_ok_and(|reading| reading.ended) {
                 return None;
             }
+            // Its last figures; its state is that of now.
+            let titled = title::read(pid).map_or(State::Active, |(_, state)| state);
+            process.state = silent.max(titled);
             if noticed {
                 process.notes.push(MEASURING.to_owned());
-            } else {
-                process.state = State::Unresponsive;
             }
             Some(published)
         }

@@ -16,12 +16,16 @@ pub struct Peer {
     pub index: usize,
 }
 
-/// The other processes that own slots; some may have died.
+/// The other processes that own slots, without those that are about to end; some may have died.
 pub fn owners(board: &Board) -> Vec<Peer> {
     let me = process::pid();
-    let slots = board.slots().iter().enumerate();
-    let owners = slots.filter_map(|(index, slot)| Some(Peer { pid: slot.pid()?, index }));
-    owners.filter(|peer| peer.pid != me).collect()
+    let others = board.owned().filter(|(_, pid, slot)| *pid != me && !slot.is_leaving());
+    others.map(|(index, pid, _)| Peer { pid, index }).collect()
+}
+
+/// The processes that own slots and are about to end.
+pub fn leaving(board: &Board) -> impl Iterator<Item = i32> + '_ {
+    board.owned().filter(|(.., slot)| slot.is_leaving()).map(|(_, pid, _)| pid)
 }
 
 /// The other live processes that own slots.

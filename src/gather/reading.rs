@@ -12,7 +12,7 @@ use crate::probe::zones::ZonesReading;
 use crate::report::model::{Published, State};
 use crate::report::shrink;
 use crate::report::zones::SharedZone;
-use crate::scoreboard::PublishError;
+use crate::scoreboard::{Asker, PublishError};
 
 /// The reading of this process's zones, which only an answering process takes.
 pub(super) enum Zones {
@@ -73,7 +73,8 @@ impl Gather {
         }
         let taken = job.finish(&identity, &mut self.probes);
         let done_ms = now_ms();
-        if let Some(slot) = local.me.and_then(|me| self.board.get(me)) {
+        let slot = local.me.and_then(|me| self.board.get(me));
+        if let Some(slot) = slot.filter(|slot| slot.is_of(process::pid())) {
             let Taken { process, zones } = taken.clone();
             let published = Published { process, zones };
             let publish = |published: &Published| slot.publish(published, done_ms);
@@ -111,10 +112,10 @@ impl Gather {
     fn wake_askers(&mut self, oldest: u64) {
         let Some(local) = &mut self.local else { return };
         if local.job.is_none() && local.own.as_ref().is_some_and(|(_, at_ms)| *at_ms >= oldest) {
-            let me = local.me;
-            for index in std::mem::take(&mut local.askers) {
-                if Some(index) != me {
-                    self.wake(index);
+            let me = local.me.map(Asker::Slot);
+            for asker in std::mem::take(&mut local.askers) {
+                if Some(asker) != me {
+                    self.wake_asker(asker);
                 }
             }
         }

@@ -3,20 +3,10 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nginx_sys::{
-    ngx_add_timer, ngx_connection_t, ngx_cycle_t, ngx_del_timer, ngx_event_t, ngx_fd_t, ngx_int_t,
-    NGX_OK,
+    ngx_add_timer, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_actions, ngx_event_flags,
+    ngx_event_t, ngx_free_connection, ngx_get_connection, NGX_OK, NGX_USE_CLEAR_EVENT,
 };
 use rustix::event::{eventfd, EventfdFlags};
-
-extern "C" {
-    /// From nginx's `ngx_channel.h`, which the bindings leave out.
-    fn ngx_add_channel_event(
-        cycle: *mut ngx_cycle_t,
-        fd: ngx_fd_t,
-        event: ngx_int_t,
-        handler: Option<Handler>,
-    ) -> ngx_int_t;
-}
 
 /// `NGX_READ_EVENT` of a Linux build, which the bindings leave out.
 #[cfg(ngx_feature = "have_epollrdhup")]
@@ -25,8 +15,11 @@ const READ_EVENT: isize = (libc::EPOLLIN | libc::EPOLLRDHUP) as isize;
 #[cfg(not(ngx_feature = "have_epollrdhup"))]
 const READ_EVENT: isize = libc::EPOLLIN as isize;
 
-/// Something to wake one process with. Made in the master, it has the same number in all processes
-/// forked later.
+/// `NGX_CLEAR_EVENT` (`EPOLLET`): an event for each wake-up, whoever else listens.
+const CLEAR_EVENT: usize = libc::EPOLLET as u32 as usize;
+
+/// Something to wake processes with. Made in the master, it has the same number in all processes
+/// forked later. Several may listen to one: with epoll, each wake-up is an event in all of them.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
@@ -42,23 +35,41 @@ impl Waker {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Takes the wake-ups so far.
+    /// Takes the wake-ups so far, where the event would come again and again otherwise. With a method
+    /// other than epoll, one process may so take a wake-up from another that listens too.
     pub fn drain(&self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.0, &mut count);
+        // SAFETY: N2.
+        if unsafe { ngx_event_flags } & NGX_USE_CLEAR_EVENT as usize == 0 {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.0, &mut count);
+        }
     }
 
-    /// Calls `handler` on the event loop whenever this is woken. Takes one of the process's
-    /// connections. Returns it, or `None` when nginx has none left (it logs that).
-    ///
-    /// # Safety
-    ///
-    /// `cycle` is the one that nginx handed to `init_process`.
-    pub unsafe fn listen(&self, cycle: *mut ngx_cycle_t, handler: Handler) -> bool {
+    /// Calls `handler` on the event loop of this process whenever this is woken. Takes one of the
+    /// process's connections; `false` when nginx has none left (it logs that), or cannot listen.
+    pub fn listen(&self, handler: Handler) -> bool {
         let fd: RawFd = self.0.as_raw_fd();
-        // SAFETY: N3. The event is a channel event to nginx, which keeps it from the warning about
-        // open sockets when the process ends.
-        unsafe { ngx_add_channel_event(cycle, fd, READ_EVENT, Some(handler)) == NGX_OK as isize }
+        // SAFETY: N1, N2: the process runs an event loop, so its table of connections is there; a
+        // connection and its events stay where they are. To nginx the events are those of a channel,
+        // which keeps it from the warning about open sockets when the process ends.
+        unsafe {
+            let log = (*ngx_cycle).log;
+            let Some(connection) = ngx_get_connection(fd, log).as_mut() else { return false };
+            connection.pool = (*ngx_cycle).pool;
+            let (read, write) = (connection.read, connection.write);
+            (*read).log = log;
+            (*write).log = log;
+            (*read).set_channel(1);
+            (*write).set_channel(1);
+            (*read).handler = Some(handler);
+            let listens = ngx_event_actions
+                .add
+                .is_some_and(|add| add(read, READ_EVENT, CLEAR_EVENT) == NGX_OK as isize);
+            if !listens {
+                ngx_free_connection(connection);
+            }
+            listens
+        }
     }
 }
 

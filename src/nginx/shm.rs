@@ -28,6 +28,10 @@ pub fn slots_of(size: usize) -> usize {
     (1..=MAX_SLOTS).take_while(|slots| zone_size(*slots) <= size).last().unwrap_or(0)
 }
 
+/// How many slots a zone has that nobody gave a size. It is address space: a slot that no process
+/// claims is not touched, and nginx writes a descriptor of 24 bytes for each of its pages.
+pub const DEFAULT_SLOTS: usize = 512;
+
 /// The zone as the cycle has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Zone(*mut ngx_shm_zone_t);

@@ -37,12 +37,8 @@ fn carries_a_snapshot() {
     assert_eq!((slot.pid(), slot.read()), (Some(7), Err(ReadError::Empty)));
     slot.publish(&process(7), 5).unwrap();
     assert_eq!(slot.read(), Ok((process(7), 5)));
-    slot.release(8);
-    assert_eq!(slot.pid(), Some(7));
     assert!(!slot.take(8, 9) && slot.take(7, 9));
     assert_eq!(slot.read(), Err(ReadError::Empty), "what the last owner left is gone");
-    slot.release(9);
-    assert_eq!(slot.pid(), None);
     assert!(board.get(2).is_none());
 }
 
@@ -50,15 +46,48 @@ fn carries_a_snapshot() {
 fn claims_the_slots_of_the_dead_first() {
     let mut memory = Memory::new(3);
     let board = memory.board();
-    let alive = |pid: i32| pid != 2;
-    assert_eq!(board.claim(1, alive), Some(0));
-    assert_eq!(board.claim(2, alive), Some(1));
-    assert_eq!(board.claim(3, alive), Some(1));
-    assert_eq!(board.claim(1, alive), Some(0), "again, as after a reload of a single process");
-    assert_eq!(board.claim(4, alive), Some(2));
-    assert_eq!(board.claim(5, alive), None);
-    board.get(0).unwrap().release(1);
-    assert_eq!(board.claim(5, alive), Some(0));
+    let claim = |pid, serves| board.claim(pid, serves, |pid| pid != 2);
+    assert_eq!(claim(1, true), Some(0));
+    assert_eq!(claim(2, true), Some(1));
+    assert_eq!(claim(3, true), Some(1));
+    assert_eq!(claim(1, true), Some(0), "again, as after a reload of a single process");
+    assert_eq!(claim(4, true), Some(2));
+    assert_eq!(claim(5, true), None);
+    board.get(2).unwrap().take_wants(1, true);
+    assert_eq!(claim(5, false), None);
+    assert_eq!(claim(5, true), Some(2), "one that shuts down makes room");
+    assert_eq!(claim(6, true), None, "nobody makes room for two");
+    let nobody = |_| panic!("nobody waits");
+    board.get(0).unwrap().leave(7, nobody);
+    assert_eq!(claim(6, true), None, "somebody else's slot cannot be left");
+    board.get(0).unwrap().leave(1, nobody);
+    assert_eq!(claim(6, false), Some(0));
+    assert!(!board.get(0).unwrap().is_leaving());
+}
+
+#[test]
+fn who_leaves_wakes_those_who_wait() {
+    let mut memory = Memory::new(2);
+    let board = memory.board();
+    assert_eq!(board.claim(1, true, |_| true), Some(0));
+    let slot = board.get(0).unwrap();
+    slot.ask(Some(1), 0);
+    slot.ask(None, 0);
+    let mut woken = Vec::new();
+    slot.leave(1, |asker| woken.push(asker));
+    assert_eq!(woken, [Asker::WithoutSlot, Asker::Slot(1)]);
+    assert!(slot.is_leaving());
+    assert!(slot.is_of(1), "it is still known who leaves");
+}
+
+#[test]
+fn only_slots_with_an_owner_are_touched() {
+    let mut memory = Memory::new(MAX_SLOTS);
+    let board = memory.board();
+    assert_eq!(board.claim(1, true, |_| true), Some(0));
+    assert_eq!(board.owned().map(|(index, pid, _)| (index, pid)).collect::<Vec<_>>(), [(0, 1)]);
+    assert!(board.get(MAX_SLOTS - 1).is_some() && board.get(MAX_SLOTS).is_none());
+    assert_eq!(Board::bytes(512) - 512 * BODY_SIZE, 512 * (4 + 192) / PAGE * PAGE + PAGE);
 }
 
 #[test]
@@ -69,7 +98,7 @@ fn a_slot_is_claimed_by_one_process_only() {
         let claims: Vec<_> = thread::scope(|scope| {
             let claim = |pid| {
                 let board = &board;
-                scope.spawn(move || board.claim(pid, |_| true))
+                scope.spawn(move || board.claim(pid, true, |_| true))
             };
             let threads: Vec<_> = (1..=6).map(claim).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -91,10 +120,11 @@ fn takes_what_was_asked_for_once() {
     slot.ask(Some(MAX_SLOTS), 0);
     let taken = || {
         let mut askers = Vec::new();
-        slot.take_askers(|index| askers.push(index));
-        (slot.take_wants(1), askers)
+        slot.take_askers(|asker| askers.push(asker));
+        (slot.take_wants(1, false), askers)
     };
-    assert_eq!(taken(), (3, vec![3, 130]));
+    let askers = vec![Asker::WithoutSlot, Asker::Slot(3), Asker::Slot(130)];
+    assert_eq!(taken(), (3, askers));
     assert_eq!(taken(), (0, vec![]));
 }
 
@@ -105,7 +135,7 @@ fn a_writer_that_dies_leaves_a_torn_slot_to_its_successor() {
     let slot = board.get(0).unwrap();
     assert!(slot.take(0, 1));
     slot.publish(&process(1), 1).unwrap();
-    slot.version.fetch_add(1, Ordering::Relaxed);
+    slot.head.version.fetch_add(1, Ordering::Relaxed);
     assert_eq!(slot.read(), Err(ReadError::Torn));
     assert!(slot.take(1, 2));
     slot.publish(&process(2), 2).unwrap();
@@ -122,9 +152,9 @@ fn foreign_bytes_are_damage() {
         }
         let board = memory.board();
         let slot = board.get(0).unwrap();
-        slot.version.store(2, Ordering::Relaxed);
-        slot.length.store(random.below(BODY_SIZE as u64 * 2), Ordering::Relaxed);
-        slot.published_ms.store(1, Ordering::Relaxed);
+        slot.head.version.store(2, Ordering::Relaxed);
+        slot.head.length.store(random.below(BODY_SIZE as u64 * 2), Ordering::Relaxed);
+        slot.head.published_ms.store(1, Ordering::Relaxed);
         assert_eq!(slot.read(), Err(ReadError::Damaged));
     }
 }

@@ -39,7 +39,7 @@ pub struct Reading {
     pub threads: u64,
     /// The pid of its parent.
     pub parent: i32,
-    /// Whether the process has ended and only waits to be reaped.
+    /// Whether the process has ended: it only waits to be reaped, or its memory is gone already.
     pub ended: bool,
 }
 
@@ -76,7 +76,7 @@ fn read(path: &str) -> io::Result<Reading> {
 /// The lines are `Name:<tab>value`, sizes in kB. Those that a kernel does not have are not known.
 fn parse(status: &str) -> Option<Reading> {
     let mut system = System::default();
-    let (mut threads, mut parent, mut ended) = (None, None, false);
+    let (mut threads, mut parent, mut ended, mut has_memory) = (None, None, false, false);
     for line in status.lines() {
         let Some((name, value)) = line.split_once(":\t") else { continue };
         let size = match name {
@@ -102,9 +102,13 @@ fn parse(status: &str) -> Option<Reading> {
             "VmPTE" => &mut system.page_tables,
             _ => continue,
         };
+        has_memory = true;
         let kilobytes = value.strip_suffix(" kB").and_then(|n| n.trim_start().parse::<u64>().ok());
         *size = kilobytes.and_then(|kilobytes| kilobytes.checked_mul(1024));
     }
+    // The kernel takes the memory from a process that exits, and the lines with it, before it makes
+    // it a zombie.
+    ended |= !has_memory;
     Some(Reading { system, threads: threads?, parent: parent?, ended })
 }
 
@@ -150,6 +154,9 @@ mod tests {
         assert_eq!((kernel_thread.system, kernel_thread.parent), (System::default(), 2));
         assert!(kernel_thread.ended);
         assert!(parse("").is_none() && parse("PPid:\t1\nThreads:\tmany\n").is_none());
+        let exiting = "State:\tR (running)\nPPid:\t2\nThreads:\t1\n";
+        assert!(parse(exiting).unwrap().ended, "its memory is gone");
+        assert!(!parse(&format!("{exiting}VmSize:\t4 kB\n")).unwrap().ended);
         let large = parse("PPid:\t1\nThreads:\t1\nVmSize:\t18014398509481984 kB\n").unwrap();
         assert_eq!(large.system.virtual_, None);
         let of = |rest: &str| parse(&format!("PPid:\t1\nThreads:\t1\n{rest}\n")).unwrap().system;

@@ -1,0 +1,159 @@
+# More processes than anybody planned for, and processes that are about to end.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+use IO::Socket::INET;
+
+# A server that accepts and keeps silent: it holds a worker for as long as a test likes.
+sub silent_server {
+    my ($port) = @_;
+    return IO::Socket::INET->new(
+        LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1,
+    ) // die "cannot listen: $!\n";
+}
+
+# Sends slow requests until the upstream has accepted as many; returns both ends.
+sub hold {
+    my ($t, $upstream, $count) = @_;
+    my @clients = map { $t->connect->send(GET => '/slow') } 1 .. $count;
+    my @held = map { scalar $upstream->accept } 1 .. $count;
+    return [ @clients, @held ];
+}
+
+# What is wrong about processes that run: each is there, as what it is.
+sub wrong {
+    my ($t, $reply, %with) = @_;
+    my %told = map { $_->{pid} => $_ } @{ $reply->{processes} };
+    my @wrong;
+    for my $pid ($t->children) {
+        my $title = read_file("/proc/$pid/cmdline") or next;
+        my $process = $told{$pid};
+        if (!$process) { push @wrong, "$pid is not there"; next }
+        my $state = $title =~ /shutting down/ ? 'shutting_down' : 'active';
+        push @wrong, "$pid is $process->{state}, not $state" if $process->{state} ne $state;
+        push @wrong, "$pid has no breakdown: @{ $process->{notes} }"
+            if !$process->{breakdown} && ($state eq 'active' || !$with{without_old});
+        push @wrong, "$pid: @{ $process->{notes} }" if grep { /under way/ } @{ $process->{notes} };
+    }
+    return @wrong;
+}
+
+# Requests that were slow because somebody was waited for, by a timeout that no test waits for.
+sub waited { return grep { $_->{elapsed_us} > 20_000_000 } @_ }
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: old workers of many generations
+--- main_config
+worker_processes 4;
+--- config
+location /memstat { memstat; memstat_timeout 30s; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my (@held, %generations);
+while (children($t->master) < 28) {
+    push @held, hold($t, $upstream, 12);
+    $t->reload;
+}
+my $reply = $t->wait_for('all processes are right', 20, sub {
+    my $reply = $t->fresh;
+    return wrong($t, $reply) ? undef : $reply;
+}) // $t->fresh;
+is_deeply [ wrong($t, $reply) ], [], 'each process is what it is, with a breakdown';
+$generations{ $_->{generation} }++ for process_with($reply, kind => 'worker');
+is $generations{ 1 + @held }, 4, 'all workers of the newest generation';
+cmp_ok scalar keys %generations, '>=', 4, 'and of old ones';
+my @replies = map { $t->fresh } 1 .. 5;
+is scalar waited(@replies), 0, 'no answer waits for the timeout';
+is_deeply [ map { wrong($t, $_) } @replies ], [], 'it stays so';
+@held = ();
+$t->wait_for('the old workers are gone', 10, sub { children($t->master) == 4 });
+is_deeply [ wrong($t, $t->fresh) ], [], 'and so it is afterwards';
+
+=== TEST 2: a zone with fewer slots than processes
+--- main_config
+worker_processes 1;
+--- http_config
+memstat_zone size=384k;
+--- config
+location /memstat { memstat; memstat_timeout 5s; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my @held;
+for (1 .. 14) {
+    push @held, hold($t, $upstream, 1);
+    $t->reload;
+}
+is scalar(children($t->master)), 15, 'processes';
+my $reply = $t->wait_for('the worker that serves has a slot', 10, sub {
+    my $reply = $t->fresh;
+    return wrong($t, $reply, without_old => 1) ? undef : $reply;
+}) // $t->fresh;
+is_deeply [ wrong($t, $reply, without_old => 1) ], [], 'the worker that serves goes before old ones';
+my @old = process_with($reply, kind => 'worker', state => 'shutting_down');
+is scalar @old, 14, 'all old ones are there';
+my @without = grep { !$_->{breakdown} } @old;
+cmp_ok scalar @without, '>', 0, 'some of them without a slot';
+ok $_->{system}{resident}, "what the kernel says of $_->{pid} is there" for @without;
+
+splice @held, 0, 7;
+$t->wait_for('some are gone', 5, sub { children($t->master) == 8 });
+$reply = $t->wait_for('the others have slots', 10, sub {
+    my $reply = $t->fresh;
+    return wrong($t, $reply) ? undef : $reply;
+}) // $t->fresh;
+is_deeply [ wrong($t, $reply) ], [], 'free slots are claimed';
+
+=== TEST 3: workers that end are not in the answer, and nobody waits for them
+--- main_config
+worker_processes 4;
+--- config
+location /memstat { memstat; memstat_timeout 30s; }
+location /grow {
+    content_by_lua_block { big = {} for i = 1, 96 do big[i] = string.rep(i .. "x", 500000) end }
+}
+--- perl
+my (@replies, @wrong);
+for my $round (1 .. 8) {
+    $t->get('/grow') for 1 .. 12;
+    my @old = $t->workers;
+    kill HUP => $t->master;
+    my $until = time + 20;
+    while (time < $until) {
+        my $reply = $t->memstat;
+        push @replies, $reply;
+        for my $process (@{ $reply->{processes} }) {
+            push @wrong, "$process->{kind} $process->{state}: @{ $process->{notes} }"
+                if $process->{kind} eq 'other' || !defined $process->{system}{virtual};
+        }
+        my %now = map { $_ => 1 } children($t->master);
+        last if !grep { $now{$_} } @old;
+    }
+}
+is_deeply \@wrong, [], 'no process without memory in ' . @replies . ' answers';
+is scalar waited(@replies), 0, 'no answer waits for the timeout';
+
+=== TEST 4: nobody waits for a process that was killed before it answered
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; memstat_timeout 30s; }
+--- error_log
+exited on signal 9
+--- perl
+my ($stopped, $other) = $t->workers;
+$t->fresh;
+$t->signal(STOP => $stopped);
+select undef, undef, undef, 0.2;
+my $client = $t->connect->send(GET => '/memstat');
+select undef, undef, undef, 0.2;
+$t->signal(KILL => $stopped);
+my $reply = $t->decode($client->receive->{body});
+is scalar waited($reply), 0, 'the answer does not wait for the timeout';
+is scalar(process_with($reply, pid => $stopped)), 0, 'and the process is not in it';
+is process_of($reply, $other)->{state}, 'active', 'the other is';
