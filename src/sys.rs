@@ -12,3 +12,4 @@ pub mod status;
 pub mod symbol;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod window;

@@ -166,6 +166,8 @@ is fill($t, 'k', 300, 1, 100), 100, 'the dictionary takes what it is given';
 my ($worker) = $t->workers;
 my $reply = $t->fresh('/memstat?refresh=zones');
 my $zones = $reply->{shared_zones};
+# Before the program that reads them touches them, on behalf of the worker.
+my %rss = map { $_ => mapping_rss($worker, $zones->{$_}{size}) } keys %expected;
 is_deeply [ sort keys %$zones ],
     [ sort keys %expected, qw(memstat memstat_counters nginx_shared_zone) ], 'all of them';
 for my $name (sort keys %expected) {
@@ -179,8 +181,7 @@ for my $name (sort keys %expected) {
     agrees($worker, $zone, "$name: pages and slots");
     is all_did($reply, $name, qw(allocations failures)), all_reqs($reply, $name),
         "$name: what the processes did adds up to what the zone was asked";
-    near process_of($reply, $worker)->{zones}{$name}{touched},
-        mapping_rss($worker, $zone->{size}), 2 * PAGE, "$name: touched";
+    near process_of($reply, $worker)->{zones}{$name}{touched}, $rss{$name}, 2 * PAGE, "$name: touched";
 }
 is process_of($reply, $worker)->{zones}{conn}{allocations}, 60, 'one for each request with a key';
 is process_of($reply, $worker)->{zones}{conn}{frees}, 60, 'given back at its end';

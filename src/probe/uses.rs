@@ -14,7 +14,7 @@ const ROOM: usize = 10 * 1024;
 /// What a use takes at most, its name apart: eight figures.
 const USE: usize = 80;
 /// What a zone in full takes at most, its names and notes apart.
-const FULL: usize = 14 * 40 + 160;
+const FULL: usize = 14 * 40 + 170;
 
 /// What this process has to do with the zones; why figures lack goes to `notes`.
 pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -> ZoneUses {

@@ -2,7 +2,8 @@
 //!
 //! A reading goes through the descriptors of pages and asks the kernel about every page of memory,
 //! so it is a job in steps. One process is enough for the server: who answers takes it, and the
-//! workers of before a reload, of the mappings that only they may have.
+//! workers of before a reload, of the mappings that only they may have. It reads through a
+//! [`Window`]: a zone's pages that the process has not touched stay untouched.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -13,8 +14,8 @@ use crate::abi::slab::{Header, Layout};
 use crate::budget::{Budget, Progress};
 use crate::hook::slab;
 use crate::report::zones::{Named, Pages, SharedZone, Slot, ZoneUse};
-use crate::sys::memory::{Memory, Own};
 use crate::sys::pagemap::page_size;
+use crate::sys::window::Window;
 use crate::tally::mappings::Mapping;
 use crate::tally::zones::Counts;
 
@@ -115,11 +116,26 @@ impl ZonesReading {
 
     /// Goes on until the budget is spent or all is read.
     pub fn step(&mut self, budget: &Budget) -> Progress {
+        // For no longer than a slice: nobody else sees the second mapping.
+        let mut window: Option<Window> = None;
         while let Some(mapping) = self.mappings.get(self.done.len()) {
             match std::mem::replace(&mut self.stage, Stage::Next) {
-                Stage::Next => self.stage = begin(mapping, &self.layout),
+                Stage::Next if !mapping.is_zone => {
+                    let why = "it is no zone of the configuration, so it has no slab pool";
+                    self.stage = known(blank(mapping, Some(why.to_owned())));
+                }
+                Stage::Next => {
+                    self.stage = begin(mapping, open(&mut window, mapping), &self.layout)
+                }
                 Stage::Runs(header, runs, tries) => {
-                    self.stage = look(mapping, &self.layout, header, runs, tries);
+                    self.stage = look(
+                        mapping,
+                        open(&mut window, mapping),
+                        &self.layout,
+                        header,
+                        runs,
+                        tries,
+                    );
                 }
                 Stage::Known(mut zone) => match self.remembered.of(&mapping.pages()) {
                     Some((bytes, age)) => {
@@ -146,6 +162,9 @@ impl ZonesReading {
                     }
                 },
             }
+            if !matches!(self.stage, Stage::Runs(..)) {
+                window = None;
+            }
             if budget.spent() {
                 break;
             }
@@ -163,13 +182,14 @@ impl ZonesReading {
     }
 }
 
-/// Begins with a mapping.
-fn begin(mapping: &ZoneMapping, layout: &Layout) -> Stage {
-    if !mapping.is_zone {
-        let why = "it is no zone of the configuration, so it has no slab pool";
-        return known(blank(mapping, Some(why.to_owned())));
-    }
-    match header(mapping, layout) {
+/// The window on a mapping, opened if it is not.
+fn open<'a>(window: &'a mut Option<Window>, mapping: &ZoneMapping) -> &'a Window {
+    window.get_or_insert_with(|| Window::open(mapping.pages()))
+}
+
+/// Begins with a zone.
+fn begin(mapping: &ZoneMapping, window: &Window, layout: &Layout) -> Stage {
+    match header(mapping, window, layout) {
         Ok(header) => {
             let runs = Runs::begin(header.pages);
             Stage::Runs(header, runs, 1)
@@ -185,6 +205,7 @@ fn known(zone: SharedZone) -> Stage {
 /// Looks at the next descriptors.
 fn look(
     mapping: &ZoneMapping,
+    window: &Window,
     layout: &Layout,
     header: Header,
     mut runs: Runs,
@@ -192,14 +213,14 @@ fn look(
 ) -> Stage {
     if let Some(wanted) = runs.wanted(header.descriptors, page_size()) {
         let mut copy = vec![0; wanted.len()];
-        if let Err(error) = Own.read(wanted.start, &mut copy) {
+        if let Err(error) = window.read(wanted.start, &mut copy) {
             return known(blank(mapping, Some(format!("it cannot be read: {error}"))));
         }
         runs.look(&copy);
         return Stage::Runs(header, runs, tries);
     }
     // All of one moment, if nothing has changed since.
-    match self::header(mapping, layout) {
+    match self::header(mapping, window, layout) {
         Ok(now) if now.free != runs.free && now.pages <= SMALL && tries < TRIES => {
             let runs = Runs::begin(now.pages);
             Stage::Runs(now, runs, tries + 1)
@@ -209,9 +230,10 @@ fn look(
     }
 }
 
-fn header(mapping: &ZoneMapping, layout: &Layout) -> Result<Header, String> {
+fn header(mapping: &ZoneMapping, window: &Window, layout: &Layout) -> Result<Header, String> {
     let mut bytes = vec![0; layout.header_bytes().min(mapping.range.len())];
-    Own.read(mapping.range.start, &mut bytes)
+    window
+        .read(mapping.range.start, &mut bytes)
         .map_err(|error| format!("it cannot be read: {error}"))?;
     Header::read(&bytes, &mapping.range, layout, page_size()).map_err(|defect| defect.to_string())
 }
@@ -223,7 +245,10 @@ fn blank(mapping: &ZoneMapping, why: Option<String>) -> SharedZone {
         notes.push(format!("owner: {why}"));
     }
     notes.extend(why.map(|why| {
-        format!("pages, slots, largest_allocation, in_use, fill_percent, failures: {why}")
+        format!(
+            "pages, slots, largest_allocation, in_use, fill_percent, failures, \
+             failures_at_least: {why}"
+        )
     }));
     SharedZone {
         owner: mapping.owner.clone().ok(),
@@ -235,6 +260,11 @@ fn blank(mapping: &ZoneMapping, why: Option<String>) -> SharedZone {
     }
 }
 
+/// Why it is not known how often a request of whole pages failed.
+const NOT_COUNTED: &str =
+    "failures, pages.reqs, pages.fails: the slab hook did not count requests of \
+    more than half a page; failures_at_least has the others, which nginx counts";
+
 /// A zone with a slab pool.
 fn filled(mapping: &ZoneMapping, header: &Header, runs: &Runs) -> SharedZone {
     let mut zone = blank(mapping, None);
@@ -245,15 +275,16 @@ fn filled(mapping: &ZoneMapping, header: &Header, runs: &Runs) -> SharedZone {
     let in_use = used.saturating_mul(page).saturating_sub(header.free_in_slots());
     let whole_pages = mapping.seen.as_ref().and_then(slab::page_counts);
     if whole_pages.is_none() {
-        zone.notes
-            .push("failures, pages.reqs, pages.fails: the slab hook did not count".to_owned());
+        zone.notes.push(NOT_COUNTED.to_owned());
     }
-    let slot_failures = header.classes.iter().map(|class| class.fails).sum::<u64>();
+    let slot_failures =
+        header.classes.iter().fold(0u64, |sum, class| sum.saturating_add(class.fails));
     zone.largest_allocation =
         Some(if largest > 0 { largest.saturating_mul(page) } else { header.largest_slot() });
     zone.in_use = Some(in_use);
     zone.fill_percent = in_use.saturating_mul(100).checked_div(total.saturating_mul(page));
     zone.failures = whole_pages.map(|counts| counts.fails.saturating_add(slot_failures));
+    zone.failures_at_least = zone.failures.or(Some(slot_failures));
     zone.pages = Some(Pages {
         total,
         used,

@@ -64,6 +64,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "in_use",
             "fill_percent",
             "failures",
+            "failures_at_least",
             "pages",
             "slots",
             "notes",

@@ -59,6 +59,9 @@ pub struct SharedZone {
     pub fill_percent: Option<u64>,
     /// Allocations that failed, by any process, since the zone was made.
     pub failures: Option<u64>,
+    /// A lower bound of `failures`: the same where `failures` is known, else what nginx itself counts,
+    /// which is those of up to half a page.
+    pub failures_at_least: Option<u64>,
     /// Pages.
     pub pages: Option<Pages>,
     /// Slots by their size.

@@ -23,8 +23,8 @@
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// The most pools that are told apart, a power of two.
-pub const POOLS: usize = 512;
+/// The most pools that are told apart, a power of two. A place takes memory once it is used.
+pub const POOLS: usize = 2048;
 
 /// A pool's place is one of so many behind the one that its address says.
 const PROBES: usize = 32;
@@ -129,6 +129,9 @@ pub struct Table {
     entries: [Entry; POOLS],
     /// Of all pools for which there is no place. Several threads may add at once.
     other: Entry,
+    /// A bit for each place that was ever taken: whoever goes over all places leaves the pages of
+    /// the others alone.
+    taken: [AtomicU64; POOLS / 64],
 }
 
 impl Default for Table {
@@ -140,7 +143,11 @@ impl Default for Table {
 impl Table {
     /// An empty table.
     pub const fn new() -> Self {
-        Table { entries: [const { Entry::new() }; POOLS], other: Entry::new() }
+        Table {
+            entries: [const { Entry::new() }; POOLS],
+            other: Entry::new(),
+            taken: [const { AtomicU64::new(0) }; POOLS / 64],
+        }
     }
 
     /// An allocation of `size` bytes came to its end. `masters` is the master's table, for requests
@@ -207,17 +214,29 @@ impl Table {
     /// Becomes the table of a new process: the pools of `masters`, all counters 0. With no table,
     /// an empty one.
     pub fn inherit(&self, masters: Option<&Table>) {
-        for (place, entry) in self.entries.iter().enumerate() {
-            let theirs = masters.and_then(|masters| masters.entries.get(place));
-            let (pool, serial) = theirs
-                .map_or((0, 0), |theirs| (theirs.pool.load(Relaxed), theirs.serial.load(Relaxed)));
-            if entry.pool.load(Relaxed) != 0 || pool != 0 {
+        for (word, own) in self.taken.iter().enumerate() {
+            let theirs = masters.and_then(|masters| masters.taken.get(word));
+            let taken = theirs.map_or(0, |theirs| theirs.load(Relaxed)) | own.load(Relaxed);
+            own.store(taken, Relaxed);
+            for place in places(word, taken) {
+                let Some(entry) = self.entries.get(place) else { continue };
+                let theirs = masters.and_then(|masters| masters.entries.get(place));
+                let (pool, serial) = theirs.map_or((0, 0), |theirs| {
+                    (theirs.pool.load(Relaxed), theirs.serial.load(Relaxed))
+                });
                 entry.clear();
                 entry.serial.store(serial, Relaxed);
                 entry.pool.store(pool, Relaxed);
             }
         }
         self.other.clear();
+    }
+
+    /// The entries that were ever taken.
+    fn taken(&self) -> impl Iterator<Item = &Entry> {
+        let words = self.taken.iter().enumerate();
+        let all = words.flat_map(|(word, taken)| places(word, taken.load(Relaxed)));
+        all.filter_map(|place| self.entries.get(place))
     }
 
     /// What this process did to a pool; `None` when it is counted among the others.
@@ -238,7 +257,7 @@ impl Table {
 
     /// What this process did to pools that are none of the known ones.
     pub fn others(&self, is_known: impl Fn(usize) -> bool) -> Counts {
-        let unknown = self.entries.iter().filter(|entry| {
+        let unknown = self.taken().filter(|entry| {
             let pool = entry.pool.load(Relaxed);
             pool > RETIRED && !is_known(pool)
         });
@@ -285,11 +304,22 @@ impl Table {
         if pool <= RETIRED {
             return None;
         }
-        self.candidates(pool).find(|(_, entry)| {
+        let found = self.candidates(pool).find(|(_, entry)| {
             let last = entry.pool.load(Relaxed);
             last <= RETIRED && entry.pool.compare_exchange(last, pool, Relaxed, Relaxed).is_ok()
-        })
+        });
+        if let Some((place, _)) = found {
+            if let Some(word) = self.taken.get(place / 64) {
+                word.fetch_or(1 << (place % 64), Relaxed);
+            }
+        }
+        found
     }
+}
+
+/// The places of the bits that are set in a word of [`Table::taken`].
+fn places(word: usize, bits: u64) -> impl Iterator<Item = usize> {
+    (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
 }
 
 fn is_free(entry: &Entry) -> bool {

@@ -52,6 +52,7 @@ fn a_pool_with_holes() {
     // The header and the descriptors were written, no page.
     assert_eq!(zone.resident, Some(2 * 4096));
     assert_eq!((zone.failures, pages.reqs, pages.fails), (None, None, None));
+    assert_eq!(zone.failures_at_least, Some(2), "what nginx counts itself");
     assert_eq!(zone.notes.len(), 1, "{:?}", zone.notes);
 }
 

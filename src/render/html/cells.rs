@@ -51,6 +51,8 @@ pub(super) enum Cell {
     Size(Option<u64>),
     /// A number.
     Count(Option<u64>),
+    /// A number that is no less than this.
+    AtLeast(u64),
     /// Seconds.
     Seconds(Option<u64>),
     /// Milliseconds.
@@ -62,7 +64,10 @@ pub(super) enum Cell {
 impl Cell {
     /// Figures stand on the right, to be compared.
     fn is_figure(&self) -> bool {
-        matches!(self, Cell::Size(_) | Cell::Count(_) | Cell::Seconds(_) | Cell::Millis(_))
+        matches!(
+            self,
+            Cell::Size(_) | Cell::Count(_) | Cell::AtLeast(_) | Cell::Seconds(_) | Cell::Millis(_)
+        )
     }
 
     /// What it is sorted by; figures that are not known come last.
@@ -72,7 +77,7 @@ impl Cell {
             Cell::Size(n) | Cell::Count(n) | Cell::Seconds(n) | Cell::Millis(n) => {
                 n.map_or_else(|| "-1".to_owned(), |n| n.to_string())
             }
-            Cell::Markup(_, n) => n.to_string(),
+            Cell::Markup(_, n) | Cell::AtLeast(n) => n.to_string(),
         }
     }
 
@@ -82,6 +87,9 @@ impl Cell {
             Cell::Name(text) => html! { bdi { (visible(text)) } },
             Cell::Size(bytes) => known(*bytes, size),
             Cell::Count(number) => known(*number, count),
+            Cell::AtLeast(number) => html! {
+                abbr title="a lower bound, see the notes" { "≥ " (count(*number)) }
+            },
             Cell::Seconds(s) => known(*s, seconds),
             Cell::Millis(ms) => known(*ms, millis),
             Cell::Markup(markup, _) => html! { (markup) },

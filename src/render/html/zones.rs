@@ -62,9 +62,17 @@ fn row(name: &str, zone: &SharedZone) -> Row {
             Cell::Size(Some(zone.size)),
             Cell::Count(zone.pages.map(|pages| pages.free)),
             Cell::Size(zone.largest_allocation),
-            Cell::Count(zone.failures),
+            failures(zone),
         ],
     )
+}
+
+/// How many allocations failed, or at least so many.
+fn failures(zone: &SharedZone) -> Cell {
+    match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
+        (None, Some(failures)) => Cell::AtLeast(failures),
+        (failures, _) => Cell::Count(failures),
+    }
 }
 
 /// A bar of what is in use and what is resident, of the size.

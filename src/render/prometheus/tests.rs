@@ -222,6 +222,9 @@ fn documented() {
             gc.limit_bytes = Some(2 << 30);
         }
     }
+    let counters =
+        server.shared_zones.0.iter_mut().find(|(_, zone)| zone.newest.failures.is_none());
+    counters.unwrap().1.newest.failures_at_least = Some(3);
     let text = classic(&server).unwrap();
     let there = text.lines().filter_map(|line| line.strip_prefix("# TYPE nginx_memstat_"));
     let there: BTreeSet<_> = there.map(|rest| rest.split(' ').next().unwrap()).collect();

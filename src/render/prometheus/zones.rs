@@ -118,6 +118,14 @@ impl Each<'_> {
             Name("zone_failures", "Allocations that failed, by any process."),
             self.zones.iter().map(|(name, zone)| (label(name), zone.newest.failures)),
         );
+        let bounds = self.zones.iter().filter(|(_, zone)| zone.newest.failures.is_none());
+        self.families.counter(
+            Name(
+                "zone_failures_at_least",
+                "Allocations of up to half a page that failed, where others are not counted.",
+            ),
+            bounds.map(|(name, zone)| (label(name), zone.newest.failures_at_least)),
+        );
     }
 
     fn slots(&mut self) {

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 
 use super::pools::name;
+use super::zones::failures;
 use super::{ages, is_old, section, systems};
 use crate::render::layout::{paragraph, Align, Table};
 use crate::render::units::{ascii, count, known, share, size};
@@ -144,7 +145,7 @@ fn zones(out: &mut String, server: &Server) {
     column("size", zones.iter().map(|(_, z)| size(z.size)).collect());
     column("full", zones.iter().map(|(_, z)| known(z.fill_percent, |p| format!("{p}%"))).collect());
     column("largest alloc", zones.iter().map(|(_, z)| known(z.largest_allocation, size)).collect());
-    column("failures", zones.iter().map(|(_, z)| known(z.failures, count)).collect());
+    column("failures", zones.iter().map(|(_, z)| failures(z)).collect());
     out.push('\n');
     table.print(out);
 }

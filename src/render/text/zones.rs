@@ -67,9 +67,17 @@ fn contents(out: &mut String, mappings: &[(&str, &SharedZone)]) {
     column(&["full", ""], |m| known(m.fill_percent, |percent| format!("{percent}%")));
     column(&["free", "pages"], |m| known(m.pages.map(|p| p.free), count));
     column(&["largest", "allocation"], |m| known(m.largest_allocation, size));
-    column(&["failures", ""], |m| known(m.failures, count));
+    column(&["failures", ""], failures);
     section(out, "Shared memory zones");
     table.print(out);
+}
+
+/// How many allocations failed, or at least so many.
+pub(super) fn failures(zone: &SharedZone) -> String {
+    match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
+        (None, Some(failures)) => format!(">={}", count(failures)),
+        (failures, _) => known(failures, count),
+    }
 }
 
 /// The name of a module without what they all have.

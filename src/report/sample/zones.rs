@@ -43,6 +43,7 @@ impl Random {
             in_use: self.maybe_figure(),
             fill_percent: self.maybe(|r| r.below(101)),
             failures: self.maybe_figure(),
+            failures_at_least: self.maybe_figure(),
             pages: self.maybe(|r| Pages {
                 total: r.figure(),
                 used: r.figure(),
@@ -103,6 +104,7 @@ pub(crate) fn full_zone(generation: u64, size: u64) -> SharedZone {
         in_use: Some(60 * K),
         fill_percent: Some(1),
         failures: Some(9),
+        failures_at_least: Some(9),
         pages: Some(Pages {
             total,
             used: 17,

@@ -47,6 +47,23 @@ fn more_pools_than_places() {
 }
 
 #[test]
+fn all_places_ever_taken_are_known() {
+    let (table, child) = (Table::new(), Table::new());
+    (1..=300).for_each(|i| table.begin(POOL + i * 0x10_0000, i as u64));
+    let sorted = |table: &Table| {
+        let mut pools: Vec<_> = table.taken().map(|entry| entry.pool.load(Relaxed)).collect();
+        pools.sort_unstable();
+        pools
+    };
+    let all: Vec<_> = (1..=300).map(|i| POOL + i * 0x10_0000).collect();
+    assert_eq!(sorted(&table), all);
+    child.inherit(Some(&table));
+    assert_eq!(sorted(&child), all);
+    child.inherit(None);
+    assert_eq!(sorted(&child), [0; 300], "their places are empty now");
+}
+
+#[test]
 fn pools_come_and_go() {
     let table = Table::new();
     table.begin(POOL, 1);
