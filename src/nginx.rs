@@ -16,10 +16,11 @@ pub mod event;
 pub mod global;
 pub mod log;
 pub mod lua;
-pub mod owner;
+mod owner;
 pub mod process;
 pub mod request;
 pub mod shm;
+pub mod trace;
 pub mod zones;
 
 /// Runs the body of a callback. A panic ends here, with a line in the log and `otherwise` for nginx.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::waiter::{Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
 use super::{now_ms, Gather, Local};
 use crate::budget::{Budget, Progress};
-use crate::nginx::{owner, process, zones};
+use crate::nginx::{process, trace, zones};
 use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
@@ -158,7 +158,7 @@ impl Gather {
             own_bytes: crate::own::live_bytes(),
             zones: zones::mappings(),
             slab: zones::LAYOUT,
-            owner: owner::of,
+            tracer: trace::tracer,
             requests: self.requests,
         }
     }

@@ -10,13 +10,14 @@
 //!   of HTTP (whose first word points to its address), one of HTTP/2 (to the connection), or a
 //!   request (its signature).
 
+use std::ffi::c_void;
 use std::slice::from_raw_parts;
 
 use nginx_sys::{
     ngx_connection_t, ngx_cycle, ngx_http_addr_conf_t, ngx_http_conf_ctx_t, ngx_http_connection_t,
     ngx_http_core_module, ngx_http_core_srv_conf_t, ngx_http_in6_addr_t, ngx_http_in_addr_t,
-    ngx_http_init_connection, ngx_http_log_ctx_t, ngx_http_port_t, ngx_http_request_t, ngx_log_t,
-    ngx_str_t, NGX_HTTP_MODULE,
+    ngx_http_init_connection, ngx_http_log_ctx_t, ngx_http_port_t, ngx_http_request_t,
+    ngx_listening_t, ngx_log_t, ngx_str_t, NGX_HTTP_MODULE,
 };
 
 use crate::abi::pool;
@@ -38,10 +39,10 @@ pub fn of(pool: usize, kind: Kind, request_line: bool) -> Owner {
     match kind {
         Kind::Request => request_of(pool).map_or_else(Owner::default, |request| Owner {
             server_name: server_name(request.srv_conf),
-            request: request_line.then(|| text(request.request_line)).flatten(),
+            request: request_line.then(|| text(bytes(request.request_line))).flatten(),
         }),
         Kind::Connection => {
-            let server_name = connection_of(pool).and_then(server_of_connection);
+            let server_name = connection_of(pool).and_then(configuration).and_then(server_name);
             Owner { server_name, request: None }
         }
         _ => Owner::default(),
@@ -49,7 +50,7 @@ pub fn of(pool: usize, kind: Kind, request_line: bool) -> Owner {
 }
 
 /// The request that a pool was created for: the first thing in it.
-fn request_of(pool: usize) -> Option<&'static ngx_http_request_t> {
+pub(super) fn request_of(pool: usize) -> Option<&'static ngx_http_request_t> {
     // SAFETY: O1.
     let header = unsafe { pool::header(pool) };
     let is_request = |address: &usize| {
@@ -78,7 +79,7 @@ fn request_of(pool: usize) -> Option<&'static ngx_http_request_t> {
 }
 
 /// The connection that a pool was created for, by the log in it.
-fn connection_of(pool: usize) -> Option<&'static ngx_connection_t> {
+pub(super) fn connection_of(pool: usize) -> Option<&'static ngx_connection_t> {
     // SAFETY: O1.
     let header = unsafe { pool::header(pool) };
     let log_end = header.log.checked_add(size_of::<ngx_log_t>())?;
@@ -89,6 +90,11 @@ fn connection_of(pool: usize) -> Option<&'static ngx_connection_t> {
     let context = unsafe { (*(header.log as *const ngx_log_t)).data }.cast::<ngx_http_log_ctx_t>();
     // SAFETY: O3: the log of a connection leads to its context, which begins with the connection.
     let connection = unsafe { context.as_ref() }?.connection as usize;
+    entry(connection).filter(|connection| connection.pool as usize == pool)
+}
+
+/// The connection at an address, if that is one of nginx's table.
+pub(super) fn entry(connection: usize) -> Option<&'static ngx_connection_t> {
     // SAFETY: N2.
     let (table, count) = unsafe { ((*ngx_cycle).connections as usize, (*ngx_cycle).connection_n) };
     let offset = connection.checked_sub(table)?;
@@ -97,16 +103,21 @@ fn connection_of(pool: usize) -> Option<&'static ngx_connection_t> {
         return None;
     }
     // SAFETY: N2: an entry of the table.
-    let connection = unsafe { &*(connection as *const ngx_connection_t) };
-    (connection.pool as usize == pool).then_some(connection)
+    Some(unsafe { &*(connection as *const ngx_connection_t) })
 }
 
-fn server_of_connection(connection: &ngx_connection_t) -> Option<String> {
+/// Whether a listening socket is HTTP's.
+pub(super) fn is_of_http(listening: &ngx_listening_t) -> bool {
+    let http = ngx_http_init_connection as *const () as usize;
+    listening.handler.is_some_and(|handler| handler as usize == http)
+}
+
+/// The configuration of the server that a connection of HTTP is for.
+pub(super) fn configuration(connection: &ngx_connection_t) -> Option<*mut *mut c_void> {
     // SAFETY: N2: a connection's listening socket lasts as long as its cycle.
     let listening = unsafe { connection.listening.as_ref() }?;
-    let is_http = listening.handler? as usize == ngx_http_init_connection as *const () as usize;
     let data = connection.data;
-    if !is_http || data.is_null() {
+    if !is_of_http(listening) || data.is_null() {
         return None;
     }
     // SAFETY: O3.
@@ -115,7 +126,7 @@ fn server_of_connection(connection: &ngx_connection_t) -> Option<String> {
         // SAFETY: O2.
         let request = unsafe { &*data.cast::<ngx_http_request_t>() };
         let is_its = std::ptr::eq(request.connection, connection);
-        return is_its.then(|| server_name(request.srv_conf)).flatten();
+        return is_its.then_some(request.srv_conf);
     }
     // SAFETY: N2: HTTP keeps its port there.
     let port = unsafe { listening.servers.cast::<ngx_http_port_t>().as_ref() }?;
@@ -132,18 +143,18 @@ fn server_of_connection(connection: &ngx_connection_t) -> Option<String> {
     // SAFETY: O2: its address is one of the port's, so it is a connection of HTTP.
     let context: *const ngx_http_conf_ctx_t = unsafe { (*http).conf_ctx };
     // SAFETY: N4.
-    server_name(unsafe { context.as_ref() }?.srv_conf)
+    Some(unsafe { context.as_ref() }?.srv_conf)
 }
 
 #[cfg(ngx_feature = "http_v2")]
-fn http_connection_of_http2(data: *mut std::ffi::c_void) -> Option<*mut ngx_http_connection_t> {
+fn http_connection_of_http2(data: *mut c_void) -> Option<*mut ngx_http_connection_t> {
     // SAFETY: O3.
     let http = unsafe { (*data.cast::<nginx_sys::ngx_http_v2_connection_t>()).http_connection };
     (!http.is_null()).then_some(http)
 }
 
 #[cfg(not(ngx_feature = "http_v2"))]
-fn http_connection_of_http2(_data: *mut std::ffi::c_void) -> Option<*mut ngx_http_connection_t> {
+fn http_connection_of_http2(_data: *mut c_void) -> Option<*mut ngx_http_connection_t> {
     None
 }
 
@@ -168,7 +179,12 @@ fn is_of_port(
     }
 }
 
-fn server_name(srv_conf: *mut *mut std::ffi::c_void) -> Option<String> {
+fn server_name(srv_conf: *mut *mut c_void) -> Option<String> {
+    text(name_of(srv_conf)?)
+}
+
+/// The first name of a server, empty when it has none.
+pub(super) fn name_of(srv_conf: *mut *mut c_void) -> Option<&'static [u8]> {
     if srv_conf.is_null() {
         return None;
     }
@@ -178,15 +194,19 @@ fn server_name(srv_conf: *mut *mut std::ffi::c_void) -> Option<String> {
         let index = (*std::ptr::addr_of!(ngx_http_core_module)).ctx_index;
         srv_conf.add(index).read().cast::<ngx_http_core_srv_conf_t>().as_ref()
     }?;
-    text(core.server_name)
+    Some(bytes(core.server_name))
 }
 
-/// A string of nginx; `None` when it is empty.
-fn text(string: ngx_str_t) -> Option<String> {
-    if string.data.is_null() || string.len == 0 {
-        return None;
+/// What a string of nginx says; `None` when it is empty.
+fn text(bytes: &[u8]) -> Option<String> {
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// A string of nginx, as long as it lasts.
+pub(super) fn bytes(string: ngx_str_t) -> &'static [u8] {
+    if string.data.is_null() {
+        return &[];
     }
     // SAFETY: N4: as long as it says.
-    let bytes = unsafe { from_raw_parts(string.data, string.len.min(LINE)) };
-    Some(String::from_utf8_lossy(bytes).into_owned())
+    unsafe { from_raw_parts(string.data, string.len.min(LINE)) }
 }

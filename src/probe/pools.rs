@@ -10,6 +10,7 @@
 
 mod names;
 mod top;
+mod whose;
 
 use std::ops::ControlFlow;
 
@@ -21,6 +22,8 @@ use crate::tally::pools::{self as tally, Pool};
 
 use names::{Name, Names};
 use top::Top;
+use whose::Whose;
+pub use whose::{Owner, Traced, Tracer};
 
 /// How many of the oldest and of the largest pools are told.
 const TOLD: usize = 10;
@@ -28,14 +31,11 @@ const TOLD: usize = 10;
 /// Blocks and large allocations that are read between two looks at the clock.
 const PIECES: usize = 256;
 
-/// Whom a pool belongs to, as far as that is known.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Owner {
-    /// See [`LivePool::server_name`].
-    pub server_name: Option<String>,
-    /// See [`LivePool::request`].
-    pub request: Option<String>,
-}
+/// What it takes to find out whose a pool is, in pieces.
+const TRACE: usize = 16;
+
+/// Connections that are looked at between two looks at the clock.
+const CONNECTIONS: usize = 512;
 
 /// What outlasts a walk.
 #[derive(Debug, Default)]
@@ -52,6 +52,11 @@ struct Walk {
     reading: Option<(Pool, Reading)>,
     /// What the pools of each creator hold.
     held: Vec<Held>,
+    tracer: Box<dyn Tracer>,
+    is_prepared: bool,
+    /// What the pools of each creator are for.
+    kinds: Vec<Kind>,
+    whose: Whose,
     cycles: Top,
     oldest: Top,
     largest: Top,
@@ -59,14 +64,18 @@ struct Walk {
 }
 
 impl PoolsProbe {
-    /// Begins a walk.
-    pub fn begin(&mut self) {
+    /// Begins a walk, on which `tracer` says whose pools are.
+    pub fn begin(&mut self, tracer: Box<dyn Tracer>) {
         // Why not, if not, is told in the end.
         let _ = hook::pool::with(tally::Pools::settle);
         self.walk = Some(Walk {
             place: 0,
             reading: None,
             held: Vec::new(),
+            tracer,
+            is_prepared: false,
+            kinds: Vec::new(),
+            whose: Whose::default(),
             cycles: Top::new(TOLD),
             oldest: Top::new(TOLD),
             largest: Top::new(TOLD),
@@ -77,8 +86,15 @@ impl PoolsProbe {
     /// Goes on until the budget is spent or all pools are read.
     pub fn step(&mut self, budget: &Budget) -> Progress {
         let Some(walk) = &mut self.walk else { return Progress::Done };
+        let names = &mut self.names;
+        while !walk.is_prepared {
+            walk.is_prepared = walk.tracer.prepare(CONNECTIONS);
+            if budget.spent() {
+                return Progress::More;
+            }
+        }
         loop {
-            match hook::pool::with(|pools| walk.some(pools)) {
+            match hook::pool::with(|pools| walk.some(pools, names)) {
                 Ok(ControlFlow::Continue(())) if !budget.spent() => continue,
                 Ok(ControlFlow::Continue(())) => return Progress::More,
                 Ok(ControlFlow::Break(())) | Err(_) => return Progress::Done,
@@ -86,28 +102,30 @@ impl PoolsProbe {
         }
     }
 
-    /// The figures, and notes about them; why there are none. `owner` says whom a live pool belongs
-    /// to.
-    pub fn finish(
-        &mut self,
-        owner: impl Fn(usize, Kind) -> Owner,
-    ) -> Result<(Pools, Option<String>), &'static str> {
+    /// The figures, and notes about them; why there are none. `requests`: whether request lines are
+    /// wanted.
+    pub fn finish(&mut self, requests: bool) -> Result<(Pools, Option<String>), &'static str> {
         let walk = self.walk.take().ok_or("they were not read")?;
         let names = &mut self.names;
-        hook::pool::with(|pools| walk.finish(pools, names, owner))
+        hook::pool::with(|pools| walk.finish(pools, names, requests))
     }
 }
 
 impl Walk {
     /// Reads some pools.
-    fn some(&mut self, pools: &mut tally::Pools) -> ControlFlow<()> {
+    fn some(&mut self, pools: &mut tally::Pools, names: &mut Names) -> ControlFlow<()> {
         let mut left = PIECES;
         while left > 0 {
             if let Some((pool, mut reading)) = self.reading.take() {
                 if pools.live().watched() == Some(pool.address) {
                     // SAFETY: 1.
                     if unsafe { reading.step(left) } {
+                        if self.kinds.len() <= pool.creator {
+                            let named = names.of(pools.creators());
+                            self.kinds = named.iter().map(|name| name.kind).collect();
+                        }
                         self.count(pool, reading.held, pools.generation(pool).is_some());
+                        left = left.saturating_sub(TRACE);
                     } else {
                         self.reading = Some((pool, reading));
                         return ControlFlow::Continue(());
@@ -133,8 +151,14 @@ impl Walk {
         if let Some(sum) = self.held.get_mut(pool.creator) {
             sum.add(&held);
         }
-        let by_age = if of_a_cycle { &mut self.cycles } else { &mut self.oldest };
-        by_age.offer(self.now.wrapping_sub(pool.created).into(), pool, held);
+        let kind = self.kinds.get(pool.creator).copied().unwrap_or(Kind::Other);
+        let is_idle = self.whose.count(pool.address, kind, &held, &*self.tracer);
+        let age = self.now.wrapping_sub(pool.created).into();
+        if of_a_cycle {
+            self.cycles.offer(age, pool, held);
+        } else if !is_idle {
+            self.oldest.offer(age, pool, held);
+        }
         self.largest.offer(held.size(), pool, held);
     }
 
@@ -142,7 +166,7 @@ impl Walk {
         mut self,
         pools: &mut tally::Pools,
         names: &mut Names,
-        owner: impl Fn(usize, Kind) -> Owner,
+        requests: bool,
     ) -> (Pools, Option<String>) {
         pools.settle();
         for top in [&self.cycles, &self.oldest, &self.largest] {
@@ -167,7 +191,8 @@ impl Walk {
                 .map(|(pool, held)| {
                     let name = named.get(pool.creator);
                     let kind = name.map_or(Kind::Other, |name| name.kind);
-                    let Owner { server_name, request } = owner(pool.address, kind);
+                    let Owner { server_name, request } =
+                        self.tracer.owner(pool.address, kind, requests);
                     LivePool {
                         creator: name.and_then(|name| name.creator.clone()),
                         kind,
@@ -184,6 +209,9 @@ impl Walk {
         report.cycles = told(&self.cycles);
         report.oldest = told(&self.oldest);
         report.largest = told(&self.largest);
+        report.idle = self.whose.idle;
+        let [by_server, by_upstream, by_listener] = self.whose.finish().map(Some);
+        report = Pools { by_server, by_upstream, by_listener, ..report };
         let note = (pools.unrecorded() > 0).then(|| {
             format!("pools: {} could not be recorded and are not counted", pools.unrecorded())
         });

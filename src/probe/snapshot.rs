@@ -165,7 +165,7 @@ impl Snapshot {
             Stage::Count(index, address) => {
                 let Some((target, pages)) = self.targets.get_mut(*index).zip(self.pages.as_ref())
                 else {
-                    probes.pools.begin();
+                    probes.pools.begin((identity.tracer)());
                     self.stage = Stage::Pools;
                     return Ok(Progress::Done);
                 };
@@ -285,7 +285,7 @@ impl Snapshot {
     fn pools(&mut self, identity: &Identity, probe: &mut PoolsProbe) -> Option<Pools> {
         let read = match identity.hooks.pool.strip_prefix("off: ") {
             Some(reason) => Err(reason),
-            None => probe.finish(|pool, kind| (identity.owner)(pool, kind, identity.requests)),
+            None => probe.finish(identity.requests),
         };
         match read {
             Ok((pools, note)) => {

@@ -5,7 +5,7 @@
 
 mod lua;
 mod matrix;
-mod pools;
+pub(super) mod pools;
 mod summary;
 mod zones;
 

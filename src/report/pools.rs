@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod naming;
+pub mod shares;
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use super::model::Process;
+use shares::{Shares, Sum};
 
 /// The live pools of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,10 +40,19 @@ pub struct Pools {
     /// The live pools of cycles, the oldest first. A process that a reload made or that lives on
     /// through one may have several.
     pub cycles: Vec<LivePool>,
-    /// The oldest live pools, those of cycles apart; the oldest first.
+    /// The oldest live pools, those of cycles and of idle connections apart; the oldest first.
     pub oldest: Vec<LivePool>,
     /// The largest live pools, the largest first.
     pub largest: Vec<LivePool>,
+    /// Pools of connections that wait for a request, or for a use: clients' between requests, and
+    /// those to upstreams that are kept.
+    pub idle: Sum,
+    /// The pools of connections and requests by server.
+    pub by_server: Option<Shares>,
+    /// The same by upstream.
+    pub by_upstream: Option<Shares>,
+    /// The same by listening socket.
+    pub by_listener: Option<Shares>,
 }
 
 /// What the pools of one creator hold.

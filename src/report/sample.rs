@@ -7,6 +7,7 @@ use super::pools::{self, Creator, LivePool, Pools, Sizes};
 use super::zones::Named;
 use super::{assemble, Facts};
 
+mod shares;
 mod zones;
 
 /// A deterministic source of figures (SplitMix64).
@@ -56,7 +57,7 @@ impl Random {
         (0..self.below(long)).map(|_| chars[self.below(chars.len() as u64) as usize]).collect()
     }
 
-    fn many<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+    pub(super) fn many<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
         (0..self.below(5)).map(|_| make(self)).collect()
     }
 
@@ -180,6 +181,10 @@ impl Random {
             cycles: self.many(Self::live_pool),
             oldest: self.many(Self::live_pool),
             largest: self.many(Self::live_pool),
+            idle: shares::sum(self),
+            by_server: self.maybe(shares::shares),
+            by_upstream: self.maybe(shares::shares),
+            by_listener: self.maybe(shares::shares),
         }
     }
 
@@ -273,6 +278,7 @@ fn pools() -> Pools {
         cycles: vec![cycle.clone()],
         oldest: vec![request.clone()],
         largest: vec![cycle, request],
+        ..shares::shared_out()
     }
 }
 

@@ -7,7 +7,7 @@ use super::model::Published;
 type Part = (&'static str, fn(&mut Published));
 
 /// What can be left out: the longest and least missed first.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("zones", |published| {
         published.zones = Vec::new();
         published.process.zones = None;
@@ -16,6 +16,11 @@ const PARTS: [Part; 5] = [
     ("pools.oldest, pools.largest", |published| {
         if let Some(pools) = &mut published.process.pools {
             (pools.oldest, pools.largest) = (Vec::new(), Vec::new());
+        }
+    }),
+    ("pools.by_server, pools.by_upstream, pools.by_listener", |published| {
+        if let Some(pools) = &mut published.process.pools {
+            (pools.by_server, pools.by_upstream, pools.by_listener) = (None, None, None);
         }
     }),
     ("notes", |published| published.process.notes = Vec::new()),
@@ -70,7 +75,8 @@ mod tests {
         }));
         let process = last.unwrap().process;
         assert_eq!((process.pools, process.text, process.zones), (None, None, None));
-        let note = "zones, text, pools.oldest, pools.largest, notes, pools: too long for the slot";
+        let note = "zones, text, pools.oldest, pools.largest, pools.by_server, pools.by_upstream, \
+                    pools.by_listener, notes, pools: too long for the slot";
         assert_eq!(process.notes, [note]);
     }
 }

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use crate::abi::slab;
 use crate::probe::heap::HeapProbe;
-use crate::probe::pools::{Owner, PoolsProbe};
+use crate::probe::pools::{PoolsProbe, Tracer};
 use crate::probe::shared::Remembered;
 use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::{Hooks, Kind, State};
-use crate::report::pools::Kind as PoolKind;
 
 /// What only nginx knows of the process.
 #[derive(Debug, Clone)]
@@ -35,8 +34,8 @@ pub struct Identity {
     pub zones: Vec<ZoneMapping>,
     /// How a slab pool is laid out.
     pub slab: slab::Layout,
-    /// Whom a live pool of this kind belongs to, with the request line if that is wanted.
-    pub owner: fn(usize, PoolKind, bool) -> Owner,
+    /// Makes what finds out whose pools are.
+    pub tracer: fn() -> Box<dyn Tracer>,
     /// Whether request lines are wanted.
     pub requests: bool,
 }

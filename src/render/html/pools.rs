@@ -6,8 +6,10 @@ use std::cmp::Reverse;
 use maud::{html, Markup};
 
 use super::cells::{Cell, Row, Table};
+use crate::render::text::pools::{shared_name, RESERVED};
 use crate::render::who;
 use crate::report::model::Process;
+use crate::report::pools::shares::{over, Shares, Sum, Way, WAYS};
 use crate::report::pools::{sum_by_creator, Creator, LivePool, Pools};
 
 /// Rows of a table of creators, and of single pools.
@@ -28,8 +30,10 @@ pub(super) fn server(processes: &[Process]) -> Markup {
         @if !pools.is_empty() {
             section #pools aria-labelledby="pools-title" {
                 h2 #pools-title { "Pools" }
+                p.more { (RESERVED) }
                 (creators("pools-creators".to_owned(), "Pools of all processes by creator", sum_by_creator(&pools)))
-                (single("pools-oldest".to_owned(), "Oldest pools, those of cycles apart", &oldest))
+                (shared_out("pools", &pools))
+                (single("pools-oldest".to_owned(), "Oldest pools, those of cycles and idle connections apart", &oldest))
             }
         }
     }
@@ -44,6 +48,7 @@ pub(super) fn process(process: &Process) -> Markup {
     };
     html! {
         (creators(format!("creators-{}", process.pid), "Pools by creator", sum_by_creator(&[pools])))
+        (shared_out(&format!("pools-{}", process.pid), &[pools]))
         (list("cycles", "Pools of cycles", &pools.cycles))
         (list("oldest", "Oldest pools", &pools.oldest))
         (list("largest", "Largest pools", &pools.largest))
@@ -79,6 +84,39 @@ fn creators(id: String, caption: &str, creators: Vec<Creator>) -> Markup {
         (table.markup())
         @if rest > 0 { p.more { (rest) " more in JSON." } }
     }
+}
+
+/// A table for each way to share pools out.
+fn shared_out(id: &str, pools: &[&Pools]) -> Markup {
+    let known = |way: Way| over(pools, way).filter(|shares| !shares.largest.is_empty());
+    html! {
+        @for way in WAYS {
+            @if let Some(shares) = known(way) { (shares_table(id, way.0, &shares)) }
+        }
+    }
+}
+
+fn shares_table(id: &str, way: &str, shares: &Shares) -> Markup {
+    let largest = shares.largest.iter().map(|share| (shared_name(&share.name), share.sum()));
+    let rest = [("other", shares.other), ("none", shares.none)].map(|(n, sum)| (n.to_owned(), sum));
+    let rows = largest.chain(rest.into_iter().filter(|(_, sum)| *sum != Sum::default()));
+    let rows = rows.map(|(name, sum)| {
+        let sizes = [sum.bytes, sum.large_bytes].map(|bytes| Cell::Size(Some(bytes)));
+        let cells = [Cell::Name(name.clone()), Cell::Count(Some(sum.live))];
+        Row(name, cells.into_iter().chain(sizes).collect())
+    });
+    let (caption, head) = match way {
+        "server" => ("Pools of connections and requests by server", "Server"),
+        "upstream" => ("Pools of connections and requests by upstream", "Upstream"),
+        _ => ("Pools of connections and requests by listening socket", "Listener"),
+    };
+    Table {
+        id: format!("{id}-{way}"),
+        caption,
+        heads: &[head, "Live", "Blocks", "Large"],
+        rows: rows.collect(),
+    }
+    .markup()
 }
 
 fn single(id: String, caption: &str, pools: &[(&Process, &LivePool)]) -> Markup {

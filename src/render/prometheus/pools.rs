@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use super::family::{Families, Labels, Name};
 use super::groups::Group;
 use crate::report::model::Process;
+use crate::report::pools::shares::{over, Way, WAYS};
 use crate::report::pools::{Creator, Pools};
 
 /// Creators with series of their own.
@@ -17,6 +18,9 @@ const CREATORS: usize = 10;
 
 /// The name of the others.
 const OTHER: &str = "other";
+
+/// The name of pools without one.
+const NONE: &str = "none";
 
 /// Figures of pools, of a creator or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +47,16 @@ pub(super) fn pools(families: &mut Families, groups: &[Group]) {
         Name("pools_large", "Large allocations of the live pools, beside their blocks."),
         series(|s| s.large_bytes),
     );
+    for (way, name) in WAYS.into_iter().zip([
+        Name(
+            "pools_by_server",
+            "Blocks and large allocations of connections' and requests' pools.",
+        ),
+        Name("pools_by_upstream", "The same by upstream."),
+        Name("pools_by_listener", "The same by listening socket."),
+    ]) {
+        families.bytes(name, groups.iter().flat_map(|group| shared_out(group, way)));
+    }
     type Count = fn(&Pools) -> u64;
     let counters: [(Name, Count); 3] = [
         (
@@ -57,7 +71,10 @@ pub(super) fn pools(families: &mut Families, groups: &[Group]) {
         families.counter(name, groups.iter().map(|g| (g.labels(&[]), g.single().and_then(figure))));
     }
     families.seconds(
-        Name("pools_oldest_age", "The age of the oldest live pool, those of cycles apart."),
+        Name(
+            "pools_oldest_age",
+            "The age of the oldest live pool, those of cycles and of idle connections apart.",
+        ),
         groups.iter().map(|g| {
             let age = |p: &Process| p.pools.as_ref()?.oldest.iter().map(|pool| pool.age_s).max();
             (g.labels(&[]), g.members().iter().filter_map(|p| age(p)).max().map(|s| s as f64))
@@ -105,6 +122,26 @@ fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
     let labels =
         |(creator, pool): (&str, &str)| group.labels(&[("creator", creator), ("pool", pool)]);
     creators.into_iter().map(|(key, sum)| (labels(key), sum)).collect()
+}
+
+/// The largest names of a group, what further ones hold, and what none does.
+fn shared_out(group: &Group, way: Way) -> Vec<(Labels, Option<u64>)> {
+    let known = group.members().iter().map(|p| p.pools.as_ref().filter(|p| way.1(p).is_some()));
+    let Some(shares) = known.collect::<Option<Vec<_>>>().and_then(|pools| over(&pools, way)) else {
+        return Vec::new();
+    };
+    let (mut other, mut none) = (shares.other, shares.none);
+    let mut series = Vec::new();
+    for share in &shares.largest {
+        match share.name.as_str() {
+            OTHER => other.add(&share.sum()),
+            NONE => none.add(&share.sum()),
+            name => series.push((name, share.sum().size())),
+        }
+    }
+    series.extend([(OTHER, other.size()), (NONE, none.size())]);
+    let labels = |name: &str| group.labels(&[(way.0, name)]);
+    series.into_iter().map(|(name, bytes)| (labels(name), Some(bytes))).collect()
 }
 
 impl Sum {

@@ -8,11 +8,17 @@ use crate::render::layout::{Align, Table};
 use crate::render::units::{ascii, count, known, seconds, size};
 use crate::render::who::label;
 use crate::report::model::Process;
+use crate::report::pools::shares::{over, Sum, WAYS};
 use crate::report::pools::{sum_by_creator, Creator, LivePool, Pools};
 
-/// Creators, and single pools, that are listed.
+/// Creators, single pools, and names of each kind that are listed.
 const CREATORS: usize = 8;
 const POOLS: usize = 5;
+const SHARES: usize = 5;
+
+/// What the sizes are; the page says the same.
+pub(in crate::render) const RESERVED: &str =
+    "Blocks and large allocations as reserved from malloc, used or not.";
 
 /// What the pools of each process hold, whose they are over all processes, and the oldest and
 /// largest ones.
@@ -23,6 +29,8 @@ pub(super) fn pools(out: &mut String, processes: &[Process]) {
         return;
     }
     section(out, "Pools");
+    out.push_str(RESERVED);
+    out.push('\n');
     let mut table = named(&processes);
     let mut column = |head: &[&str], cell: fn(&Pools) -> String| {
         table.column(Align::Right, head, pools.iter().map(|p| cell(p)).collect());
@@ -33,8 +41,10 @@ pub(super) fn pools(out: &mut String, processes: &[Process]) {
     column(&["blocks"], |p| size(p.bytes));
     column(&["unused"], |p| size(p.unused));
     column(&["large"], |p| size(p.large_bytes));
+    column(&["idle"], |p| size(p.idle.size()));
     table.print(out);
     creators(out, &pools);
+    shared_out(out, &pools);
     type Told = fn(&Pools) -> &Vec<LivePool>;
     type Rank = fn(&LivePool) -> (u64, u64);
     let lists: [(&str, Told, Rank); 3] = [
@@ -72,6 +82,43 @@ fn creators(out: &mut String, pools: &[&Pools]) {
     let more = if rest > 0 { format!(" ({rest} more)") } else { String::new() };
     section(out, &format!("Pools of all processes by creator{more}"));
     table.print(out);
+}
+
+/// The pools of connections and requests by server, upstream and listening socket.
+fn shared_out(out: &mut String, pools: &[&Pools]) {
+    let mut rows: Vec<(&str, String, Sum)> = Vec::new();
+    for way in WAYS {
+        let Some(mut shares) = over(pools, way) else { continue };
+        let rest = shares.largest.split_off(shares.largest.len().min(SHARES));
+        rest.iter().for_each(|share| shares.other.add(&share.sum()));
+        let named = shares.largest.iter().map(|s| (way.0, shared_name(&s.name), s.sum()));
+        let rest = [("other", shares.other), ("none", shares.none)];
+        let rest = rest.map(|(name, sum)| (way.0, name.to_owned(), sum));
+        rows.extend(named.chain(rest.into_iter().filter(|(.., sum)| *sum != Sum::default())));
+    }
+    if rows.is_empty() {
+        return;
+    }
+    let mut table = Table::default();
+    table.name(&["by"], rows.iter().map(|(way, ..)| (*way).to_owned()).collect());
+    table.name(&["name"], rows.iter().map(|(_, name, _)| ascii(name)).collect());
+    let mut column = |head: &[&str], cell: fn(&Sum) -> String| {
+        table.column(Align::Right, head, rows.iter().map(|(.., sum)| cell(sum)).collect());
+    };
+    column(&["live"], |sum| count(sum.live));
+    column(&["blocks"], |sum| size(sum.bytes));
+    column(&["large"], |sum| size(sum.large_bytes));
+    section(out, "Pools of connections and requests by server, upstream, listener");
+    table.print(out);
+}
+
+/// The name of a server, upstream or listening socket.
+pub(in crate::render) fn shared_name(name: &str) -> String {
+    if name.is_empty() {
+        "(no name)".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 pub(super) fn name(creator: &Creator) -> String {

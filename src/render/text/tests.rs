@@ -182,7 +182,7 @@ fn many_workers() {
         }
         assert!(shown.contains("- all processes: the heap's"), "{shown}");
         let lines = shown.lines().count();
-        assert!(lines <= 110 + 9 * count as usize, "{lines}\n{shown}");
+        assert!(lines <= 118 + 9 * count as usize, "{lines}\n{shown}");
     }
 }
 

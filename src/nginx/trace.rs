@@ -1,0 +1,288 @@
+//! Whose pools are: the server, the upstream and the listening socket they are for.
+//!
+//! A pool of a client's HTTP connection leads to the connection by its log (see [`owner`]). Those of
+//! other connections (to upstreams, of stream, mail and other modules) are found in a table that
+//! [`Traces::prepare`] makes of nginx's connections, by the address of their pool.
+//!
+//! Invariants for `unsafe`, beside those of [`super`] and [`owner`]:
+//!
+//! - **T1** A connection to an upstream that is not idle has its request as `data`: nginx sets it
+//!   before the pool of kind `upstream` is made. It is taken for one by its signature, and only if the
+//!   request's upstream has this very connection.
+//! - **T2** The upstream of a request is null, or was made in the pool of the request.
+//! - **T3** The configuration of an upstream is compared with those that nginx's array of them has, and
+//!   read only when it is one of them. The array lasts as long as the cycle.
+
+use std::ffi::c_void;
+use std::io::Write;
+use std::mem::offset_of;
+use std::sync::OnceLock;
+
+use nginx_sys::{
+    ngx_connection_t, ngx_cycle, ngx_http_conf_ctx_t, ngx_http_log_ctx_t, ngx_http_module,
+    ngx_http_request_t, ngx_http_upstream_main_conf_t, ngx_http_upstream_module,
+    ngx_http_upstream_srv_conf_t, ngx_listening_t, ngx_log_t, ngx_module_t, NGX_HTTP_MODULE,
+};
+
+use super::owner;
+use crate::abi::pool;
+use crate::probe::pools::{Owner, Traced, Tracer};
+use crate::report::pools::Kind;
+use crate::sys::memory::{word, Memory, Own};
+use crate::sys::symbol;
+
+/// Bytes of a name, and of a name with a port.
+const NAME: usize = 128;
+const NAME_AND_PORT: usize = NAME + 6;
+
+/// The largest table, of which half is used: 512 KB.
+const TABLE: usize = 1 << 17;
+
+/// What finds out whose pools are.
+pub fn tracer() -> Box<dyn Tracer> {
+    Box::new(Traces::new())
+}
+
+/// Connections by the address of their pool: a hash table of places in nginx's own table, each one
+/// more than the place, and 0 for none. A place may be out of date: the connection itself has its say.
+#[derive(Debug)]
+struct Traces {
+    table: Vec<u32>,
+    used: usize,
+    /// The connection to look at next.
+    next: usize,
+}
+
+impl Traces {
+    fn new() -> Self {
+        // SAFETY: nginx has set its cycle before it calls a module (N2).
+        let cycle = unsafe { &*ngx_cycle };
+        let in_use = cycle.connection_n.saturating_sub(cycle.free_connection_n);
+        let places = in_use.saturating_mul(2).saturating_add(64).next_power_of_two().min(TABLE);
+        let mut table = Vec::new();
+        if table.try_reserve_exact(places).is_ok() {
+            table.resize(places, 0);
+        }
+        Traces { table, used: 0, next: 0 }
+    }
+
+    fn place(&self, pool: usize) -> usize {
+        let mixed = (pool as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        mixed as usize & self.table.len().wrapping_sub(1)
+    }
+
+    fn insert(&mut self, pool: usize, index: usize) {
+        let Ok(entry) = u32::try_from(index.saturating_add(1)) else { return };
+        if self.used.saturating_mul(2) >= self.table.len() {
+            return;
+        }
+        let mut place = self.place(pool);
+        while self.table.get(place).is_some_and(|taken| *taken != 0) {
+            place = (place + 1) & (self.table.len() - 1);
+        }
+        if let Some(free) = self.table.get_mut(place) {
+            *free = entry;
+            self.used += 1;
+        }
+    }
+
+    /// The connection that has this pool.
+    fn find(&self, pool: usize) -> Option<&'static ngx_connection_t> {
+        let mut place = self.place(pool);
+        loop {
+            let index = (*self.table.get(place)? as usize).checked_sub(1)?;
+            let found = connection(index)?;
+            if found.pool as usize == pool {
+                return Some(found);
+            }
+            place = (place + 1) & (self.table.len() - 1);
+        }
+    }
+}
+
+impl Tracer for Traces {
+    fn prepare(&mut self, connections: usize) -> bool {
+        for _ in 0..connections {
+            let Some(found) = connection(self.next) else { return true };
+            let is_open = found.fd >= 0 && !found.pool.is_null();
+            if is_open && !listening(found).is_some_and(owner::is_of_http) {
+                self.insert(found.pool as usize, self.next);
+            }
+            self.next += 1;
+        }
+        false
+    }
+
+    fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced)) {
+        let mut traced = Traced::default();
+        let mut name = [0; NAME_AND_PORT];
+        match kind {
+            Kind::Request => {
+                if let Some(request) = owner::request_of(pool) {
+                    of_request(request, &mut traced, &mut name);
+                }
+            }
+            Kind::Connection | Kind::Http2Stream => {
+                let client = owner::connection_of(pool).or_else(|| self.find(pool));
+                if let Some(client) = client.or_else(|| of_log(pool)) {
+                    traced.is_idle = client.pool as usize == pool && is_idle(client);
+                    traced.server = owner::configuration(client).and_then(owner::name_of).map(cut);
+                    traced.listener = listening(client).map(address);
+                }
+            }
+            Kind::Cycle | Kind::Conf => {}
+            Kind::Upstream | Kind::Lua | Kind::Other => {
+                if let Some(peer) = self.find(pool) {
+                    traced.is_idle = is_idle(peer);
+                    if kind == Kind::Upstream {
+                        of_upstream(peer, &mut traced, &mut name);
+                    }
+                }
+            }
+        }
+        take(&traced);
+    }
+
+    fn owner(&self, pool: usize, kind: Kind, request_line: bool) -> Owner {
+        owner::of(pool, kind, request_line)
+    }
+}
+
+/// An entry of nginx's table of connections.
+fn connection(index: usize) -> Option<&'static ngx_connection_t> {
+    // SAFETY: a table of as many entries, which lasts as long as the process (N2).
+    unsafe {
+        let cycle = &*ngx_cycle;
+        (index < cycle.connection_n).then(|| &*cycle.connections.add(index))
+    }
+}
+
+/// nginx may close the connection when it needs one: it waits for a request, or for a use.
+fn is_idle(connection: &ngx_connection_t) -> bool {
+    connection.idle() != 0 || connection.reusable() != 0
+}
+
+/// The listening socket of a connection, if it is one of the cycle's.
+fn listening(connection: &ngx_connection_t) -> Option<&'static ngx_listening_t> {
+    // SAFETY: the cycle's array of listening sockets (N2).
+    let (first, count) =
+        unsafe { ((*ngx_cycle).listening.elts as usize, (*ngx_cycle).listening.nelts) };
+    let offset = (connection.listening as usize).checked_sub(first)?;
+    let size = size_of::<ngx_listening_t>();
+    let is_one = offset % size == 0 && offset / size < count;
+    // SAFETY: an entry of that array (N2).
+    is_one.then(|| unsafe { &*connection.listening })
+}
+
+fn address(socket: &'static ngx_listening_t) -> &'static [u8] {
+    cut(owner::bytes(socket.addr_text))
+}
+
+fn cut(name: &[u8]) -> &[u8] {
+    name.get(..NAME).unwrap_or(name)
+}
+
+/// The connection whose log a pool has that lies elsewhere: a further pool of that connection.
+fn of_log(pool: usize) -> Option<&'static ngx_connection_t> {
+    // SAFETY: the pool is live (O1).
+    let log = unsafe { pool::header(pool) }.log;
+    let mut data = [0; 8];
+    Own.read(log.checked_add(offset_of!(ngx_log_t, data))?, &mut data).ok()?;
+    let context = word(&data, 0);
+    let at = context.checked_add(offset_of!(ngx_http_log_ctx_t, connection))?;
+    Own.read(at, &mut data).ok()?;
+    owner::entry(word(&data, 0)).filter(|found| found.log as usize == log)
+}
+
+fn of_request<'a>(
+    request: &'static ngx_http_request_t,
+    traced: &mut Traced<'a>,
+    name: &'a mut [u8; NAME_AND_PORT],
+) {
+    traced.server = owner::name_of(request.srv_conf).map(cut);
+    // SAFETY: a request ends before its connection does (N3).
+    traced.listener = unsafe { request.connection.as_ref() }.and_then(listening).map(address);
+    // SAFETY: null, or in the pool of the request (T2).
+    let upstream = unsafe { request.upstream.as_ref() };
+    let known = upstream.and_then(|upstream| upstreams().find(|one| *one == upstream.upstream));
+    // SAFETY: one of the array (T3).
+    traced.upstream = known.and_then(|known| unsafe { known.as_ref() }).map(|u| label(u, name));
+}
+
+/// Of a connection to an upstream.
+fn of_upstream<'a>(
+    peer: &'static ngx_connection_t,
+    traced: &mut Traced<'a>,
+    name: &'a mut [u8; NAME_AND_PORT],
+) {
+    if peer.idle() != 0 {
+        traced.upstream = kept_for(peer).map(|upstream| label(upstream, name));
+        return;
+    }
+    let request = peer.data.cast::<ngx_http_request_t>();
+    // SAFETY: what is not null begins with a word (O3).
+    if request.is_null() || unsafe { request.cast::<u32>().read() } != NGX_HTTP_MODULE {
+        return;
+    }
+    // SAFETY: a request by its signature (T1).
+    let request = unsafe { &*request };
+    // SAFETY: null, or in the pool of the request (T2).
+    let upstream = unsafe { request.upstream.as_ref() };
+    if upstream.is_some_and(|upstream| std::ptr::eq(upstream.peer.connection, peer)) {
+        of_request(request, traced, name);
+    }
+}
+
+/// The upstream that keeps an idle connection: nginx's own module has its configuration of that
+/// upstream first in what it remembers of the connection.
+fn kept_for(peer: &ngx_connection_t) -> Option<&'static ngx_http_upstream_srv_conf_t> {
+    static MODULE: OnceLock<Option<usize>> = OnceLock::new();
+    let module = *MODULE.get_or_init(|| symbol::address(c"ngx_http_upstream_keepalive_module"));
+    // SAFETY: a module of the executable, which nginx has numbered (N2).
+    let index = unsafe { (*(module? as *const ngx_module_t)).ctx_index };
+    let mut data = [0; 8];
+    Own.read(peer.data as usize, &mut data).ok()?;
+    let conf = word(&data, 0) as *mut c_void;
+    let is_of = |upstream: &&ngx_http_upstream_srv_conf_t| {
+        // SAFETY: null, or an array with a place for each module of HTTP (N4).
+        !upstream.srv_conf.is_null() && unsafe { upstream.srv_conf.add(index).read() } == conf
+    };
+    // SAFETY: one of the array (T3).
+    upstreams().filter_map(|upstream| unsafe { upstream.as_ref() }).find(is_of)
+}
+
+/// The upstreams of the cycle.
+fn upstreams() -> impl Iterator<Item = *mut ngx_http_upstream_srv_conf_t> {
+    let (first, count) = all_upstreams().unwrap_or((std::ptr::null_mut(), 0));
+    // SAFETY: as many pointers (T3).
+    (0..count).map(move |index| unsafe { first.add(index).read() })
+}
+
+fn all_upstreams() -> Option<(*mut *mut ngx_http_upstream_srv_conf_t, usize)> {
+    // SAFETY: nginx has made a place for each core module, null without such a block; HTTP's leads to
+    // an array with a place for each of its modules (N2).
+    let main = unsafe {
+        let index = (*std::ptr::addr_of!(ngx_http_module)).index;
+        let context = (*ngx_cycle).conf_ctx.add(index).read().cast::<ngx_http_conf_ctx_t>();
+        let index = (*std::ptr::addr_of!(ngx_http_upstream_module)).ctx_index;
+        let main = context.as_ref()?.main_conf.add(index).read();
+        main.cast::<ngx_http_upstream_main_conf_t>().as_ref()?
+    };
+    Some((main.upstreams.elts.cast(), main.upstreams.nelts))
+}
+
+/// The name of an upstream block, or the host and port of one without.
+fn label<'a>(
+    upstream: &'static ngx_http_upstream_srv_conf_t,
+    name: &'a mut [u8; NAME_AND_PORT],
+) -> &'a [u8] {
+    let host = cut(owner::bytes(upstream.host));
+    if upstream.port == 0 {
+        return host;
+    }
+    let mut rest: &mut [u8] = name;
+    let _ = rest.write_all(host);
+    let _ = write!(rest, ":{}", upstream.port);
+    let left = rest.len();
+    name.get(..NAME_AND_PORT - left).unwrap_or_default()
+}

@@ -1,0 +1,182 @@
+//! Pools summed up by server, upstream and listening socket, while they are read.
+#![forbid(unsafe_code)]
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::BuildHasherDefault;
+
+use crate::abi::pool::Held;
+use crate::report::pools::shares::{Share, Shares, Sum, SHARED};
+use crate::report::pools::Kind;
+
+/// Names that are summed up apart; pools of further ones go to `other`.
+const NAMES: usize = 2048;
+
+/// Whom a pool in the lists belongs to, as far as that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// See [`LivePool::server_name`](crate::report::pools::LivePool::server_name).
+    pub server_name: Option<String>,
+    /// See [`LivePool::request`](crate::report::pools::LivePool::request).
+    pub request: Option<String>,
+}
+
+/// The names that a pool is summed up by, as far as they are known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traced<'a> {
+    /// The first name of the server, empty when it has none.
+    pub server: Option<&'a [u8]>,
+    /// The upstream.
+    pub upstream: Option<&'a [u8]>,
+    /// The listening socket's address.
+    pub listener: Option<&'a [u8]>,
+    /// It is the pool of a connection that waits for a request or a use.
+    pub is_idle: bool,
+}
+
+/// What nginx knows of pools. It is asked about live pools only, and asks for none itself.
+pub trait Tracer: Debug {
+    /// Prepares, some connections at a time; whether that is done.
+    fn prepare(&mut self, connections: usize) -> bool;
+
+    /// Hands what is known of a pool to `take`, once.
+    fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced));
+
+    /// The owner of a pool; the request line only if it is wanted.
+    fn owner(&self, pool: usize, kind: Kind, request_line: bool) -> Owner;
+}
+
+/// The sums of a walk.
+#[derive(Debug, Default)]
+pub struct Whose {
+    server: Names,
+    upstream: Names,
+    listener: Names,
+    /// See [`Pools::idle`](crate::report::pools::Pools::idle).
+    pub idle: Sum,
+}
+
+impl Whose {
+    /// Counts a pool; whether it is that of an idle connection.
+    pub fn count(&mut self, pool: usize, kind: Kind, held: &Held, tracer: &dyn Tracer) -> bool {
+        let sum = Sum { live: 1, bytes: held.bytes, large_bytes: held.large_bytes };
+        let mut is_idle = false;
+        tracer.trace(pool, kind, &mut |traced| {
+            is_idle = traced.is_idle;
+            if SHARED.contains(&kind) {
+                self.server.add(traced.server, &sum);
+                self.upstream.add(traced.upstream, &sum);
+                self.listener.add(traced.listener, &sum);
+            }
+        });
+        if is_idle {
+            self.idle.add(&sum);
+        }
+        is_idle
+    }
+
+    /// The shares by server, upstream and listening socket.
+    pub fn finish(self) -> [Shares; 3] {
+        [self.server.finish(), self.upstream.finish(), self.listener.finish()]
+    }
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    sums: HashMap<Box<[u8]>, Sum, BuildHasherDefault<DefaultHasher>>,
+    other: Sum,
+    none: Sum,
+}
+
+impl Names {
+    fn add(&mut self, name: Option<&[u8]>, sum: &Sum) {
+        let Some(name) = name else { return self.none.add(sum) };
+        if let Some(known) = self.sums.get_mut(name) {
+            known.add(sum);
+        } else if self.sums.len() < NAMES && self.sums.try_reserve(1).is_ok() {
+            self.sums.insert(name.into(), *sum);
+        } else {
+            self.other.add(sum);
+        }
+    }
+
+    fn finish(self) -> Shares {
+        let mut all: Vec<_> = self.sums.into_iter().collect();
+        let mut other = self.other;
+        // Those that are not listed need no text.
+        let last = crate::report::pools::shares::LISTED;
+        if all.len() > last {
+            let rank = |(_, sum): &(Box<[u8]>, Sum)| std::cmp::Reverse((sum.size(), sum.live));
+            all.select_nth_unstable_by(last, |a, b| rank(a).cmp(&rank(b)).then(a.0.cmp(&b.0)));
+            all.drain(last..).for_each(|(_, sum)| other.add(&sum));
+        }
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        Shares::new(all.iter().map(|(name, sum)| Share::new(text(name), *sum)), other, self.none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Knows everything by a pool's address: name `address % 100`, idle below 50.
+    #[derive(Debug)]
+    struct ByAddress;
+
+    impl Tracer for ByAddress {
+        fn prepare(&mut self, _connections: usize) -> bool {
+            true
+        }
+
+        fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced)) {
+            let name = (pool % 100).to_string();
+            let name = Some(name.as_bytes());
+            let upstream = name.filter(|_| kind == Kind::Upstream);
+            take(&Traced { server: name, upstream, listener: None, is_idle: pool < 50 });
+        }
+
+        fn owner(&self, _pool: usize, _kind: Kind, _request_line: bool) -> Owner {
+            Owner::default()
+        }
+    }
+
+    fn held(bytes: u64) -> Held {
+        Held { bytes, unused: 1, large_bytes: 2 * bytes, large_count: 3 }
+    }
+
+    #[test]
+    fn sums_have_all_pools_of_the_kinds() {
+        let mut whose = Whose::default();
+        let mut all = Sum::default();
+        for pool in 0..1000 {
+            let kind = Kind::ALL[pool % Kind::ALL.len()];
+            let bytes = pool as u64;
+            assert_eq!(whose.count(pool, kind, &held(bytes), &ByAddress), pool < 50);
+            if SHARED.contains(&kind) {
+                all.add(&Sum { live: 1, bytes, large_bytes: 2 * bytes });
+            }
+        }
+        assert_eq!(whose.idle.live, 50);
+        let [server, upstream, listener] = whose.finish();
+        assert_eq!((server.total(), upstream.total(), listener.total()), (all, all, all));
+        assert_eq!((server.none.live, listener.none), (0, all));
+        assert_eq!((server.largest.len(), listener.largest.len()), (10, 0));
+        assert_eq!(upstream.none.live, all.live / 4 * 3);
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let mut names = Names::default();
+        let one = Sum { live: 1, bytes: 10, large_bytes: 0 };
+        for n in 0..NAMES + 5 {
+            names.add(Some(n.to_string().as_bytes()), &one);
+        }
+        names.add(Some(b"0"), &one);
+        names.add(Some(b"\xff"), &one);
+        assert_eq!(names.sums.len(), NAMES);
+        let shares = names.finish();
+        assert_eq!(shares.largest[0].name, "0");
+        assert_eq!(shares.total().live as usize, NAMES + 7);
+    }
+}

@@ -1,0 +1,182 @@
+//! The pools of clients and upstreams, shared out by server, upstream or listening socket.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Pools};
+
+/// Names that are listed; further ones are [`Shares::other`].
+pub const LISTED: usize = 10;
+
+/// What several pools hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sum {
+    /// Pools that were live when they were read.
+    pub live: u64,
+    /// See [`Pools::bytes`].
+    pub bytes: u64,
+    /// See [`Pools::large_bytes`].
+    pub large_bytes: u64,
+}
+
+impl Sum {
+    /// Blocks and large allocations.
+    pub fn size(&self) -> u64 {
+        self.bytes.saturating_add(self.large_bytes)
+    }
+
+    /// Adds another sum.
+    pub fn add(&mut self, other: &Sum) {
+        self.live = self.live.saturating_add(other.live);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.large_bytes = self.large_bytes.saturating_add(other.large_bytes);
+    }
+}
+
+/// What the pools of one server, upstream or listening socket hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The first name of the server, empty when it has none; the upstream; the address.
+    pub name: String,
+    /// See [`Sum::live`].
+    pub live: u64,
+    /// See [`Pools::bytes`].
+    pub bytes: u64,
+    /// See [`Pools::large_bytes`].
+    pub large_bytes: u64,
+}
+
+impl Share {
+    /// What the pools of this name hold.
+    pub fn new(name: String, sum: Sum) -> Self {
+        Share { name, live: sum.live, bytes: sum.bytes, large_bytes: sum.large_bytes }
+    }
+
+    /// Without the name.
+    pub fn sum(&self) -> Sum {
+        Sum { live: self.live, bytes: self.bytes, large_bytes: self.large_bytes }
+    }
+}
+
+/// The pools of the kinds in [`SHARED`], each counted once: all sums together are what these hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The ten names that hold most, that one first.
+    pub largest: Vec<Share>,
+    /// Pools of further names.
+    pub other: Sum,
+    /// Pools without such a name, or whose name is not known.
+    pub none: Sum,
+}
+
+/// The kinds of pools that are shared out.
+pub const SHARED: [Kind; 4] = [Kind::Connection, Kind::Request, Kind::Http2Stream, Kind::Upstream];
+
+impl Shares {
+    /// From all names, in any order, and what no name has.
+    pub fn new(names: impl IntoIterator<Item = Share>, other: Sum, none: Sum) -> Self {
+        let mut shares = Shares { largest: names.into_iter().collect(), other, none };
+        shares.largest.sort_by(|a, b| {
+            let rank = |share: &Share| Reverse((share.sum().size(), share.live));
+            rank(a).cmp(&rank(b)).then_with(|| a.name.cmp(&b.name))
+        });
+        let rest = shares.largest.split_off(shares.largest.len().min(LISTED));
+        rest.iter().for_each(|share| shares.other.add(&share.sum()));
+        shares
+    }
+
+    /// The same over several processes.
+    pub fn sum<'a>(all: impl IntoIterator<Item = &'a Shares>) -> Self {
+        let (mut names, mut other, mut none) =
+            (Vec::<Share>::new(), Sum::default(), Sum::default());
+        for shares in all {
+            other.add(&shares.other);
+            none.add(&shares.none);
+            for share in &shares.largest {
+                match names.iter_mut().find(|known| known.name == share.name) {
+                    Some(known) => {
+                        let mut sum = known.sum();
+                        sum.add(&share.sum());
+                        *known = Share::new(std::mem::take(&mut known.name), sum);
+                    }
+                    None => names.push(share.clone()),
+                }
+            }
+        }
+        Shares::new(names, other, none)
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> Sum {
+        let mut total = self.none;
+        total.add(&self.other);
+        self.largest.iter().for_each(|share| total.add(&share.sum()));
+        total
+    }
+}
+
+/// One of the three ways to share pools out.
+pub type Way = (&'static str, fn(&Pools) -> Option<&Shares>);
+
+/// By what pools are shared out, and where that is.
+pub const WAYS: [Way; 3] = [
+    ("server", |pools| pools.by_server.as_ref()),
+    ("upstream", |pools| pools.by_upstream.as_ref()),
+    ("listener", |pools| pools.by_listener.as_ref()),
+];
+
+/// The sum over the processes that have shares; `None` when none has.
+pub fn over(pools: &[&Pools], way: Way) -> Option<Shares> {
+    let known: Vec<&Shares> = pools.iter().filter_map(|pools| way.1(pools)).collect();
+    (!known.is_empty()).then(|| Shares::sum(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(name: &str, live: u64, bytes: u64, large_bytes: u64) -> Share {
+        Share::new(name.to_owned(), Sum { live, bytes, large_bytes })
+    }
+
+    fn numbered(count: u64) -> Vec<Share> {
+        (0..count).map(|n| share(&format!("s{n:02}"), 1, 100 + n, n)).collect()
+    }
+
+    #[test]
+    fn ten_largest_and_the_rest() {
+        let none = Sum { live: 3, bytes: 30, large_bytes: 300 };
+        for count in [0, 1, 9, 10, 11, 40] {
+            let shares = Shares::new(numbered(count), Sum::default(), none);
+            assert_eq!(shares.largest.len() as u64, count.min(10));
+            assert!(shares.largest.is_sorted_by_key(|share| Reverse(share.sum().size())));
+            assert_eq!(shares.other.live, count.saturating_sub(10));
+            let mut total = none;
+            numbered(count).iter().for_each(|share| total.add(&share.sum()));
+            assert_eq!(shares.total(), total, "{count}");
+        }
+    }
+
+    #[test]
+    fn equals_are_in_order_of_their_names() {
+        let names = [share("b", 1, 5, 5), share("a", 1, 10, 0), share("c", 2, 10, 0)];
+        let shares = Shares::new(names, Sum::default(), Sum::default());
+        let names: Vec<_> = shares.largest.iter().map(|share| share.name.as_str()).collect();
+        assert_eq!(names, ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn over_processes() {
+        let none = Sum { live: 1, bytes: 1, large_bytes: 1 };
+        let one = Shares::new([share("a", 1, 10, 1), share("b", 2, 20, 2)], none, none);
+        let two = Shares::new([share("b", 3, 30, 3), share("", 1, 5, 0)], Sum::default(), none);
+        let sum = Shares::sum([&one, &two]);
+        assert_eq!(sum.largest, [share("b", 5, 50, 5), share("a", 1, 10, 1), share("", 1, 5, 0)]);
+        assert_eq!(sum.none, Sum { live: 2, bytes: 2, large_bytes: 2 });
+        let mut total = one.total();
+        total.add(&two.total());
+        assert_eq!(sum.total(), total);
+    }
+}

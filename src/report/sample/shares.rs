@@ -1,0 +1,40 @@
+//! Pools shared out by server, upstream and listening socket.
+
+use super::{Random, K};
+use crate::report::pools::shares::{Share, Shares, Sum};
+use crate::report::pools::Pools;
+
+pub(super) fn sum(random: &mut Random) -> Sum {
+    Sum { live: random.figure(), bytes: random.figure(), large_bytes: random.figure() }
+}
+
+pub(super) fn shares(random: &mut Random) -> Shares {
+    let names = random.many(|r| Share::new(r.text(), sum(r)));
+    Shares { largest: names, other: sum(random), none: sum(random) }
+}
+
+/// The shares of the pools of a small server.
+pub(super) fn shared_out() -> Pools {
+    let sum = |live, kib: u64, large: u64| Sum { live, bytes: kib * K, large_bytes: large * K };
+    let share = |name: &str, sum| Share::new(name.to_owned(), sum);
+    let none = Sum::default();
+    Pools {
+        idle: sum(14, 18, 0),
+        by_server: Some(Shares {
+            largest: vec![share("example.org", sum(41, 140, 30)), share("", sum(9, 20, 2))],
+            other: none,
+            none,
+        }),
+        by_upstream: Some(Shares {
+            largest: vec![share("backend", sum(30, 120, 24))],
+            other: none,
+            none: sum(20, 40, 8),
+        }),
+        by_listener: Some(Shares {
+            largest: vec![share("0.0.0.0:443", sum(50, 160, 32))],
+            other: none,
+            none,
+        }),
+        ..Pools::default()
+    }
+}
