@@ -2,6 +2,7 @@
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
+use Time::HiRes;
 
 use constant MB => 1048576;
 
@@ -306,3 +307,74 @@ my $after = $t->fresh;
 my $rise = sub { process_of($after, $_[0])->{allocator}{in_use} - process_of($before, $_[0])->{allocator}{in_use} };
 near $rise->($taker), 10 * MB, MB / 2, 'the one that takes';
 near $rise->($other), 0, MB / 2, 'the other';
+
+=== TEST 10: 200,000 free chunks, on a worker that allocates and frees
+--- http_config with_lua
+--- config common
+location /churn {
+    content_by_lua_block {
+        local C, held = require("ffi").C, {}
+        for i = 1, 300 do
+            held[i] = C.malloc(math.random(24, 9000))
+            if math.random() < 0.5 then C.free(table.remove(held, math.random(#held))) held[i] = C.malloc(40) end
+        end
+        for i = 1, #held do C.free(held[i]) end
+        ngx.print("ok")
+    }
+}
+location /hold {
+    content_by_lua_block {
+        local C = require("ffi").C
+        held = held or {}
+        for i = 1, 400 do held[#held + 1] = C.memset(C.malloc(50000), 1, 50000) end
+        ngx.print("ok")
+    }
+}
+--- perl
+lua($t, 'take(400000,1100)');
+lua($t, 'drop(0,2)');
+my ($worker) = $t->workers;
+my $churn = $t->connect;
+
+# What is said of the allocator while the worker allocates and frees; all of it must belong together.
+my $ask = sub {
+    $churn->send(GET => '/churn') for 1 .. 30;
+    my $process = process_of($t->fresh, $worker);
+    $churn->receive for 1 .. 30;
+    my $said = $process->{allocator};
+    $said->{age} = $said->{measured_ms_ago} + $process->{age_ms};
+    cmp_ok $said->{age}, '<', 5000, 'the figures are not old';
+    is $said->{in_use} + $said->{free}, $said->{reserved}, 'they add up';
+    return $said;
+};
+
+# Figures that were measured after now.
+my $renewed = sub {
+    my $begun = Time::HiRes::time();
+    for (1 .. 100) {
+        my $said = $ask->();
+        return $said if $said->{age} < (Time::HiRes::time() - $begun) * 1000 - 50;
+    }
+    fail 'the figures are renewed';
+    return $ask->();
+};
+
+my $before = $renewed->();
+cmp_ok $before->{free}, '>', 200_000 * 1100, 'free chunks are counted';
+cmp_ok $before->{measured_over_ms}, '>', 0, 'not in one go';
+for my $round (1 .. 3) {
+    is $t->get('/hold')->{body}, 'ok', "round $round: 20 MB are taken";
+    my $after = $renewed->();
+    near $after->{in_use} - $before->{in_use}, 400 * 50016, MB, "round $round: in_use rises by that";
+    near $after->{free}, $before->{free}, MB, "round $round: free does not";
+    $before = $after;
+}
+my %own = split ' ', lua($t, 'mallinfo()');
+near $before->{$_}, $own{$_}, MB, "mallinfo2: $_" for qw(in_use free reserved);
+
+# Metrics have the same figures, and their age.
+my $metrics = $t->get('/memstat?format=prometheus')->{body};
+my %metric  = map { $_ => $metrics =~ /^nginx_memstat_allocator_$_\{[^}]*\} (\S+)/m }
+    qw(in_use_bytes free_bytes reserved_bytes figures_age_seconds);
+is $metric{in_use_bytes} + $metric{free_bytes}, $metric{reserved_bytes}, 'metrics add up';
+cmp_ok $metric{figures_age_seconds}, '<', 5, 'and tell their age';

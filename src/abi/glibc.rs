@@ -39,6 +39,7 @@ pub const ALIGNMENT: usize = 16;
 pub const MIN_CHUNK: usize = 32;
 /// Flags in a chunk's size: previous in use, mapped on its own, of another arena.
 const SIZE_FLAGS: usize = 7;
+const PREVIOUS_IN_USE: usize = 1;
 const MMAPPED: usize = 2;
 
 /// How one version of glibc lays out `struct malloc_state`.
@@ -142,6 +143,43 @@ impl Arena {
     /// Bytes that the arena has from the system.
     pub fn system_mem(&self) -> usize {
         self.word(SYSTEM_MEM_AT)
+    }
+}
+
+/// What is in front of a chunk's contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    previous: usize,
+    word: usize,
+}
+
+impl Header {
+    /// Its bytes.
+    pub const SIZE: usize = 16;
+
+    /// The header in these bytes.
+    pub fn of(bytes: &[u8]) -> Header {
+        Header { previous: word(bytes, 0), word: word(bytes, 8) }
+    }
+
+    /// The size of the chunk.
+    pub fn size(self) -> usize {
+        self.word & !SIZE_FLAGS
+    }
+
+    /// The size of the chunk in front of it, if that is free.
+    pub fn previous_size(self) -> usize {
+        self.previous
+    }
+
+    /// Whether the chunk in front of it is in use, or in a fast bin or a thread's cache.
+    pub fn previous_in_use(self) -> bool {
+        self.word & PREVIOUS_IN_USE != 0
+    }
+
+    /// Whether the chunk has a mapping of its own.
+    pub fn mapped(self) -> bool {
+        self.word & MMAPPED != 0
     }
 }
 

@@ -46,7 +46,7 @@ impl Gather {
             let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
             oldest = oldest.max(Some(young));
         }
-        let Some(oldest) = oldest else { return false };
+        let Some(oldest) = oldest else { return self.count_on(budget) };
         let own_is_old =
             local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest);
         // First zones: to read one touches pages, which the snapshot then counts.
@@ -59,7 +59,18 @@ impl Gather {
             let zones_are_old = !local.waiters.is_empty() && local.zones.read_ms() < oldest;
             local.job.is_some() || zones_are_old
         };
-        self.local.as_ref().is_some_and(is_under_way)
+        let more = self.local.as_ref().is_some_and(is_under_way);
+        self.count_on(budget) || more
+    }
+
+    /// Goes on with a count of the allocator's that no snapshot has waited for; whether there is more.
+    fn count_on(&mut self, budget: &Budget) -> bool {
+        let is_waited_for = self.local.as_ref().is_none_or(|local| local.job.is_some());
+        let heap = &mut self.probes.heap;
+        if is_waited_for || !heap.is_counting() {
+            return false;
+        }
+        budget.spent() || heap.count(budget) == Progress::More
     }
 
     /// A slice of this process's own snapshot; publishes it when it is done.

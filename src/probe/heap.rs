@@ -67,6 +67,20 @@ impl HeapProbe {
         HeapProbe { kind: detect(), forced: false }
     }
 
+    /// Counts what the allocator has free, where its figures are old enough; to be done before a
+    /// measurement, which takes the last figures.
+    pub fn count(&mut self, budget: &Budget) -> Progress {
+        match &mut self.kind {
+            Kind::Glibc(glibc) => glibc.count(budget),
+            _ => Progress::Done,
+        }
+    }
+
+    /// Whether there is a count to go on with.
+    pub fn is_counting(&self) -> bool {
+        matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_counting())
+    }
+
     /// Starts a measurement. `claimed` is what belongs to something else, sorted.
     pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
         match &mut self.kind {
@@ -127,6 +141,7 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
             pools: None,
             arenas: None,
             measured_ms_ago: None,
+            measured_over_ms: None,
         },
         category,
         ranges: Vec::new(),

@@ -35,6 +35,10 @@ use crate::sys::{memory, ranges, status};
 
 pub use identity::{Identity, Probes};
 
+/// How long a snapshot waits for the allocator's count, which goes on without it then: the rest must
+/// be there before `memstat_timeout` is over.
+const PATIENCE: Duration = Duration::from_millis(150);
+
 /// A measurement that is done.
 #[derive(Debug, Clone)]
 pub struct Taken {
@@ -62,6 +66,8 @@ pub struct Snapshot {
 
 #[derive(Debug)]
 enum Stage {
+    /// The allocator counts what it has free, since then.
+    Allocator(Option<Instant>),
     Maps(Option<MapsReader>),
     Heap,
     /// Looking for machine code of LuaJIT.
@@ -78,7 +84,7 @@ impl Snapshot {
     /// Begins a measurement.
     pub fn begin() -> Self {
         Snapshot {
-            stage: Stage::Maps(None),
+            stage: Stage::Allocator(None),
             maps: Vec::new(),
             layout: Layout::default(),
             heap: None,
@@ -123,6 +129,14 @@ impl Snapshot {
         budget: &Budget,
     ) -> io::Result<Progress> {
         match &mut self.stage {
+            Stage::Allocator(since) => {
+                let waited = since.get_or_insert_with(Instant::now).elapsed();
+                if probes.heap.count(budget) == Progress::More && waited < PATIENCE {
+                    return Ok(Progress::More);
+                }
+                self.stage = Stage::Maps(None);
+                Ok(Progress::Done)
+            }
             Stage::Maps(slot) => {
                 let mut reader = match slot.take() {
                     Some(reader) => reader,

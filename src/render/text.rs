@@ -147,16 +147,26 @@ fn systems(head: &str, processes: &[&Process]) -> Table {
     table
 }
 
+/// An allocator's figures of longer ago are not new.
+const OLD_MS: u64 = 5000;
+
 fn is_old(process: &Process) -> bool {
     process.state == State::Unresponsive || process.age_ms >= 1000
 }
 
+/// Whose figures, how old, of a process whose figures are not new.
+fn age(process: &Process) -> Option<(&'static str, u64)> {
+    if is_old(process) {
+        return Some(("Figures", process.age_ms));
+    }
+    process.allocator_age_ms().filter(|ms| *ms >= OLD_MS).map(|ms| ("Allocator's figures", ms))
+}
+
 /// The ages of figures that are not new.
 fn ages<'a>(out: &mut String, processes: impl Iterator<Item = &'a Process>) {
-    for process in processes.filter(|p| is_old(p)) {
-        let age = millis(process.age_ms);
-        let line = format!("Figures of {} pid {} are {age} old", label(process), process.pid);
-        paragraph(out, "", &line);
+    for (process, (what, ms)) in processes.filter_map(|p| Some((p, age(p)?))) {
+        let (who, pid, age) = (label(process), process.pid, millis(ms));
+        paragraph(out, "", &format!("{what} of {who} pid {pid} are {age} old"));
     }
 }
 
@@ -199,7 +209,7 @@ fn allocators(out: &mut String, processes: &[Process]) {
     sizes("mmapped", allocators.iter().map(|a| a.mmapped).collect());
     let arenas = allocators.iter().map(|a| known(a.arenas, count)).collect();
     table.column(Align::Right, &["arenas"], arenas);
-    let ages = allocators.iter().map(|a| known(a.measured_ms_ago, millis)).collect();
+    let ages = processes.iter().map(|p| known(p.allocator_age_ms(), millis)).collect();
     table.column(Align::Right, &["measured", "ago"], ages);
     section(out, "Allocator");
     table.print(out);

@@ -152,6 +152,13 @@ pub struct Process {
     pub notes: Vec<String>,
 }
 
+impl Process {
+    /// How old the allocator's figures are in the reply, in milliseconds.
+    pub fn allocator_age_ms(&self) -> Option<u64> {
+        self.allocator.as_ref()?.measured_ms_ago.map(|ms| ms.saturating_add(self.age_ms))
+    }
+}
+
 /// What a process hands to the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Published {
@@ -303,6 +310,9 @@ pub struct Allocator {
     pub arenas: Option<u64>,
     /// The age of these figures when the snapshot was taken, in milliseconds.
     pub measured_ms_ago: Option<u64>,
+    /// How long the count took, in milliseconds: what the program allocated or freed meanwhile may be
+    /// counted either way. 0 for figures of one moment.
+    pub measured_over_ms: Option<u64>,
 }
 
 /// Code of the executable and its libraries.

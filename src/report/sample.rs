@@ -115,6 +115,7 @@ impl Random {
                 pools: r.maybe_figure(),
                 arenas: r.maybe_figure(),
                 measured_ms_ago: r.maybe_figure(),
+                measured_over_ms: r.maybe_figure(),
             }),
             pools: self.maybe(Self::pools),
             zones: self.maybe(|r| {
@@ -356,6 +357,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             pools: Some(900 * K + more),
             arenas: Some(2),
             measured_ms_ago: Some(12),
+            measured_over_ms: Some(0),
         }),
         pools: Some(pools()),
         zones: Some(zones::uses()),

@@ -21,6 +21,10 @@ pub type Record = [u8; RECORD];
 
 /// Where bytes at an address come from.
 pub trait Memory {
+    /// Records that are on average so many bytes apart, or less, are read faster with all that is
+    /// between them.
+    const BULK: usize = 512;
+
     /// Fills `into` from address `at`, completely or not at all.
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()>;
 
@@ -61,6 +65,8 @@ impl Own {
 }
 
 impl Memory for Own {
+    const BULK: usize = 8192;
+
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
         let remote = [libc::iovec { iov_base: at as *mut libc::c_void, iov_len: into.len() }];
         if Own::vector(into, &remote)? == into.len() {

@@ -1,15 +1,17 @@
 //! glibc's malloc.
 //!
 //! `mallinfo2` walks every free chunk with the arenas locked: 181 ms for a million of them, which
-//! an event loop cannot give. So it is called once, at the start, while the heap is small, to
-//! check that the private structures of malloc are where and what they were taken for; from then
-//! on this probe reads them itself, a bounded number of chunks at a time.
+//! an event loop cannot give. So it is called once, at the start, to check that the private
+//! structures of malloc are where and what they were taken for; from then on this probe reads them
+//! itself, in steps: [`count`] what is free, the rest what malloc has and where.
 #![deny(unsafe_code)]
 
 mod arenas;
+mod count;
 mod elf;
 mod ffi;
 mod mapped;
+mod sweep;
 mod walk;
 
 mod calibrate;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
+use super::pace::cpu_time;
 use super::symbols::Object;
 use super::HeapReading;
 use crate::budget::{Budget, Progress};
@@ -29,31 +32,71 @@ use crate::sys::memory::Own;
 use crate::sys::pagemap::PageMap;
 use crate::sys::ranges::{normalize, subtract};
 use arenas::{Held, Reader, State};
-pub use ffi::version;
 #[cfg(test)]
-pub use ffi::{told, Told};
+pub use ffi::told;
+pub use ffi::version;
+pub use ffi::Told;
 
 use crate::abi::glibc::Mmapped;
+use count::{Count, Place};
 use ffi::Functions;
 use mapped::Finder;
-use walk::{Limit, Stop};
+use walk::Stop;
 
-/// The most that a walk over the free chunks may take: it cannot be resumed, because the lists
-/// change in between.
-const WALK_TIME: Duration = Duration::from_micros(500);
-/// A walk that takes no longer goes into a slice with other things.
-const SHORT: Duration = Duration::from_micros(100);
-/// The most chunks that a walk looks at.
-const WALK_CHUNKS: usize = 50_000;
+/// The most that reading malloc's lists of free chunks may take: it cannot be resumed, because the
+/// lists change in between.
+const LISTS_TIME: Duration = Duration::from_micros(500);
+/// The most that a count may take, over all its steps.
+const MOST_WORK: Duration = Duration::from_secs(2);
+/// A count is followed by a pause that is so many times as long as its steps took: it takes 5 % of
+/// the event loop at most.
+const PAUSE: u32 = 20;
+/// A count that takes no longer is taken for every snapshot.
+const CHEAP: Duration = Duration::from_millis(1);
+/// Figures of a longer ago are said to be old.
+const OLD: Duration = Duration::from_secs(5);
 
-/// Figures of one moment.
+/// Figures that belong together.
 #[derive(Debug, Clone, Copy)]
 struct Figures {
     free: usize,
     in_use: Option<usize>,
+    reserved: Option<usize>,
+    mmapped: Option<usize>,
     at: Instant,
+    /// How long the count took, where they are not of one moment.
+    over: Duration,
     /// The process they are of.
     pid: u32,
+}
+
+impl Figures {
+    fn of(told: &Told) -> Figures {
+        Figures {
+            free: told.fordblks,
+            in_use: told.uordblks.checked_add(told.hblkhd),
+            reserved: told.arena.checked_add(told.hblkhd),
+            mmapped: Some(told.hblkhd),
+            at: Instant::now(),
+            over: Duration::ZERO,
+            pid: std::process::id(),
+        }
+    }
+
+    /// What was counted just now, with the blocks that have a mapping of their own.
+    fn counted(count: &Count, mmapped: Option<Mmapped>) -> Figures {
+        let used = count.system.checked_sub(count.free);
+        let mmapped = mmapped.map(|mmapped| mmapped.bytes);
+        Figures {
+            free: count.free,
+            in_use: used.zip(mmapped).and_then(|(used, mmapped)| used.checked_add(mmapped)),
+            reserved: mmapped.and_then(|mmapped| count.system.checked_add(mmapped)),
+            mmapped,
+            at: Instant::now(),
+            over: if count.swept { count.begun.elapsed() } else { Duration::ZERO },
+            pid: std::process::id(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +114,22 @@ pub struct Glibc {
     state: Result<(State, Reader), &'static str>,
     /// Where the `brk` heap starts.
     heap_start: usize,
-    /// [`WALK_TIME`], but for tests.
-    pub(super) walk_time: Duration,
-    /// What the last walk took.
-    walked: Duration,
+    /// Whether the mappings of the heap had no hole when they were read last.
+    heap_is_whole: bool,
+    /// [`LISTS_TIME`], but for tests.
+    pub(super) lists_time: Duration,
+    /// [`PAUSE`], but for tests.
+    pub(super) pause: u32,
+    /// [`OLD`], but for tests.
+    pub(super) old: Duration,
+    /// The count under way, and the process that counts.
+    count: Option<(Count, u32)>,
+    /// What the last count took, and when it ended.
+    counted: Option<(Duration, Instant)>,
+    /// Why it gave no figures.
+    failed: Option<Stop>,
+    /// Whether the first arena had many free chunks.
+    many: bool,
     last: Option<Figures>,
     finder: Finder,
     stage: Stage,
@@ -102,24 +157,67 @@ impl Glibc {
     pub fn new(object: Object, version: String) -> Glibc {
         let functions = Functions::of(object);
         let calibration = calibrate::calibrate(object, &version, &functions);
-        let last = calibration.told.map(|told| Figures {
-            free: told.fordblks,
-            in_use: told.uordblks.checked_add(told.hblkhd),
-            at: Instant::now(),
-            pid: std::process::id(),
-        });
         Glibc {
             version,
             functions,
             state: calibration.state,
             heap_start: calibration.heap_start,
-            walk_time: WALK_TIME,
-            walked: Duration::ZERO,
-            last,
+            heap_is_whole: false,
+            lists_time: LISTS_TIME,
+            pause: PAUSE,
+            old: OLD,
+            count: None,
+            counted: None,
+            failed: None,
+            many: false,
+            last: calibration.told.as_ref().map(Figures::of),
             finder: Finder::default(),
             stage: Stage::Done,
             now: Now::default(),
         }
+    }
+
+    /// Whether a count is under way in this process.
+    pub fn is_counting(&self) -> bool {
+        self.count.as_ref().is_some_and(|(_, pid)| *pid == std::process::id())
+    }
+
+    /// Counts what is free, if the last figures call for that; goes on with a count under way.
+    pub fn count(&mut self, budget: &Budget) -> Progress {
+        let pid = std::process::id();
+        self.count.take_if(|(_, counts)| *counts != pid);
+        self.last.take_if(|last| last.pid != pid);
+        let pause = self.pause;
+        let rests = |(work, at): (Duration, Instant)| work > CHEAP && at.elapsed() < work * pause;
+        if self.count.is_none() && self.last.is_some() && self.counted.is_some_and(rests) {
+            return Progress::Done;
+        }
+        let Ok((state, reader)) = &mut self.state else { return Progress::Done };
+        let begin = || (Count::begin(state, self.many), pid);
+        let (count, _) = self.count.get_or_insert_with(begin);
+        let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
+        let place = Place { state, heap, lists: self.lists_time };
+        let begun = cpu_time();
+        let done = if self.functions.single_threaded() && self.heap_is_whole {
+            direct::step(count, reader, &place, budget)
+        } else {
+            count.step(reader, &Own, &place, budget)
+        };
+        count.work += cpu_time().saturating_sub(begun);
+        self.failed = match done {
+            Ok(Progress::More) if count.work < MOST_WORK => return Progress::More,
+            Ok(Progress::More) => Some(Stop::TooMany),
+            Err(stop) => Some(stop),
+            Ok(Progress::Done) => {
+                let mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
+                self.last = Some(Figures::counted(count, mmapped));
+                None
+            }
+        };
+        self.many = count.many;
+        self.counted = Some((count.work, Instant::now()));
+        self.count = None;
+        Progress::Done
     }
 
     /// Starts a measurement.
@@ -139,16 +237,14 @@ impl Glibc {
             claimed: normalize(claimed.to_vec()),
             ..Now::default()
         };
+        let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
+        self.heap_is_whole = readable(&self.now.heap, &heap);
         self.stage = Stage::Arenas;
     }
 
     /// Goes on with the measurement.
     pub fn step(&mut self, pages: &PageMap, budget: &Budget) -> Progress {
         if self.stage == Stage::Arenas {
-            if self.walked > SHORT && budget.used() > SHORT {
-                // A long walk has a slice of its own.
-                return Progress::More;
-            }
             self.arenas();
             self.stage = Stage::Mapped;
             if budget.spent() {
@@ -173,26 +269,7 @@ impl Glibc {
         match &mut self.state {
             Err(_) => {}
             Ok((state, reader)) => {
-                let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
-                let mut limit = Limit { visits: WALK_CHUNKS, budget: Budget::new(self.walk_time) };
                 now.mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
-                let begun = Instant::now();
-                let alone = self.functions.single_threaded() && readable(&now.heap, &heap);
-                let walked = if alone {
-                    direct::free(reader, state, heap, &mut limit)
-                } else {
-                    reader.free(&Own, state, &[heap], &mut limit)
-                };
-                self.walked = begun.elapsed();
-                match walked {
-                    Ok((free, held)) => {
-                        let used = held.system.checked_sub(free);
-                        let in_use = now.mmapped.and_then(|m| used?.checked_add(m.bytes));
-                        let (at, pid) = (Instant::now(), std::process::id());
-                        self.last = Some(Figures { free, in_use, at, pid });
-                    }
-                    Err(stop) => now.notes.push(why(stop)),
-                }
                 match reader.held(&Own, state, &mut regions) {
                     Ok(held) => {
                         now.held = Some(held);
@@ -235,20 +312,24 @@ impl Glibc {
             },
         }
         let last = self.last.filter(|last| last.pid == std::process::id());
-        let age = last.map(|last| last.at.elapsed().as_millis() as u64);
+        notes.extend(self.doubt(last.as_ref()));
+        let millis = |time: Duration| time.as_millis() as u64;
         let size = |size: usize| size as u64;
-        let reserved = now.held.zip(now.mmapped).and_then(|(h, m)| h.system.checked_add(m.bytes));
+        let reserved =
+            || now.held.zip(now.mmapped).and_then(|(h, m)| h.system.checked_add(m.bytes));
+        let mmapped = now.mmapped.map(|mmapped| mmapped.bytes);
         HeapReading {
             allocator: Allocator {
                 name: "glibc".to_owned(),
                 version: Some(self.version.clone()),
-                reserved: reserved.map(size),
+                reserved: last.map_or_else(reserved, |last| last.reserved).map(size),
                 in_use: last.and_then(|last| last.in_use).map(size),
                 free: last.map(|last| size(last.free)),
-                mmapped: now.mmapped.map(|m| size(m.bytes)),
+                mmapped: last.map_or(mmapped, |last| last.mmapped).map(size),
                 pools: None,
                 arenas: now.held.map(|held| size(held.arenas)),
-                measured_ms_ago: age.or(now.held.map(|_| 0)),
+                measured_ms_ago: last.map(|last| millis(last.at.elapsed())).or(now.held.map(|_| 0)),
+                measured_over_ms: last.map(|last| millis(last.over)),
             },
             category: Some(Category::GlibcHeap),
             ranges: normalize(ranges),
@@ -258,19 +339,40 @@ impl Glibc {
         }
     }
 
+    /// Why the figures are missing or old.
+    fn doubt(&self, last: Option<&Figures>) -> Option<String> {
+        let age = last.map(|last| last.at.elapsed());
+        if self.state.is_err() || age.is_some_and(|age| age < self.old) {
+            return None;
+        }
+        let which = match age {
+            Some(age) => format!("reserved, in_use, free and mmapped are {} s old", age.as_secs()),
+            None => "in_use and free are not known".to_owned(),
+        };
+        let why = match self.failed {
+            _ if self.is_counting() => "a new count is under way",
+            Some(Stop::TooMany) => "there are more chunks than can be counted",
+            Some(Stop::Broken) => "the heap changed while its free chunks were counted",
+            Some(Stop::Unreadable) => {
+                "the system does not allow process_vm_readv on the own process"
+            }
+            None => "they are counted again at the next request",
+        };
+        Some(format!("glibc: {which}: {why}"))
+    }
+
     /// Asks malloc itself, however long that takes: for an explicit query only.
     pub fn refresh_full(&mut self) {
         let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
         let mmapped = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
         let before = mmapped();
+        let begun = cpu_time();
         let told = self.functions.told().filter(|_| self.functions.wide());
         let Some(told) = told else { return };
-        self.last = Some(Figures {
-            free: told.fordblks,
-            in_use: told.uordblks.checked_add(told.hblkhd),
-            at: Instant::now(),
-            pid: std::process::id(),
-        });
+        self.last = Some(Figures::of(&told));
+        (self.count, self.failed) = (None, None);
+        let work = cpu_time().saturating_sub(begun);
+        self.counted = Some((work, Instant::now()));
         let says = Mmapped { count: told.hblks, bytes: told.hblkhd };
         if let (true, Ok((state, _))) = (before == mmapped(), &mut self.state) {
             // The counts were found by what was in them; here is a second opinion.
@@ -291,21 +393,6 @@ const SCATTERED: &str =
      of anon_other";
 const ARENAS_UNREADABLE: &str =
     "glibc: the arenas could not be read; what they hold outside the brk heap is part of anon_other";
-
-/// Says that a walk gave no figure, and why.
-fn why(stop: Stop) -> String {
-    let stale = "in_use and free are of an earlier moment or not known";
-    match stop {
-        Stop::TooMany => format!(
-            "glibc: {stale}: there are more free chunks than can be counted in {} us",
-            WALK_TIME.as_micros()
-        ),
-        Stop::Broken => format!("glibc: {stale}: the heap changed while its free chunks were read"),
-        Stop::Unreadable => {
-            format!("glibc: {stale}: the system does not allow process_vm_readv on the own process")
-        }
-    }
-}
 
 /// Makes what was found agree with the counts, or says what is missing.
 fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<String> {

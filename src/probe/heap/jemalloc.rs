@@ -14,7 +14,7 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 
-use super::pace::{self, Pace};
+use super::pace::Pace;
 use super::symbols::{self, Object};
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
@@ -124,9 +124,7 @@ impl Jemalloc {
         let mut pace = std::mem::take(&mut self.pace);
         let last = pace.ask(forced, || self.figures());
         let mut notes = Vec::new();
-        if pace.stale() {
-            notes.push(pace::note("jemalloc"));
-        }
+        notes.extend(pace.note("jemalloc"));
         self.pace = pace;
         match last {
             None => notes.push("jemalloc: it gives no statistics".to_owned()),
@@ -153,6 +151,7 @@ impl Jemalloc {
                 pools: None,
                 arenas: figures.and_then(|f| f.arenas).map(|arenas| arenas as u64),
                 measured_ms_ago: last.map(|(_, age)| age),
+                measured_over_ms: last.map(|_| 0),
             },
             category: Some(Category::Jemalloc),
             ranges: Vec::new(),

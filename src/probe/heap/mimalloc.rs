@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use procfs::process::MemoryMap;
 
-use super::pace::{self, Pace};
+use super::pace::Pace;
 use super::symbols::Object;
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
@@ -107,9 +107,7 @@ impl Mimalloc {
         let mut pace = std::mem::take(&mut self.pace);
         let last = pace.ask(forced, || self.committed());
         let mut notes = Vec::new();
-        if pace.stale() {
-            notes.push(pace::note("mimalloc"));
-        }
+        notes.extend(pace.note("mimalloc"));
         self.pace = pace;
         notes.push("mimalloc: it tells what it has committed, not what of it is in use".to_owned());
         if self.ranges.is_empty() {
@@ -130,6 +128,7 @@ impl Mimalloc {
                 pools: None,
                 arenas: None,
                 measured_ms_ago: last.map(|(_, age)| age),
+                measured_over_ms: last.map(|_| 0),
             },
             category: Some(Category::Mimalloc),
             ranges: std::mem::take(&mut self.ranges),

@@ -3,21 +3,33 @@
 
 use std::time::{Duration, Instant};
 
-/// What asking may cost on the event loop.
+use rustix::time::{clock_gettime, ClockId};
+
+/// What asking may cost on the event loop, each time.
 const MOST: Duration = Duration::from_millis(1);
-/// Dear answers in a row after which the allocator is asked no more: one may have been bad luck.
+/// Dear answers in a row after which the allocator is asked less often: one may have been bad luck.
 const DEAR: u32 = 2;
+/// A dear answer is followed by a pause that is so many times as long as it took.
+const PAUSE: u32 = 1000;
+/// An allocator that takes longer is asked no more: that is a stall.
+const STALL: Duration = Duration::from_millis(20);
+/// Figures of a longer ago are said to be old.
+const OLD: Duration = Duration::from_secs(5);
 
 /// The last answer, and whether another one is affordable.
 #[derive(Debug, Clone)]
 pub struct Pace<T> {
     last: Option<(T, Instant, u32)>,
     dear: u32,
+    /// What the last answer took.
+    took: Duration,
+    pause: u32,
+    old: Duration,
 }
 
 impl<T> Default for Pace<T> {
     fn default() -> Self {
-        Pace { last: None, dear: 0 }
+        Pace { last: None, dear: 0, took: Duration::ZERO, pause: PAUSE, old: OLD }
     }
 }
 
@@ -25,10 +37,11 @@ impl<T: Clone> Pace<T> {
     /// Asks if that is affordable or `forced`. Returns the last answer of this process and its age
     /// in milliseconds.
     pub fn ask(&mut self, forced: bool, ask: impl FnOnce() -> Option<T>) -> Option<(T, u64)> {
-        if forced || self.dear < DEAR {
-            let start = Instant::now();
+        if forced || self.is_affordable() {
+            let start = cpu_time();
             let answer = ask();
-            self.took(start.elapsed());
+            self.took = cpu_time().saturating_sub(start);
+            self.dear = if self.took > MOST { self.dear.saturating_add(1) } else { 0 };
             self.last = answer.map(|answer| (answer, Instant::now(), std::process::id()));
         }
         let (answer, at, pid) = self.last.as_ref()?;
@@ -36,44 +49,68 @@ impl<T: Clone> Pace<T> {
         mine.then(|| (answer.clone(), at.elapsed().as_millis() as u64))
     }
 
-    /// Whether the answers are old ones because new ones cost too much.
-    pub fn stale(&self) -> bool {
-        self.dear >= DEAR
+    fn is_affordable(&self) -> bool {
+        let rested = |(_, at, _): &(T, Instant, u32)| at.elapsed() >= self.took * self.pause;
+        self.dear < DEAR || self.took <= STALL && self.last.as_ref().is_none_or(rested)
     }
 
-    fn took(&mut self, time: Duration) {
-        self.dear = if time > MOST { self.dear.saturating_add(1) } else { 0 };
+    /// Whether the last answer is old because a new one costs too much: the sentence that says so.
+    pub fn note(&self, name: &str) -> Option<String> {
+        let age = self.last.as_ref()?.1.elapsed();
+        (self.dear >= DEAR && age >= self.old).then(|| {
+            format!(
+                "{name}: the figures are {} s old: asking for its statistics takes {:.1} ms",
+                age.as_secs(),
+                self.took.as_secs_f64() * 1e3
+            )
+        })
     }
 }
 
-/// The sentence for [`Pace::stale`].
-pub fn note(name: &str) -> String {
-    format!("{name}: asking for its statistics takes more than 1 ms, so they are not fresh")
+/// The time that this thread has been on a processor: how long something takes on a machine that is
+/// busy with other things too.
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn slow(answer: u32) -> impl FnOnce() -> Option<u32> {
+        move || {
+            let begun = cpu_time();
+            while cpu_time().saturating_sub(begun) < Duration::from_millis(2) {}
+            Some(answer)
+        }
+    }
+
     #[test]
-    fn asks_no_more_when_it_was_dear_twice() {
-        let mut pace = Pace::default();
-        let slow = |answer| {
-            move || {
-                std::thread::sleep(Duration::from_millis(2));
-                Some(answer)
-            }
-        };
+    fn asks_less_often_when_it_was_dear_twice() {
+        let mut pace = Pace { pause: u32::MAX, old: Duration::ZERO, ..Pace::default() };
         assert_eq!(pace.ask(false, slow(1)).unwrap().0, 1);
-        assert!(!pace.stale());
+        assert_eq!(pace.note("it"), None);
         assert_eq!(pace.ask(false, slow(2)).unwrap().0, 2);
-        assert!(pace.stale());
+        assert!(pace.note("it").unwrap().starts_with("it: the figures are 0 s old: "));
         let (answer, age) = pace.ask(false, || Some(3)).unwrap();
         assert_eq!(answer, 2);
         std::thread::sleep(Duration::from_millis(3));
         assert!(pace.ask(false, || Some(3)).unwrap().1 >= age + 3);
-        assert_eq!(pace.ask(true, || Some(4)), Some((4, 0)));
-        assert!(!pace.stale());
+        // It is asked again after the pause, and as before where that is cheap.
+        pace.pause = 1;
+        assert_eq!(pace.ask(false, || Some(4)), Some((4, 0)));
+        assert_eq!(pace.note("it"), None);
+        pace.pause = u32::MAX;
+        assert_eq!(pace.ask(false, || Some(5)), Some((5, 0)));
         assert_eq!(pace.ask(false, || None), None);
+    }
+
+    #[test]
+    fn asks_no_more_where_that_is_a_stall() {
+        let mut pace = Pace { pause: 0, dear: DEAR, took: STALL * 2, ..Pace::default() };
+        assert_eq!(pace.ask(false, || Some(1)), None);
+        assert_eq!(pace.ask(true, || Some(2)), Some((2, 0)));
+        assert_eq!(pace.ask(false, || Some(3)), Some((3, 0)));
     }
 }

@@ -13,7 +13,7 @@
 
 use std::ffi::{c_char, c_int, CStr};
 
-use super::pace::{self, Pace};
+use super::pace::Pace;
 use super::symbols::{self, Object};
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
@@ -61,9 +61,7 @@ impl Tcmalloc {
         let mut pace = std::mem::take(&mut self.pace);
         let last = pace.ask(forced, || self.figures());
         let mut notes = Vec::new();
-        if pace.stale() {
-            notes.push(pace::note("tcmalloc"));
-        }
+        notes.extend(pace.note("tcmalloc"));
         self.pace = pace;
         match last {
             None => notes.push("tcmalloc: it gives no statistics".to_owned()),
@@ -88,6 +86,7 @@ impl Tcmalloc {
                 pools: None,
                 arenas: None,
                 measured_ms_ago: last.map(|(_, age)| age),
+                measured_over_ms: last.map(|_| 0),
             },
             category: Some(Category::Tcmalloc),
             ranges: Vec::new(),

@@ -54,6 +54,7 @@ fn measure(probe: &mut HeapProbe, budget: impl Fn() -> Budget) -> (HeapReading, 
     let all: Vec<_> = process.maps().unwrap().into_iter().collect();
     let claimed: Vec<_> = all.iter().filter(|m| maps::has_file(m)).map(maps::range).collect();
     let pages = PageMap::open().unwrap();
+    while probe.count(&budget()) == Progress::More {}
     probe.begin(&all, &claimed);
     let (mut steps, mut longest) = (0, Duration::ZERO);
     loop {

@@ -112,7 +112,7 @@ fn allocator(process: &Process) -> Markup {
                 Cell::Size(a.pools),
                 Cell::Size(a.mmapped),
                 Cell::Count(a.arenas),
-                Cell::Millis(a.measured_ms_ago),
+                Cell::Millis(process.allocator_age_ms()),
             ],
         )
     });

@@ -124,6 +124,12 @@ pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
             }),
         );
     }
+    families.seconds(
+        Name("allocator_figures_age", "How long ago the allocator's figures were measured."),
+        groups
+            .iter()
+            .map(|g| (g.labels(&[]), g.max(Process::allocator_age_ms).map(|ms| ms as f64 / 1e3))),
+    );
     families.number(
         Name("allocator_arenas", "Arenas in existence."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.allocator.as_ref()?.arenas))),

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use super::pools::name;
 use super::zones::failures;
-use super::{ages, is_old, section, systems};
+use super::{age, ages, section, systems};
 use crate::render::layout::{paragraph, Align, Table};
 use crate::render::units::{ascii, count, known, share, size};
 use crate::render::who::label;
@@ -61,7 +61,7 @@ fn table(out: &mut String, all: &[&Process]) {
     let processes = all.get(..PROCESSES).unwrap_or(all);
     out.push('\n');
     systems(&format!("process{}", rest(all.len(), PROCESSES)), processes).print(out);
-    let old = processes.iter().copied().filter(|p| is_old(p)).take(AGES);
+    let old = processes.iter().copied().filter(|p| age(p).is_some()).take(AGES);
     ages(out, old);
 }
 

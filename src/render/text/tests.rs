@@ -72,6 +72,19 @@ fn small_server() {
 }
 
 #[test]
+fn old_figures_of_an_allocator() {
+    let mut server = sample::small();
+    let old = server.processes.iter_mut().find(|p| p.pid == 12).unwrap();
+    old.allocator.as_mut().unwrap().measured_ms_ago = Some(7000);
+    for format in [text(&server), render(&server, None)] {
+        assert!(
+            format.contains("\nAllocator's figures of worker 1 pid 12 are 7.00 s old\n"),
+            "{format}"
+        );
+    }
+}
+
+#[test]
 fn largest_category_first() {
     let shown = text(&sample::small());
     let resident = section(&shown, "Resident memory");

@@ -1,11 +1,11 @@
 //! The arenas of glibc's malloc: where they are, what they hold, what of it is free.
 #![forbid(unsafe_code)]
 
-use std::io;
 use std::ops::Range;
 
+use super::sweep::{Extent, Sweep};
 use super::walk::{Limit, Stop, Walker};
-use crate::abi::glibc::{Arena, Counters, Layout, Mmapped, COUNTERS};
+use crate::abi::glibc::{Arena, Counters, Layout, Mmapped, ALIGNMENT, COUNTERS};
 use crate::sys::memory::{word, Memory};
 
 /// The size and alignment of the heaps of all arenas but the first.
@@ -13,7 +13,7 @@ pub const HEAP_MAX: usize = 64 << 20;
 /// More arenas, or heaps of one, than these are taken for an error.
 const MOST_ARENAS: usize = 4096;
 const MOST_HEAPS: usize = 4096;
-/// `ar_ptr` and `prev` of `struct heap_info`.
+/// `ar_ptr` and `prev` of `struct heap_info`; `size` follows.
 const HEAP_INFO: usize = 16;
 /// How often an arena is walked that another thread changes meanwhile.
 const TRIES: usize = 3;
@@ -25,6 +25,8 @@ pub struct State {
     pub layout: Layout,
     /// The address of `main_arena`.
     pub main: usize,
+    /// The first chunk of the `brk` heap, if a walk from there has proved right.
+    pub first: Option<usize>,
     /// Where the blocks with a mapping of their own are counted.
     pub counters: Option<Counters>,
 }
@@ -42,11 +44,15 @@ pub struct Held {
 
 /// Reads the arenas. Its buffers are made once: reading must not allocate.
 pub struct Reader {
-    walker: Walker,
-    arena: Arena,
+    pub(super) walker: Walker,
+    pub(super) sweep: Sweep,
+    /// The arena at hand.
+    pub(super) arena: Arena,
     again: Arena,
-    /// The regions of the arena at hand.
+    /// Its heaps, the newest first.
     regions: Vec<Range<usize>>,
+    /// Where its chunks are.
+    pub(super) extent: Extent,
 }
 
 impl Reader {
@@ -54,9 +60,11 @@ impl Reader {
     pub fn new(layout: Layout) -> Reader {
         Reader {
             walker: Walker::default(),
+            sweep: Sweep::default(),
             arena: Arena::new(layout),
             again: Arena::new(layout),
             regions: Vec::with_capacity(64),
+            extent: Extent { parts: Vec::with_capacity(64), top: 0 },
         }
     }
 
@@ -87,8 +95,8 @@ impl Reader {
         Err(Stop::Broken)
     }
 
-    /// Free bytes of all arenas and what they hold, at one moment. `heap` is where the first arena
-    /// can be.
+    /// Free bytes of all arenas and what they hold, by malloc's lists. `heap` is where the first
+    /// arena can be.
     pub fn free(
         &mut self,
         memory: &impl Memory,
@@ -113,7 +121,7 @@ impl Reader {
     }
 
     /// Free bytes of the arena at `at`, which must be the same before and after its walk.
-    fn free_of(
+    pub(super) fn free_of(
         &mut self,
         memory: &impl Memory,
         at: usize,
@@ -152,6 +160,40 @@ impl Reader {
         Err(last)
     }
 
+    /// Finds out where the chunks of the arena at `at` are.
+    pub(super) fn read_extent(
+        &mut self,
+        memory: &impl Memory,
+        at: usize,
+        state: &State,
+        heap: &Range<usize>,
+    ) -> Result<(), Stop> {
+        read(memory, at, self.arena.image(at))?;
+        self.extent.top = self.arena.top();
+        self.extent.parts.clear();
+        if at == state.main {
+            self.extent.parts.push(state.first.ok_or(Stop::TooMany)?..heap.end);
+            return Ok(());
+        }
+        self.read_heaps(memory)?;
+        // The arena lies in its first heap, behind what all heaps begin with.
+        let info = at % HEAP_MAX;
+        for region in self.regions.iter().rev() {
+            let mut size = [0u8; 8];
+            read(memory, region.start + HEAP_INFO, &mut size)?;
+            let end = region.start.checked_add(word(&size, 0)).ok_or(Stop::Broken)?;
+            let mut start = region.start + info;
+            if region.contains(&at) {
+                start = (at + state.layout.image_size()).next_multiple_of(ALIGNMENT);
+            }
+            if !region.contains(&start) || end > region.end {
+                return Err(Stop::Broken);
+            }
+            self.extent.parts.push(start..end);
+        }
+        Ok(())
+    }
+
     /// Follows the heaps of the arena at hand, which is not the first one.
     fn read_heaps(&mut self, memory: &impl Memory) -> Result<(), Stop> {
         self.regions.clear();
@@ -185,12 +227,5 @@ pub fn mmapped(memory: &impl Memory, counters: Counters) -> Option<Mmapped> {
 }
 
 fn read(memory: &impl Memory, at: usize, into: &mut [u8]) -> Result<(), Stop> {
-    memory.read(at, into).map_err(stop_of)
-}
-
-fn stop_of(error: io::Error) -> Stop {
-    match error.raw_os_error() {
-        Some(libc::EFAULT) => Stop::Broken,
-        _ => Stop::Unreadable,
-    }
+    memory.read(at, into).map_err(Stop::of)
 }

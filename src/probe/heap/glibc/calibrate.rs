@@ -8,11 +8,12 @@ use procfs::process::{MMapPath, Process};
 
 use super::super::symbols::Object;
 use super::arenas::{Reader, State};
+use super::count::{Count, Place};
 use super::elf;
 use super::ffi::{self, Functions, Told};
 use super::walk::{Limit, Stop};
 use crate::abi::glibc::{find_counters, find_main_arena, Layout, Mmapped};
-use crate::budget::Budget;
+use crate::budget::{Budget, Progress};
 use crate::sys::maps;
 use crate::sys::memory::{Memory, Own};
 use crate::sys::pagemap::page_size;
@@ -93,7 +94,7 @@ fn find(
         let (Some(main), None) = (mains.next(), mains.next()) else {
             continue;
         };
-        let mut state = State { layout, main, counters: None };
+        let mut state = State { layout, main, first: None, counters: None };
         let reference = functions.told().ok_or(NO_REFERENCE)?;
         let mut limit = Limit { visits: 1 << 20, budget: Budget::new(Duration::from_millis(20)) };
         match reader.free(&Own, &state, std::slice::from_ref(&heap), &mut limit) {
@@ -103,6 +104,11 @@ fn find(
                 reason = NOT_AGREED;
                 continue;
             }
+        }
+        state.first = Some(heap_start);
+        let swept = sweep(&mut reader, &state, &heap);
+        if swept != Some(reference.fordblks) {
+            state.first = None;
         }
         *told = Some(reference);
         let says = Mmapped { count: reference.hblks, bytes: reference.hblkhd };
@@ -116,6 +122,14 @@ fn find(
         return Ok((state, reader));
     }
     Err(reason)
+}
+
+/// Free bytes of the first arena by address, if it is the only one.
+fn sweep(reader: &mut Reader, state: &State, heap: &Range<usize>) -> Option<usize> {
+    let place = Place { state, heap: heap.clone(), lists: Duration::ZERO };
+    let mut count = Count::begin(state, true);
+    let done = count.step(reader, &Own, &place, &Budget::unlimited());
+    (done == Ok(Progress::Done)).then_some(count.free)
 }
 
 /// Room for a copy of a segment.

@@ -1,26 +1,26 @@
-//! The walk of a process without other threads, which needs no help from the kernel.
+//! Counting in a process without other threads, which needs no help from the kernel.
 //!
 //! Invariants:
 //! 1. The C library knows that there is no other thread (`__libc_single_threaded`), so nothing
 //!    changes during the call.
 //! 2. The range lies between the start of the `brk` heap and its end as `sbrk(0)` has it, and was
-//!    readable and writable when the measurement began: malloc itself reads and writes there.
+//!    readable and writable when the mappings were read last: malloc itself reads and writes there.
 #![allow(unsafe_code)]
 
-use std::ops::Range;
-
-use super::arenas::{Held, Reader, State};
-use super::walk::{Limit, Stop};
+use super::arenas::Reader;
+use super::count::{Count, Place};
+use super::walk::Stop;
+use crate::budget::{Budget, Progress};
 use crate::sys::memory::Direct;
 
-/// Free bytes and what the arenas hold. The caller has seen to the invariants.
-pub fn free(
+/// A step of a count. The caller has seen to the invariants.
+pub fn step(
+    count: &mut Count,
     reader: &mut Reader,
-    state: &State,
-    heap: Range<usize>,
-    limit: &mut Limit,
-) -> Result<(usize, Held), Stop> {
+    place: &Place,
+    budget: &Budget,
+) -> Result<Progress, Stop> {
     // SAFETY: mapped and readable (2), with no other thread (1); dropped before this returns.
-    let memory = unsafe { Direct::new(heap.clone()) };
-    reader.free(&memory, state, &[heap], limit)
+    let memory = unsafe { Direct::new(place.heap.clone()) };
+    count.step(reader, &memory, place, budget)
 }

@@ -7,6 +7,7 @@
 //! arena are walked side by side, each bin from both of its ends, and every round is one batch.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::ops::Range;
 
 use crate::abi::glibc::{chunk_size, Arena, Layout, ALIGNMENT, BINS, MIN_CHUNK};
@@ -22,6 +23,16 @@ pub enum Stop {
     Broken,
     /// Memory cannot be read at all.
     Unreadable,
+}
+
+impl Stop {
+    /// Why memory could not be read.
+    pub fn of(error: io::Error) -> Stop {
+        match error.raw_os_error() {
+            Some(libc::EFAULT) => Stop::Broken,
+            _ => Stop::Unreadable,
+        }
+    }
 }
 
 /// What may still be spent, over all arenas of one walk.
@@ -81,21 +92,45 @@ impl Walker {
         let top = arena.top();
         let mut record = [[0u8; RECORD]];
         sum.check(top)?;
-        memory.read(top, record.as_flattened_mut().get_mut(..16).unwrap_or_default()).map_err(
-            |error| match error.raw_os_error() {
-                Some(libc::EFAULT) => Stop::Broken,
-                _ => Stop::Unreadable,
-            },
-        )?;
+        memory
+            .read(top, record.as_flattened_mut().get_mut(..16).unwrap_or_default())
+            .map_err(Stop::of)?;
         sum.add(chunk_size(record.as_flattened()))?;
+        self.follow(memory, layout, &mut sum, limit)?;
+        Ok(sum.bytes)
+    }
 
+    /// Free bytes of the arena's fast bins.
+    pub fn fast(
+        &mut self,
+        memory: &impl Memory,
+        arena: &Arena,
+        layout: Layout,
+        regions: &[Range<usize>],
+        limit: &mut Limit,
+    ) -> Result<usize, Stop> {
+        let mut sum = Sum { regions, bytes: 0, most: arena.system_mem() };
+        self.lists.clear();
+        self.lists.extend(arena.fast_bins().map(|at| Cursor::Fast { at }));
+        self.follow(memory, layout, &mut sum, limit)?;
+        Ok(sum.bytes)
+    }
+
+    /// Follows all lists to their ends.
+    fn follow(
+        &mut self,
+        memory: &impl Memory,
+        layout: Layout,
+        sum: &mut Sum,
+        limit: &mut Limit,
+    ) -> Result<(), Stop> {
         while !self.lists.is_empty() {
             self.read_round(memory, limit)?;
             let mut records = self.records.iter();
             let mut next = || records.next().ok_or(Stop::Broken);
             let mut broken = Ok(());
             self.lists.retain_mut(|cursor| {
-                let more = advance(cursor, layout, &mut next, &mut sum);
+                let more = advance(cursor, layout, &mut next, sum);
                 more.unwrap_or_else(|stop| {
                     broken = Err(stop);
                     false
@@ -103,7 +138,7 @@ impl Walker {
             });
             broken?;
         }
-        Ok(sum.bytes)
+        Ok(())
     }
 
     /// Puts a cursor on every list that is not empty.

@@ -14,13 +14,20 @@ fn slices() -> Budget {
     Budget::new(Duration::from_micros(300))
 }
 
-/// A probe that no busy machine makes give up: the limit of chunks is left.
+/// A probe that counts for each measurement, and that no busy machine makes give up the lists: the
+/// limit of chunks is left.
 fn patient() -> HeapProbe {
     let mut probe = HeapProbe::new();
-    if let Kind::Glibc(glibc) = &mut probe.kind {
-        glibc.walk_time = Duration::from_secs(10);
-    }
+    glibc(&mut probe).lists_time = Duration::from_secs(10);
+    glibc(&mut probe).pause = 0;
     probe
+}
+
+fn glibc(probe: &mut HeapProbe) -> &mut Glibc {
+    match &mut probe.kind {
+        Kind::Glibc(glibc) => glibc,
+        _ => panic!("not glibc"),
+    }
 }
 
 /// The probe must say what malloc says. The comparison allocates nothing in between.
@@ -68,21 +75,17 @@ pub fn case(name: &str) {
             assert!(reading.allocator.free.unwrap() > 2000 * 1100);
             drop(black_box(kept));
         }
-        "too many" => {
-            let before = agrees(&mut probe);
+        "many" => {
+            agrees(&mut probe);
             let kept = fragment(100_000, 1100);
-            std::thread::sleep(Duration::from_millis(20));
-            let (reading, _, longest) = measure(&mut probe, slices);
-            println!("{reading:?} {longest:?}");
-            assert_eq!(reading.allocator.free.map(|_| ()), before.allocator.free.map(|_| ()));
-            assert!(reading.allocator.measured_ms_ago.unwrap() >= 20);
-            assert!(reading.notes.iter().any(|note| note.contains("more free chunks")));
-            assert!(reading.allocator.reserved.unwrap() > 200_000_000);
-            probe.refresh_full();
-            let (reading, _, _) = measure(&mut probe, slices);
+            let reading = agrees(&mut probe);
             assert!(reading.allocator.free.unwrap() > 100_000_000);
+            assert_ne!(reading.allocator.measured_over_ms, Some(0), "in one go");
             drop(black_box(kept));
+            agrees(&mut probe);
+            assert_eq!(agrees(&mut probe).allocator.measured_over_ms, Some(0));
         }
+        "old" => old(&mut probe),
         "threads" => threads(&mut probe),
         "mapped" => mapped(&mut probe),
         "forked" => forked(&mut probe),
@@ -197,14 +200,68 @@ fn refused(probe: &mut HeapProbe) {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2, &program), 0);
     }
-    let known = |reading: &HeapReading| {
+    let read = |probe: &mut HeapProbe| {
+        let (reading, _, _) = measure(probe, slices);
         println!("{reading:?}");
         assert!(!reading.notes.is_empty());
         assert_eq!(reading.ranges.len(), 1, "the brk heap is known all the same");
-        reading.allocator.reserved.is_some()
+        reading.allocator
     };
-    assert!(!known(&measure(probe, slices).0));
-    assert!(!known(&measure(&mut HeapProbe::new(), slices).0));
+    // What malloc said at the start is left, with its age.
+    let before = read(probe);
+    std::thread::sleep(Duration::from_millis(20));
+    let after = read(probe);
+    assert_eq!((after.reserved, after.free), (before.reserved, before.free));
+    assert!(after.measured_ms_ago.unwrap() >= 20);
+    glibc(probe).old = Duration::ZERO;
+    let (reading, _, _) = measure(probe, slices);
+    assert!(reading.notes.iter().any(|note| note.contains("s old: the system does not allow")));
+    // SAFETY: the process has one thread.
+    if unsafe { libc::fork() } == 0 {
+        assert_eq!(read(probe).reserved, None, "they are another process's");
+        std::process::exit(0);
+    }
+    let mut status = 1;
+    // SAFETY: waits for the child just made.
+    unsafe { libc::wait(&mut status) };
+    assert_eq!(status, 0);
+    let mut late = HeapProbe::new();
+    assert_eq!(read(&mut late).arenas, None);
+}
+
+/// Figures that are not renewed say that they are old.
+fn old(probe: &mut HeapProbe) {
+    let before = agrees(probe).allocator;
+    let kept = fragment(100_000, 1100);
+    let (probe, slice) = (glibc(probe), Budget::new(Duration::ZERO));
+    probe.lists_time = Duration::ZERO;
+    // A count is begun, and not waited for.
+    assert_eq!(probe.count(&slice), Progress::More);
+    let read = |probe: &mut Glibc| {
+        probe.begin(&[], &[]);
+        while probe.step(&PageMap::open().unwrap(), &Budget::unlimited()) == Progress::More {}
+        probe.finish()
+    };
+    let reading = read(probe);
+    let figures = |a: &Allocator| (a.reserved, a.in_use, a.free, a.mmapped);
+    assert_eq!(figures(&reading.allocator), figures(&before), "of one moment together");
+    assert!(!reading.notes.iter().any(|note| note.contains(" s old: ")));
+    probe.old = Duration::ZERO;
+    let reading = read(probe);
+    assert!(reading.notes.iter().any(|note| note.contains("s old: a new count is under way")));
+    let mut steps = 1;
+    while probe.count(&Budget::new(Duration::from_micros(300))) == Progress::More {
+        steps += 1;
+    }
+    assert!(steps > 3);
+    let after = read(probe).allocator;
+    assert!(after.free.unwrap() > before.free.unwrap() + 100_000_000);
+    assert_eq!(after.reserved, Some(after.free.unwrap() + after.in_use.unwrap()));
+    // It rests now.
+    probe.pause = 1000;
+    assert_eq!(probe.count(&Budget::unlimited()), Progress::Done);
+    assert_eq!(figures(&read(probe).allocator), figures(&after));
+    drop(black_box(kept));
 }
 
 /// Costs, to be looked at: run with `--release --nocapture --ignored`.
@@ -212,7 +269,14 @@ fn bench(probe: &mut HeapProbe) {
     let start = Instant::now();
     *probe = HeapProbe::new();
     println!("new: {:?}", start.elapsed());
+    glibc(probe).pause = 0;
+    measure(probe, slices);
     for alone in [true, false] {
+        for size in [1100, 64, 4000] {
+            let kept = fragment(200_000, size);
+            sweep(probe, &format!("alone {alone}, 200,000 of {size}"));
+            drop(black_box(kept));
+        }
         let mut kept = Vec::new();
         for chunks in [100, 900, 1000, 3000, 5000, 10_000, 20_000] {
             kept.push(fragment(chunks, 1100));
@@ -222,7 +286,7 @@ fn bench(probe: &mut HeapProbe) {
             println!("alone {alone}, {chunks} more: {free:?} {age:?}, {steps}, {longest:?}");
         }
         drop(black_box(kept));
-        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(5)));
+        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(15)));
     }
     // A block beside 512 MiB in RAM, found; then its header is spoilt, and all is searched for it.
     let layout = std::alloc::Layout::from_size_align(40 << 20, 4096).unwrap();
@@ -239,6 +303,22 @@ fn bench(probe: &mut HeapProbe) {
     for _ in 0..3 {
         let (reading, steps, longest) = measure(probe, slices);
         println!("missing one: {:?}, {steps} steps, longest {longest:?}", reading.notes);
+    }
+}
+
+fn sweep(probe: &mut HeapProbe, what: &str) {
+    for _ in 0..3 {
+        let (mut steps, mut longest, start) = (0, Duration::ZERO, Instant::now());
+        loop {
+            let begun = Instant::now();
+            let progress = probe.count(&slices());
+            longest = longest.max(begun.elapsed());
+            steps += 1;
+            if progress == Progress::Done {
+                break;
+            }
+        }
+        println!("{what}: {:?}, {steps} steps, longest {longest:?}", start.elapsed());
     }
 }
 
@@ -269,8 +349,13 @@ fn fragmented() {
 }
 
 #[test]
-fn too_many_free_chunks() {
-    run("too many", None);
+fn many_free_chunks() {
+    run("many", None);
+}
+
+#[test]
+fn figures_that_are_old() {
+    run("old", None);
 }
 
 #[test]
