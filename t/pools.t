@@ -448,7 +448,7 @@ is $patched->($worker), 0, 'no code of ours';
 
 $t->reload(main_config => 'worker_processes 1;');
 ($worker) = $t->workers;
-is $patched->($worker), 2, 'after a reload with them a page of it, and one for those on zones';
+is $patched->($worker), 3, 'after a reload with them a page of it, one for what is given back, one for zones';
 is scalar(grep { $_->{rights} =~ /wx/ } maps($worker)), 0, 'which nobody can write to';
 my $pools = pools_of($t->fresh)->{$worker};
 is scalar @{ $pools->{cycles} }, 1, 'and pools';
@@ -461,7 +461,7 @@ $t->get('/memstat') for 1 .. 3;
 $t->reload(main_config => 'worker_processes 1;');
 ($worker) = $t->workers;
 is scalar @{ pools_of($t->fresh)->{$worker}{cycles} }, 1, 'and again';
-is $patched->($worker), 2, 'in the same pages';
+is $patched->($worker), 3, 'in the same pages';
 --- no_error_log
 no hook on
 

@@ -11,6 +11,10 @@
 
 use std::ffi::c_void;
 
+mod gauge;
+
+pub use gauge::{Gauge, FEW, FRONT};
+
 /// `ngx_pool_t`, and the start of each further block of a pool (`ngx_pool_data_t`, the first four).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

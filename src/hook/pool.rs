@@ -1,5 +1,6 @@
 //! The hooks on `ngx_create_pool`, `ngx_destroy_pool` and `ngx_reset_pool`: which pools are live,
-//! and where in the code they were created.
+//! and where in the code they were created. And that on `ngx_pfree`, before which a pool is as large as it
+//! will not be again.
 //!
 //! What the unsafe code below relies on:
 //!
@@ -11,10 +12,10 @@
 //! 4. A pool in [`POOLS`] is live, as long as every end of a pool is seen: nothing is recorded before
 //!    the hooks are in place ([`ON`]), all is forgotten when they are not any more, and none is told
 //!    once another thread has used a pool.
-//! 5. The layout of pools is that of [`probe::pool`](crate::abi::pool): [`check`] found it so.
+//! 5. The layout of pools is that of [`abi::pool`](crate::abi::pool): [`check`] found it so.
 //!
 //! The commonest calls are dealt with by [`entries`], in as few instructions as can be. The rest
-//! comes to [`created`], [`destroy`], [`destroy_sized`] and [`reset`].
+//! comes to [`created`], [`destroy`], [`destroy_sized`], [`reset`] and [`give_back`].
 
 mod check;
 mod entries;
@@ -22,22 +23,25 @@ mod entries;
 use std::cell::UnsafeCell;
 use std::ffi::{c_void, CStr};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use super::engine;
 use super::errno::keep_errno;
 use super::origin;
 use super::refusal::Refusal;
-use crate::abi::pool::{header, size};
+use crate::abi::pool::{header, size, Gauge};
 use crate::hook::engine::Target;
 use crate::sys::symbol;
-use crate::tally::pools::{tick, Created, Look, Nursery, Origin, Pools};
+use crate::tally::pools::{tick, Created, Look, Nursery, Origin, Pools, FACTOR};
 
 type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
 type Destroy = unsafe extern "C" fn(pool: *mut c_void);
+type GiveBack = unsafe extern "C" fn(pool: *mut c_void, given: *mut c_void) -> isize;
 
 static CREATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static DESTROY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static RESET: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+static PFREE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 static TARGETS: [Target; 3] = [
     Target {
@@ -53,12 +57,29 @@ static TARGETS: [Target; 3] = [
     Target { symbol: c"ngx_reset_pool", hook: || reset as *const c_void, original: &RESET },
 ];
 
-struct OfMainThread(UnsafeCell<Pools>);
+/// Without this one the rest is known still.
+static GIVING_BACK: [Target; 1] = [Target {
+    symbol: c"ngx_pfree",
+    hook: || entries::memstat_pfree as *const c_void,
+    original: &PFREE,
+}];
+
+struct OfMainThread<T>(UnsafeCell<T>);
 
 // SAFETY: 3.
-unsafe impl Sync for OfMainThread {}
+unsafe impl<T> Sync for OfMainThread<T> {}
 
-static POOLS: OfMainThread = OfMainThread(UnsafeCell::new(Pools::new(&NURSERY)));
+static POOLS: OfMainThread<Pools> = OfMainThread(UnsafeCell::new(Pools::new(&NURSERY)));
+
+/// The pools that gave back large allocations last, by their place.
+static GAUGES: OfMainThread<[Gauge; PLACES]> =
+    OfMainThread(UnsafeCell::new([const { Gauge::NONE }; PLACES]));
+
+/// How many pools are measured at a time, at most: a power of 2.
+const PLACES: usize = 16;
+
+/// Why `ngx_pfree` is not hooked.
+static PFREE_REFUSED: Mutex<Option<Refusal>> = Mutex::new(None);
 
 static NURSERY: Nursery = Nursery::new();
 
@@ -92,7 +113,19 @@ pub fn install() -> Result<(), Refusal> {
         Ok(()) => {}
         Err(_) => forget(),
     }
+    if installed.is_ok() {
+        NURSERY.begin();
+        // SAFETY: as above.
+        let refused = unsafe { engine::install(&GIVING_BACK, trial_of_giving_back) }.err();
+        *PFREE_REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
     installed
+}
+
+/// Why the largest size of a pool may not be known, while pools are: it is then what was seen at its
+/// end, at a reset or in a reply.
+pub fn peaks_refused() -> Option<Refusal> {
+    PFREE_REFUSED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// In a child, where the hooks are in place.
@@ -101,10 +134,17 @@ fn trial() -> Result<(), Refusal> {
     check::check()
 }
 
+/// In a child, where the hook on `ngx_pfree` is in place too.
+fn trial_of_giving_back() -> Result<(), Refusal> {
+    ON.store(true, Relaxed);
+    check::check_giving_back()
+}
+
 /// Takes the hooks out, and forgets the pools.
 ///
 /// Call it on the main thread.
 pub fn uninstall() -> Result<(), Refusal> {
+    engine::uninstall(&GIVING_BACK)?;
     engine::uninstall(&TARGETS)?;
     forget();
     Ok(())
@@ -200,6 +240,38 @@ unsafe extern "C" fn reset(pool: *mut c_void) {
     });
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }
+}
+
+/// Stands in for `ngx_pfree`.
+unsafe extern "C" fn give_back(pool: *mut c_void, given: *mut c_void) -> isize {
+    // SAFETY: 1, 5.
+    keep_errno(|| counted(|pools| unsafe { look(pools, pool as usize, given as usize) }));
+    // SAFETY: 1, 2.
+    unsafe { std::mem::transmute::<*mut c_void, GiveBack>(PFREE.load(Relaxed))(pool, given) }
+}
+
+/// Looks at a pool that may be about to give back a large allocation.
+///
+/// # Safety
+///
+/// `pool` is a pool, and this is the main thread.
+unsafe fn look(pools: &mut Pools, pool: usize, given: usize) {
+    // SAFETY: 5.
+    let header = unsafe { header(pool) };
+    if header.large == 0 {
+        return;
+    }
+    let Some(creator) = pools.creator_of(pool) else { return };
+    let place = (pool as u32).wrapping_mul(FACTOR) >> (u32::BITS - PLACES.trailing_zeros());
+    // SAFETY: 3: only this function uses it, and it is not called by what it calls.
+    let Some(gauge) = (unsafe { &mut *GAUGES.0.get() }).get_mut(place as usize) else { return };
+    if !pools.has_given_back(pool) {
+        gauge.forget(pool);
+    }
+    // SAFETY: 4, 5; what was measured is of this pool since it was created or reset last.
+    if let Some(size) = unsafe { gauge.measure(pool, given) } {
+        pools.gives_back(pool, creator, size, header.end.wrapping_sub(pool) as u64);
+    }
 }
 
 /// Counts something on the main thread. On another one it is remembered that there are such.

@@ -104,7 +104,7 @@ impl PoolsProbe {
 
     /// The figures, and notes about them; why there are none. `requests`: whether request lines are
     /// wanted.
-    pub fn finish(&mut self, requests: bool) -> Result<(Pools, Option<String>), &'static str> {
+    pub fn finish(&mut self, requests: bool) -> Result<(Pools, Vec<String>), &'static str> {
         let walk = self.walk.take().ok_or("they were not read")?;
         let names = &mut self.names;
         hook::pool::with(|pools| walk.finish(pools, names, requests))
@@ -167,7 +167,7 @@ impl Walk {
         pools: &mut tally::Pools,
         names: &mut Names,
         requests: bool,
-    ) -> (Pools, Option<String>) {
+    ) -> (Pools, Vec<String>) {
         pools.settle();
         for top in [&self.cycles, &self.oldest, &self.largest] {
             for (pool, held) in top.iter() {
@@ -212,10 +212,17 @@ impl Walk {
         report.idle = self.whose.idle;
         let [by_server, by_upstream, by_listener] = self.whose.finish().map(Some);
         report = Pools { by_server, by_upstream, by_listener, ..report };
-        let note = (pools.unrecorded() > 0).then(|| {
+        let unrecorded = (pools.unrecorded() > 0).then(|| {
             format!("pools: {} could not be recorded and are not counted", pools.unrecorded())
         });
-        (report, note)
+        let peaks = hook::pool::peaks_refused().map(|refusal| {
+            format!(
+                "pools.by_creator.peak_bytes: the largest pool seen at its end, at a reset or in a \
+                 reply, not before it gave something back: {refusal}"
+            )
+        });
+        let notes = unrecorded.into_iter().chain(peaks).collect();
+        (report, notes)
     }
 }
 

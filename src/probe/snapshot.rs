@@ -302,8 +302,8 @@ impl Snapshot {
             None => probe.finish(identity.requests),
         };
         match read {
-            Ok((pools, note)) => {
-                self.notes.extend(note);
+            Ok((pools, notes)) => {
+                self.notes.extend(notes);
                 Some(pools)
             }
             Err(reason) => {

@@ -81,8 +81,9 @@ pub struct Creator {
     pub large_bytes: u64,
     /// See [`Pools::large_count`].
     pub large_count: u64,
-    /// The largest pool seen so far, at its end, at a reset or in a reply: blocks and large
-    /// allocations.
+    /// The largest that a pool has been so far: blocks and large allocations. Pools are measured before they
+    /// give back something, and at their end. Where `ngx_pfree` is not hooked a note says so: it is then
+    /// the largest seen at an end, at a reset or in a reply.
     pub peak_bytes: u64,
     /// The pools that were destroyed, by their size then.
     pub sizes: Sizes,

@@ -168,6 +168,7 @@ impl Pools {
     pub fn forget(&mut self) {
         self.nursery.leave_all().for_each(drop);
         self.nursery.end_all().for_each(drop);
+        self.nursery.look_at_all();
         *self = Pools::new(self.nursery);
     }
 
@@ -224,6 +225,7 @@ impl Pools {
 
     /// A pool was created.
     pub fn created(&mut self, created: &Created, creator: usize) -> Look {
+        self.nursery.look_again(created.pool);
         let has_young = self.creators.get(creator).is_some_and(Creator::has_young);
         if !(has_young && self.nurse(created, creator)) {
             self.record(created.pool, creator, tick(created.at));
@@ -297,6 +299,7 @@ impl Pools {
 
     /// Forgets a pool that is not young; its creator.
     fn removed(&mut self, pool: usize) -> Option<usize> {
+        self.nursery.look_again(pool);
         let creator = self.live.remove(pool)?;
         let counts = self.creators.get_mut(creator)?;
         counts.live = counts.live.saturating_sub(1);
@@ -307,9 +310,28 @@ impl Pools {
     pub fn reset(&mut self, pool: usize, size: impl FnOnce() -> u64) {
         let Some(creator) = self.find(pool).map(|pool| pool.creator) else { return };
         self.live.disturb(pool);
+        self.nursery.look_again(pool);
         if let Some(counts) = self.creators.get_mut(creator) {
             counts.reset = counts.reset.wrapping_add(1);
             counts.see(size());
+        }
+    }
+
+    /// The creator of a pool. A young one stays where it is.
+    pub fn creator_of(&mut self, pool: usize) -> Option<usize> {
+        self.nursery.creator_of(pool).or_else(|| Some(self.live.find(pool)?.creator))
+    }
+
+    /// Whether a pool gave back a large allocation before, as far as that is remembered.
+    pub fn has_given_back(&self, pool: usize) -> bool {
+        self.nursery.is_looked_at(pool)
+    }
+
+    /// A pool is about to give back a large allocation, with this size; its blocks have `of_block` each.
+    pub fn gives_back(&mut self, pool: usize, creator: usize, size: u64, of_block: u64) {
+        if let Some(counts) = self.creators.get_mut(creator) {
+            counts.see(size);
+            let _ = self.nursery.looked_at(pool, counts.peak, of_block);
         }
     }
 

@@ -3,6 +3,8 @@
  *
  *     pool_test_hold small large count;  allocates "small" bytes from blocks and "count" times "large"
  *                                        bytes apart, logs where the pool is, and never answers
+ *     pool_test_give_back small large count;  allocates the same, logs what the pool has, gives the large
+ *                                        ones back, and answers
  *     pool_test_leak size;               creates a pool for each request and forgets it
  *     pool_test_reset size;              creates a pool, fills it, resets it, and destroys it
  */
@@ -10,6 +12,7 @@
 #include <ngx_config.h>
 #include <ngx_core.h>
 #include <ngx_http.h>
+#include <malloc.h>
 
 typedef struct {
     ngx_int_t  numbers[3];
@@ -33,7 +36,7 @@ ngx_http_pool_test_numbers(ngx_http_request_t *r)
 }
 
 static ngx_int_t
-ngx_http_pool_test_hold(ngx_http_request_t *r)
+ngx_http_pool_test_fill(ngx_http_request_t *r)
 {
     ngx_int_t *numbers = ngx_http_pool_test_numbers(r);
 
@@ -46,6 +49,38 @@ ngx_http_pool_test_hold(ngx_http_request_t *r)
         if (ngx_palloc(r->pool, numbers[1]) == NULL) {
             return NGX_ERROR;
         }
+    }
+    return NGX_OK;
+}
+
+static ngx_int_t
+ngx_http_pool_test_give_back(ngx_http_request_t *r)
+{
+    size_t  size = 0;
+
+    if (ngx_http_pool_test_fill(r) != NGX_OK) {
+        return NGX_ERROR;
+    }
+    for (ngx_pool_t *block = r->pool; block; block = block->d.next) {
+        size += block->d.end - (u_char *) block;
+    }
+    for (ngx_pool_large_t *large = r->pool->large; large; large = large->next) {
+        size += malloc_usable_size(large->alloc);
+    }
+    ngx_log_error(NGX_LOG_NOTICE, r->connection->log, 0, "pool_test has %uz", size);
+    for (ngx_pool_large_t *large = r->pool->large; large; large = large->next) {
+        if (large->alloc && ngx_pfree(r->pool, large->alloc) != NGX_OK) {
+            return NGX_ERROR;
+        }
+    }
+    return ngx_http_pool_test_done(r);
+}
+
+static ngx_int_t
+ngx_http_pool_test_hold(ngx_http_request_t *r)
+{
+    if (ngx_http_pool_test_fill(r) != NGX_OK) {
+        return NGX_ERROR;
     }
     ngx_log_error(NGX_LOG_NOTICE, r->connection->log, 0, "pool_test holds %p", r->pool);
     r->main->count++;
@@ -99,6 +134,8 @@ ngx_http_pool_test_create_conf(ngx_conf_t *cf)
 static ngx_command_t ngx_http_pool_test_commands[] = {
     { ngx_string("pool_test_hold"), NGX_HTTP_LOC_CONF | NGX_CONF_TAKE3, ngx_http_pool_test_set,
       NGX_HTTP_LOC_CONF_OFFSET, 0, ngx_http_pool_test_hold },
+    { ngx_string("pool_test_give_back"), NGX_HTTP_LOC_CONF | NGX_CONF_TAKE3, ngx_http_pool_test_set,
+      NGX_HTTP_LOC_CONF_OFFSET, 0, ngx_http_pool_test_give_back },
     { ngx_string("pool_test_leak"), NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1, ngx_http_pool_test_set,
       NGX_HTTP_LOC_CONF_OFFSET, 0, ngx_http_pool_test_leak },
     { ngx_string("pool_test_reset"), NGX_HTTP_LOC_CONF | NGX_CONF_TAKE1, ngx_http_pool_test_set,

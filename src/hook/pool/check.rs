@@ -9,9 +9,9 @@
 
 use std::ffi::{c_void, CStr};
 
-use super::{with, Create, Destroy};
+use super::{with, Create, Destroy, GiveBack};
 use crate::abi::pool;
-use crate::abi::pool::{header, held, Header};
+use crate::abi::pool::{header, held, Header, FRONT};
 use crate::hook::refusal::Refusal;
 use crate::sys::symbol;
 
@@ -73,6 +73,38 @@ pub fn check() -> Result<(), Refusal> {
         pools.creators().get(creator).map(|c| (c.created(), c.reset, c.live))
     });
     is_so(counts == Ok(Some((1, 1, 0))) && counted(pool).is_none())
+}
+
+/// Creates a pool, has it give back large allocations, and looks at what was seen before.
+pub fn check_giving_back() -> Result<(), Refusal> {
+    let log = [0u64; 64];
+    let log = log.as_ptr() as usize;
+    // SAFETY: 1.
+    let create: Create = unsafe { std::mem::transmute(function(c"ngx_create_pool")?) };
+    // SAFETY: 1.
+    let alloc: Alloc = unsafe { std::mem::transmute(function(c"ngx_palloc")?) };
+    // SAFETY: 1.
+    let give_back: GiveBack = unsafe { std::mem::transmute(function(c"ngx_pfree")?) };
+    // SAFETY: 1, 2.
+    let pool = unsafe { create(SIZE, log as *mut c_void) };
+    let creator = counted(pool as usize).ok_or(Refusal::Layout)?;
+    // SAFETY: 1.
+    let allocated: Vec<_> = (0..=FRONT).map(|_| unsafe { alloc(pool, LARGE) }).collect();
+    // SAFETY: the layout is as expected: `check` found it so.
+    let before = unsafe { held(pool as usize) };
+    let first = *allocated.first().ok_or(Refusal::Layout)?;
+    // SAFETY: 1.
+    is_so(unsafe { give_back(pool, first) } == 0)?;
+    let peak = with(|pools| pools.creators().get(creator).map(|creator| creator.peak));
+    is_so(before.large_count == allocated.len() as u64 && peak == Ok(Some(before.size())))?;
+    // SAFETY: as above.
+    is_so(unsafe { held(pool as usize) }.large_count + 1 == before.large_count)?;
+    // Its place in the list is behind those that are filled again.
+    // SAFETY: 1.
+    let new = unsafe { alloc(pool, LARGE) } as usize;
+    // SAFETY: as above.
+    let head = unsafe { pool::large(header(pool as usize).large) }.next();
+    is_so(head.is_some_and(|head| head.address == new))
 }
 
 /// The creator of a pool, if it is live.

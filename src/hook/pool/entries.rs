@@ -8,7 +8,7 @@
 //! What the code below relies on:
 //!
 //! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed;
-//!    of its large allocations what [`probe::pool`](crate::abi::pool) does. To the C library one
+//!    of its large allocations what [`abi::pool`](crate::abi::pool) does. To the C library one
 //!    that is null has no bytes.
 //! 2. Of this module it uses only whole words of the nursery and of statics, which are atomic: another
 //!    thread does no harm. What is compared has the thread pointer added to it, so that such a thread
@@ -19,11 +19,11 @@
 
 use std::ffi::c_void;
 
-use super::{created, destroy, CREATE};
+use super::{created, destroy, give_back, CREATE};
 #[cfg(target_arch = "x86_64")]
 use {
     super::destroy_sized,
-    crate::abi::pool::{Header, Large},
+    crate::abi::pool::{Header, Large, FEW},
     crate::tally::pools::Nursery,
     std::mem::offset_of,
 };
@@ -34,6 +34,9 @@ extern "C" {
 
     /// Stands in for `ngx_destroy_pool`.
     pub fn memstat_destroy_pool(pool: *mut c_void);
+
+    /// Stands in for `ngx_pfree`.
+    pub fn memstat_pfree(pool: *mut c_void, given: *mut c_void) -> isize;
 }
 
 /// Has rdx zero if this is the main thread, and the pool is in its place.
@@ -52,7 +55,7 @@ macro_rules! compare {
 macro_rules! end {
     ($count:literal) => {
         concat!(
-            "movzx edx, byte ptr [rcx + rax + {KINDS}]
+            "movzx edx, byte ptr [rcx + rax*8 + {KINDS}]
              mov qword ptr [rcx + rax*8 + {POOLS}], 0
              inc qword ptr [rcx + rdx*8 + {",
             $count,
@@ -105,7 +108,8 @@ std::arch::global_asm!(
     "or rdi, [rcx + rsi*8 + {POOLS}]",
     "jnz 2f",
     "mov [rcx + rsi*8 + {POOLS}], rax",
-    "mov [rcx + rsi + {KINDS}], dl",
+    // All of the word: nothing is known of what was here.
+    "mov [rcx + rsi*8 + {KINDS}], rdx",
     "mov rdx, [rip + {CLOCK}]",
     "mov rdx, [rdx]",
     "mov [rcx + rsi*8 + {CREATED}], rdx",
@@ -166,7 +170,7 @@ std::arch::global_asm!(
     "lea rcx, [rip + {NURSERY}]",
     "imul esi, edi, {FACTOR}",
     "shr esi, {SHIFT}",
-    "movzx edx, byte ptr [rcx + rsi + {KINDS}]",
+    "movzx edx, byte ptr [rcx + rsi*8 + {KINDS}]",
     "sub rax, [rcx + rdx*8 + {LEAST}]",
     "cmp rax, [rcx + rdx*8 + {ABOVE}]",
     "ja 7f",
@@ -216,19 +220,132 @@ std::arch::global_asm!(
     "jmp 6b",
     ".cfi_endproc",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
+    "",
+    ".globl memstat_pfree",
+    ".hidden memstat_pfree",
+    ".type memstat_pfree, @function",
+    "memstat_pfree:",
+    ".cfi_startproc",
+    "lea rcx, [rip + {NURSERY}]",
+    "imul eax, edi, {FACTOR}",
+    "shr eax, {SHIFT}",
+    "cmp edi, [rcx + rax*8 + {LOOKED_AT}]",
+    "jne 2f",
+    // It has large allocations, or had. One block, and one that is large?
+    "mov rdx, [rdi + {LARGE}]",
+    "mov r8, [rdx + {LARGE_NEXT}]",
+    "or r8, [rdi + {NEXT}]",
+    "jnz 2f",
+    "push rdi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rsi",
+    ".cfi_adjust_cfa_offset 8",
+    "push [rcx + rax*8 + {ENOUGH}]",
+    ".cfi_adjust_cfa_offset 8",
+    "mov rdi, [rdx + {LARGE_ALLOC}]",
+    "call [rip + {usable_size}@GOTPCREL]",
+    "pop rcx",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rsi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
+    // Is it no larger than its creator's largest?
+    "cmp rax, rcx",
+    "ja {give_back}",
+    "jmp [rip + {PFREE}]",
+    "2:", // Anything large at all?
+    "mov rdx, [rdi + {LARGE}]",
+    "test rdx, rdx",
+    "jz 8f",
+    // rcx: how much its creator's largest has, as far as it is known here.
+    "mov r8, [rdi + {END}]",
+    "sub r8, rdi",
+    "cmp edi, [rcx + rax*8 + {LOOKED_AT}]",
+    "jne 3f",
+    "mov rcx, [rcx + rax*8 + {ENOUGH}]",
+    "add rcx, r8",
+    "jmp 4f",
+    "3:",
+    "cmp rdi, [rcx + rax*8 + {POOLS}]",
+    "jne {give_back}",
+    "movzx eax, byte ptr [rcx + rax*8 + {KINDS}]",
+    "mov rcx, [rcx + rax*8 + {PEAKS}]",
+    "4:", // Less its blocks,
+    "mov r9d, {FEW}",
+    "mov rax, rdi",
+    "5:",
+    "sub rcx, r8",
+    "jb {give_back}",
+    "dec r9d",
+    "jz {give_back}",
+    "mov rax, [rax + {NEXT}]",
+    "test rax, rax",
+    "jnz 5b",
+    // and less what is large.
+    "push rbx",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbx, 0",
+    "push rbp",
+    ".cfi_adjust_cfa_offset 8",
+    ".cfi_rel_offset rbp, 0",
+    "push rdi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rsi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rcx",
+    ".cfi_adjust_cfa_offset 8",
+    "mov rbx, rdx",
+    "mov ebp, r9d",
+    "6:",
+    "mov rdi, [rbx + {LARGE_ALLOC}]",
+    "call [rip + {usable_size}@GOTPCREL]",
+    "sub [rsp], rax",
+    "jb 7f",
+    "mov rbx, [rbx + {LARGE_NEXT}]",
+    "test rbx, rbx",
+    "jz 7f",
+    "dec ebp",
+    "jnz 6b",
+    "7:", // rbx is zero if all is.
+    "mov rax, rbx",
+    "pop rcx",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rsi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rbp",
+    ".cfi_adjust_cfa_offset -8",
+    ".cfi_restore rbp",
+    "pop rbx",
+    ".cfi_adjust_cfa_offset -8",
+    ".cfi_restore rbx",
+    "test rax, rax",
+    "jnz {give_back}",
+    "8:",
+    "jmp [rip + {PFREE}]",
+    ".cfi_endproc",
+    ".size memstat_pfree, . - memstat_pfree",
     CREATE = sym CREATE,
     DESTROY = sym super::DESTROY,
+    PFREE = sym super::PFREE,
     CLOCK = sym super::CLOCK,
     MAIN = sym super::MAIN,
     NURSERY = sym super::NURSERY,
     created = sym created,
     destroy = sym destroy,
     destroy_sized = sym destroy_sized,
+    give_back = sym give_back,
     FACTOR = const crate::tally::pools::FACTOR as i32,
     SHIFT = const crate::tally::pools::SHIFT,
     POOLS = const Nursery::POOLS,
     CREATED = const Nursery::CREATED,
     KINDS = const Nursery::KINDS,
+    LOOKED_AT = const Nursery::LOOKED_AT,
+    ENOUGH = const Nursery::ENOUGH,
+    PEAKS = const Nursery::PEAKS,
+    FEW = const FEW as i32,
     MARKS = const Nursery::MARKS,
     SIZES = const Nursery::SIZES,
     ENDED_1 = const Nursery::ENDED,
@@ -274,7 +391,15 @@ std::arch::global_asm!(
     "memstat_destroy_pool:",
     "b {destroy}",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
+    "",
+    ".globl memstat_pfree",
+    ".hidden memstat_pfree",
+    ".type memstat_pfree, @function",
+    "memstat_pfree:",
+    "b {give_back}",
+    ".size memstat_pfree, . - memstat_pfree",
     CREATE = sym CREATE,
     created = sym created,
     destroy = sym destroy,
+    give_back = sym give_back,
 );

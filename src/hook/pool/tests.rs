@@ -6,7 +6,8 @@ use crate::report::sample::Random;
 use crate::sys::testing::{alone, Library};
 use crate::tally::pools::{size_class, Pool, SIZES};
 
-/// Pools with the layout of nginx, in as few lines as can be. `EXTRA` makes another layout.
+/// Pools with the layout of nginx, in as few lines as can be. `EXTRA` makes another layout; `PFREE` is the
+/// name of what gives back, `FILLED` how many places of the list are filled again.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -35,11 +36,20 @@ pool *ngx_create_pool(size_t size, void *log) {
 void grow(pool *p) {
     size_t size = p->end - (char *) p;
     pool *n = aligned_alloc(16, size);
-    n->last = (char *) (n + 1); n->end = (char *) n + size; n->next = p->next; p->next = n;
+    n->last = (char *) (n + 1); n->end = (char *) n + size; n->next = 0;
+    while (p->next) p = p->next;
+    p->next = n;
 }
 void enlarge(pool *p) { ngx_palloc(p, 5000); }
 void enlarge_much(pool *p) { ngx_palloc(p, 90000); }
-void give_back(pool *p) { free(p->large->alloc); p->large->alloc = 0; }
+intptr_t PFREE(pool *p, void *m) {
+    for (large *l = p->large; l; l = l->next) {
+        if (l->alloc == m) { free(m); l->alloc = 0; errno = 77; return 0; }
+    }
+    errno = 77;
+    return -5;
+}
+void give_back(pool *p) { PFREE(p, p->large->alloc); }
 static void drop(pool *p) {
     for (large *l = p->large; l; l = l->next) free(l->alloc);
 }
@@ -52,7 +62,11 @@ void *ngx_palloc(pool *p, size_t n) {
     void *m = p->last;
     p->last += n <= p->max ? n : sizeof(large);
     if (n <= p->max) return m;
-    large *l = m;
+    int left = FILLED;
+    for (large *l = p->large; l && left; l = l->next, left--) {
+        if (!l->alloc) return l->alloc = malloc(n);
+    }
+    large *l = p->last > p->end ? malloc(sizeof(large)) : m;
     l->alloc = malloc(n); l->next = p->large; p->large = l;
     return l->alloc;
 }
@@ -71,8 +85,14 @@ struct Nginx(Library);
 
 impl Nginx {
     fn new(extra: &str) -> Self {
-        let extra = format!("-DEXTRA={extra}");
-        let library = Library::build("nginx.so", SOURCE, &["-pthread", &extra]);
+        Nginx::with_pfree(extra, "ngx_pfree", 5)
+    }
+
+    fn with_pfree(extra: &str, name: &str, filled: u32) -> Self {
+        let options = [("EXTRA", extra), ("PFREE", name), ("FILLED", &filled.to_string())];
+        let options = options.map(|(name, value)| format!("-D{name}={value}"));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let library = Library::build("nginx.so", SOURCE, &[&["-pthread"], &options[..]].concat());
         library.make_global();
         Nginx(library)
     }
@@ -81,6 +101,16 @@ impl Nginx {
         // SAFETY: the function takes nothing and returns a pool.
         unsafe {
             std::mem::transmute::<*const c_void, extern "C" fn() -> usize>(self.0.symbol(name))()
+        }
+    }
+
+    fn give_back(&self, pool: usize, given: usize) -> isize {
+        let function = self.0.symbol(c"ngx_pfree");
+        // SAFETY: the function takes a pool and an address.
+        unsafe {
+            std::mem::transmute::<*const c_void, extern "C" fn(usize, usize) -> isize>(function)(
+                pool, given,
+            )
         }
     }
 
@@ -163,7 +193,12 @@ fn pools_are_those_of_a_map() {
                 (0..large).for_each(|_| nginx.with(c"enlarge", pool));
                 (0..much).for_each(|_| nginx.with(c"enlarge_much", pool));
                 let less = if large + much != 0 { random.below(2) } else { 0 };
-                (0..less).for_each(|_| nginx.with(c"give_back", pool));
+                // SAFETY: a live pool.
+                let before = unsafe { held(pool) }.size();
+                (0..less).for_each(|_| {
+                    peaks[kind] = before.max(peaks[kind]);
+                    nginx.with(c"give_back", pool);
+                });
                 // SAFETY: a live pool.
                 let held = unsafe { held(pool) };
                 assert_eq!((held.bytes, held.large_count), (size * blocks, large + much - less));
@@ -196,6 +231,91 @@ fn pools_are_those_of_a_map() {
         assert!(ended.iter().all(|sizes| sizes.iter().filter(|count| **count > 500).count() > 6));
         assert_eq!(with(|pools| pools.unrecorded()), Ok(0));
     });
+}
+
+/// Pools of two creators that grow, give back and grow again, are reset and end: at each moment the
+/// largest that one has been before it became smaller is known.
+#[test]
+fn what_gives_back_is_seen_before() {
+    alone(&name("what_gives_back_is_seen_before"), || {
+        let nginx = Nginx::new("");
+        assert_eq!(install(), Ok(()));
+        assert!(engine::are_in(&GIVING_BACK));
+        assert_eq!(peaks_refused(), None);
+        let makers = [c"exported", c"also_exported"];
+        let mut random = Random::new(11);
+        let (mut map, mut peaks) = (Vec::new(), [0; 2]);
+        let mut beaten = 0;
+        for round in 0..60_000u32 {
+            let few = if (round / 5_000) % 2 == 0 { 3 } else { 40 };
+            let which = random.below(few) as usize;
+            let Some((pool, kind)) = map.get(which).copied() else {
+                let kind = random.below(2) as usize;
+                map.push((nginx.make(makers[kind]), kind));
+                continue;
+            };
+            // SAFETY: a live pool, here and below.
+            let size = unsafe { held(pool) }.size();
+            let mut see = || {
+                beaten += u32::from(size > peaks[kind]);
+                peaks[kind] = size.max(peaks[kind]);
+            };
+            match random.below(if few == 3 { 16 } else { 160 }) {
+                0 => {
+                    see();
+                    nginx.with(c"ngx_destroy_pool", pool);
+                    map.swap_remove(which);
+                }
+                1 => {
+                    see();
+                    nginx.with(c"ngx_reset_pool", pool);
+                }
+                2 => {
+                    nginx.with(c"grow", pool);
+                }
+                n if n % 2 == 0 => {
+                    // SAFETY: as above.
+                    let large = unsafe { crate::abi::pool::large(header(pool).large) };
+                    let given = large.map(|l| l.address).nth(random.below(30) as usize);
+                    if given.is_some() {
+                        see();
+                    }
+                    let said = nginx.give_back(pool, given.unwrap_or(pool));
+                    assert_eq!((said, errno()), (given.map_or(-5, |_| 0), Some(77)));
+                }
+                n => nginx.with(if n < 12 { c"enlarge" } else { c"enlarge_much" }, pool),
+            }
+            with(|pools| {
+                // Seldom: the young ones do not stay young.
+                if random.below(100) == 0 {
+                    pools.settle();
+                    for creator in pools.creators() {
+                        let kind = usize::from(creator.first_size == 512);
+                        assert_eq!(creator.peak, peaks[kind], "{round}");
+                    }
+                }
+            })
+            .unwrap();
+        }
+        assert!(beaten > 50, "{beaten}");
+    });
+}
+
+/// Where `ngx_pfree` is not as it should be, pools are known still, and why their peaks may not be.
+#[test]
+fn without_giving_back() {
+    for (pfree, filled, refusal) in [
+        ("another", 5, Refusal::Unresolved { symbol: "ngx_pfree".into() }),
+        ("ngx_pfree", 100, Refusal::Layout),
+    ] {
+        alone(&name("without_giving_back"), || {
+            let nginx = Nginx::with_pfree("", pfree, filled);
+            assert_eq!(install(), Ok(()));
+            assert_eq!(peaks_refused(), Some(refusal.clone()));
+            nginx.with(c"ngx_destroy_pool", nginx.make(c"exported"));
+            assert!(with(|_| ()).is_ok());
+        });
+    }
 }
 
 /// Pools begin in the nursery, and end there if nobody looks.

@@ -300,5 +300,5 @@ fn ten_thousand_pools_take_little() {
     assert_eq!(pools.live().count(), 10_000);
     let creators = pools.creators.capacity() * size_of::<Creator>();
     let bytes = pools.live().bytes() + creators + PLACES * size_of::<u16>() + size_of::<Nursery>();
-    assert!(bytes <= 232 * 1024, "{bytes}");
+    assert!(bytes <= 242 * 1024, "{bytes}");
 }

@@ -8,7 +8,7 @@ impl Nursery {
             return false;
         }
         self.pools[place].store(0, Relaxed);
-        let kind = usize::from(self.kinds[place].load(Relaxed));
+        let kind = self.kind_at(place).unwrap();
         self.ended[blocks - 1][kind].fetch_add(1, Relaxed);
         true
     }
