@@ -14,13 +14,14 @@ use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge, M
 use ngx::ngx_string;
 
 use crate::hook::set::HookSet;
+use crate::loading;
 use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
-use crate::nginx::{guard, log, process};
+use crate::nginx::{guard, log};
 use crate::render::Format;
 use crate::scoreboard::MAX_SLOTS;
-use crate::{lifecycle, lua, ngx_http_memstat_module, ngx_memstat_module};
+use crate::{ngx_http_memstat_module, ngx_memstat_module};
 
 pub use directives::{CORE_COMMANDS, HTTP_COMMANDS};
 
@@ -156,7 +157,7 @@ unsafe impl HttpModuleLocationConf for Module {
 
 /// The functions of the HTTP module.
 pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
-    preconfiguration: None,
+    preconfiguration: Some(preconfiguration),
     postconfiguration: Some(Module::postconfiguration),
     create_main_conf: Some(Module::create_main_conf),
     init_main_conf: Some(init_main_conf),
@@ -165,6 +166,24 @@ pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     create_loc_conf: Some(Module::create_loc_conf),
     merge_loc_conf: Some(Module::merge_loc_conf),
 };
+
+/// The beginning of `ngx_stream_module_t`, which nginx may have been built without.
+#[repr(C)]
+pub struct StreamContext {
+    preconfiguration: unsafe extern "C" fn(*mut ngx_conf_t) -> ngx_int_t,
+    rest: [Option<extern "C" fn()>; 5],
+}
+
+/// The functions of the stream module.
+pub static STREAM_CONTEXT: StreamContext = StreamContext { preconfiguration, rest: [None; 5] };
+
+/// `http {}` or `stream {}` begins: all modules are loaded.
+unsafe extern "C" fn preconfiguration(_cf: *mut ngx_conf_t) -> ngx_int_t {
+    guard(Status::NGX_OK.0, || {
+        loading::modules_loaded();
+        Status::NGX_OK.0
+    })
+}
 
 /// The functions of the core module.
 pub static mut CORE_CONTEXT: nginx_sys::ngx_core_module_t = nginx_sys::ngx_core_module_t {
@@ -237,7 +256,10 @@ fn core_conf(cycle: &ngx_cycle_t) -> Option<&'static mut CoreConf> {
     }
 }
 
+/// nginx loads the module.
 unsafe extern "C" fn create_core_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
+    // SAFETY: N3.
+    guard((), || unsafe { loading::begin(cycle) });
     // SAFETY: N3, N4.
     unsafe {
         let place: *mut CoreConf =
@@ -249,17 +271,17 @@ unsafe extern "C" fn create_core_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
     }
 }
 
-/// `http {}` is read; next its modules make their Lua VMs.
+/// `http {}` is read; next its modules make their Lua VMs. Hooks go in here that the configuration before
+/// did not want.
 unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, conf: *mut c_void) -> *mut c_char {
     guard(conf::OK, || {
         // SAFETY: N3: nginx hands over what `create_main_conf` made.
         let (cycle, main) = unsafe { ((*cf).cycle, conf.cast::<MainConf>().as_ref()) };
         // SAFETY: N3.
         let hooks = core_conf(unsafe { &*cycle }).and_then(|core| core.hooks).unwrap_or_default();
-        let has_location = main.is_some_and(|main| main.locations > 0);
-        if has_location && hooks.lua && !process::is_config_test() {
+        if main.is_some_and(|main| main.locations > 0) {
             // SAFETY: the cycle whose configuration is read.
-            unsafe { lua::before_vms(cycle) };
+            unsafe { loading::want(cycle, hooks) };
         }
         conf::OK
     })
@@ -276,13 +298,11 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
         let Some(zone) = main.zone else {
             return conf::OK;
         };
-        let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
         let needed = needed_slots(worker_processes(cycle));
         let Some(SizeAt { size, at: At { file, line } }) = main.zone_size else {
             // The same for nearly all configurations, so that a reload keeps the zone.
             let slots = needed.next_multiple_of(shm::DEFAULT_SLOTS).min(MAX_SLOTS);
             zone.set_size(shm::zone_size(slots));
-            lifecycle::before_zones(hooks);
             return conf::OK;
         };
         if size < shm::zone_size(needed) {
@@ -296,7 +316,6 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
             return conf::ERROR;
         }
         zone.set_size(size);
-        lifecycle::before_zones(hooks);
         conf::OK
     })
 }

@@ -37,6 +37,8 @@ mod handler;
 #[cfg(feature = "module")]
 mod lifecycle;
 #[cfg(feature = "module")]
+mod loading;
+#[cfg(feature = "module")]
 mod lua;
 #[cfg(feature = "module")]
 mod nginx;

@@ -11,25 +11,31 @@ use nginx_sys::{ngx_cycle_t, ngx_int_t, ngx_module_t, NGX_CORE_MODULE, NGX_HTTP_
 use crate::conf::{self, Settings};
 use crate::gather::{Gather, GATHER};
 use crate::handler;
-use crate::hook::set::HookSet;
 use crate::hook::state::State;
-use crate::hook::{pin, pool, refusal::Refusal, slab, thread};
-use crate::lua;
+use crate::hook::{pool, slab};
+use crate::loading;
 use crate::nginx::{guard, log, process, zones};
-use crate::report::model::Hooks;
 
 /// What nginx looks for in a dynamic module: its modules. The macro of the `ngx` crate takes one
 /// only.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
-pub static mut ngx_modules: [*const ngx_module_t; 3] =
-    [addr_of!(ngx_memstat_module), addr_of!(ngx_http_memstat_module), std::ptr::null()];
+pub static mut ngx_modules: [*const ngx_module_t; 4] = [
+    addr_of!(ngx_memstat_module),
+    addr_of!(ngx_stream_memstat_module),
+    addr_of!(ngx_http_memstat_module),
+    std::ptr::null(),
+];
 
 /// Their names.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
-pub static mut ngx_module_names: [*const c_char; 3] =
-    [c"ngx_memstat_module".as_ptr(), c"ngx_http_memstat_module".as_ptr(), std::ptr::null()];
+pub static mut ngx_module_names: [*const c_char; 4] = [
+    c"ngx_memstat_module".as_ptr(),
+    c"ngx_stream_memstat_module".as_ptr(),
+    c"ngx_http_memstat_module".as_ptr(),
+    std::ptr::null(),
+];
 
 /// Where they belong among the others: anywhere.
 #[no_mangle]
@@ -48,6 +54,17 @@ pub static mut ngx_memstat_module: ngx_module_t = ngx_module_t {
     exit_process: Some(exit_process),
     ..ngx_module_t::default()
 };
+
+/// The stream module: it sees that `stream` begins. nginx without stream has no use for it.
+#[allow(non_upper_case_globals)]
+static mut ngx_stream_memstat_module: ngx_module_t = ngx_module_t {
+    ctx: addr_of!(conf::STREAM_CONTEXT).cast_mut().cast(),
+    type_: NGX_STREAM_MODULE,
+    ..ngx_module_t::default()
+};
+
+/// `NGX_STREAM_MODULE`: "STRM".
+const NGX_STREAM_MODULE: usize = 0x4d52_5453;
 
 /// The HTTP module: the directives inside `http`.
 #[no_mangle]
@@ -78,31 +95,13 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
             *gather = match settings {
                 Some(settings) => prepare(settings, cycle, generation, before),
                 None => {
-                    install(cycle, HookSet::NONE);
+                    loading::withdraw();
                     before.filter(Gather::has_joined)
                 }
             };
         });
         NGX_OK as ngx_int_t
     })
-}
-
-/// A configuration is read, and its zones are made next, in the master: the slab hook goes in first,
-/// so that it sees all of them from their beginning.
-pub fn before_zones(wanted: HookSet) {
-    if wanted.slab && !process::is_config_test() && pin_module().is_ok() {
-        slab::loading();
-        // What becomes of it, `install` finds out.
-        let _ = install_slab();
-    }
-}
-
-fn pin_module() -> Result<(), Refusal> {
-    pin::pin(init_module as *const () as *const _)
-}
-
-fn install_slab() -> Result<(), Refusal> {
-    slab::install(zones::check)
 }
 
 fn prepare(
@@ -112,12 +111,14 @@ fn prepare(
     before: Option<Gather>,
 ) -> Option<Gather> {
     // Whatever points into the module from now on stays valid when nginx unloads it.
-    if let Err(refusal) = pin_module() {
+    if let Err(refusal) = loading::pin_module() {
+        loading::withdraw();
         log::alert(&format!("memstat: {refusal}, so it does nothing"));
         return None;
     }
     process::product();
-    let hooks = install(cycle, settings.hooks);
+    // SAFETY: N3: this is `init_module`.
+    let hooks = unsafe { loading::settle(cycle, settings.hooks) };
     // SAFETY: N3.
     let cycle = unsafe { &*cycle };
     if slab::state() == State::On {
@@ -137,42 +138,6 @@ fn prepare(
         }
     }
 }
-
-/// Installs the hooks that are wanted, takes out the others, and says what became of each.
-fn install(cycle: *mut ngx_cycle_t, wanted: HookSet) -> Hooks {
-    let lua = if wanted.lua {
-        // SAFETY: N3: this is `init_module`.
-        unsafe { lua::settle(cycle) }
-    } else {
-        lua::withdraw();
-        NOT_WANTED.to_owned()
-    };
-    Hooks {
-        pool: switch(wanted.pool, "nginx's pools", pool::install, pool::uninstall),
-        slab: switch(wanted.slab, "nginx's slab allocator", install_slab, slab::uninstall),
-        lua,
-        thread: switch(wanted.thread, "pthread_create", thread::install, thread::uninstall),
-    }
-}
-
-fn switch(
-    wanted: bool,
-    what: &str,
-    install: fn() -> Result<(), Refusal>,
-    uninstall: fn() -> Result<(), Refusal>,
-) -> String {
-    if !wanted {
-        let _ = uninstall();
-        return NOT_WANTED.to_owned();
-    }
-    let installed = install();
-    if let Err(refusal) = &installed {
-        log::warn(&format!("memstat: no hook on {what}: {refusal}"));
-    }
-    State::from(&installed).to_string()
-}
-
-const NOT_WANTED: &str = "off: not among memstat_hooks";
 
 /// A worker or a helper begins.
 unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {

@@ -16,7 +16,9 @@
 //! 3. The hooks may be called in place of the functions ([`install`] demands it), and their object
 //!    is pinned.
 //! 4. A block holds instructions that do what the replaced ones did, wherever they are, and is
-//!    never changed or unmapped once its page is executable.
+//!    never changed once its page is executable.
+//! 5. Without a call in a block no return address leads to it. With the jumps out and one thread, which
+//!    runs this code, its page can go.
 
 #[cfg(any(test, target_arch = "aarch64"))]
 mod aarch64;
@@ -72,6 +74,8 @@ struct Detour {
     block: Vec<u8>,
     /// Where in the block the way to the function itself starts.
     original: usize,
+    /// Whether an instruction in the block is a call, which returns to it.
+    calls: bool,
 }
 
 /// A function that is or was hooked.
@@ -82,6 +86,10 @@ struct Place {
     address: usize,
     before: Vec<u8>,
     after: Vec<u8>,
+    /// The page of its block.
+    page: usize,
+    /// Whether a function that is running may return to the block.
+    calls: bool,
 }
 
 static PLACES: Mutex<Vec<Place>> = Mutex::new(Vec::new());
@@ -120,7 +128,7 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
     let mut new = Vec::new();
     let mut blocks = Vec::new();
     for (index, (function, detour)) in functions.iter().zip(detours).enumerate() {
-        new.push(function.place(&detour).ok_or(Refusal::Room)?);
+        new.push(function.place(&detour, at).ok_or(Refusal::Room)?);
         blocks.push((code::block(at, index).ok_or(Refusal::Room)?, detour));
     }
     let hook_all = || {
@@ -139,12 +147,26 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
     Ok(())
 }
 
-/// Takes out the hooks on the functions, where they are still the last ones there.
+/// Takes out the hooks on the functions, where they are still the last ones there, and their blocks.
 pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
-    let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
-    let ours = |place: &&Place| targets.iter().any(|target| target.symbol == place.symbol);
-    let ours: Vec<Place> = places.iter().filter(ours).cloned().collect();
-    switch(&ours, Place::take_out)
+    let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_ours = |place: &Place| targets.iter().any(|target| target.symbol == place.symbol);
+    let ours: Vec<Place> = places.iter().filter(|place| is_ours(place)).cloned().collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    switch(&ours, Place::take_out)?;
+    if one_thread().is_err() || ours.iter().any(|place| place.calls) {
+        return Ok(());
+    }
+    places.retain(|place| !is_ours(place));
+    let mut pages: Vec<usize> = ours.iter().map(|place| place.page).collect();
+    pages.dedup();
+    for page in pages.into_iter().filter(|page| places.iter().all(|place| place.page != *page)) {
+        // SAFETY: 5: nothing leads to the blocks of this page any more.
+        unsafe { code::unmap(page) };
+    }
+    Ok(())
 }
 
 /// Whether all of the functions are hooked.
@@ -235,12 +257,14 @@ impl<'a> Function<'a> {
     }
 
     /// Where its code is to change.
-    fn place(&self, detour: &Detour) -> Option<Place> {
+    fn place(&self, detour: &Detour, page: usize) -> Option<Place> {
         Some(Place {
             symbol: self.target.symbol,
             address: self.address.wrapping_add(detour.skip),
             before: self.code.get(detour.skip..)?.get(..detour.patch.len())?.to_vec(),
             after: detour.patch.clone(),
+            page,
+            calls: detour.calls,
         })
     }
 }

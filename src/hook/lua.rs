@@ -108,9 +108,6 @@ fn hook_all() -> Result<(), Refusal> {
     let mut made = Ok(());
     for (name, replacement, original) in hooks() {
         let definition = symbol::address(name).unwrap_or(0);
-        if definition != 0 {
-            pin(definition as *const c_void)?;
-        }
         // The library's own calls are left alone: its luaL_newstate calls lua_newstate, for a VM
         // that is wrapped anyway, and its os.exit may end one, with the process.
         let wanted = |object: &&LoadedObject| {
@@ -134,6 +131,12 @@ fn hook_all() -> Result<(), Refusal> {
     made
 }
 
+/// Keeps the library in the process for good, as the hook keeps the addresses of its functions.
+pub fn keep() -> Result<(), Refusal> {
+    let definitions = hooks().into_iter().filter_map(|(name, ..)| symbol::address(name));
+    definitions.into_iter().try_for_each(|definition| pin(definition as *const c_void))
+}
+
 fn closes(patched: &Patched) -> Result<(), Refusal> {
     patched.complete()?;
     if patched.any() {
@@ -143,7 +146,7 @@ fn closes(patched: &Patched) -> Result<(), Refusal> {
 }
 
 /// Takes the hook out, and gives the VMs their own allocators back. Where the process has other
-/// threads, those VMs that they may be using stay wrapped until they end.
+/// threads, those VMs that they may be using stay wrapped until they end, and so does the hook on that.
 ///
 /// Call it while the process reads its configuration.
 pub fn uninstall() -> Result<(), Refusal> {
@@ -163,6 +166,12 @@ pub fn uninstall() -> Result<(), Refusal> {
         }
         // SAFETY: the objects are from now; `patch` found the original (2).
         unsafe { got::restore(&objects(), name, replacement, original) }?.complete()?;
+    }
+    if !left {
+        // Nobody calls the stand-ins any more, and the library may go.
+        hooks().iter().for_each(|(.., original)| {
+            original.store(std::ptr::null_mut(), Ordering::Release);
+        });
     }
     set_state(State::NotInstalled);
     Ok(())

@@ -8,8 +8,9 @@
 //! 1. `dladdr` takes any address, and fills its result in when it returns non-zero.
 //! 2. A path that `dladdr` gives is that of a loaded object, and good for as long as it is loaded.
 //!    With `RTLD_NOLOAD` nothing is loaded or run: `dlopen` finds it by that name.
+//! 3. Both supported architectures return an `int` in a register that a caller who expects nothing ignores.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
 use super::refusal::Refusal;
@@ -18,13 +19,47 @@ use crate::sys::elf::objects;
 /// Keeps the object that `address` is in for as long as the process lives, and its forked children.
 /// The executable stays anyway.
 pub fn pin(address: *const c_void) -> Result<(), Refusal> {
-    let address = address as usize;
-    if objects().first().is_some_and(|executable| executable.contains(address)) {
+    if in_executable(address) {
         return Ok(());
     }
+    let handle = open(address, libc::RTLD_NODELETE)?;
+    // SAFETY: a handle from above; the object stays because of `RTLD_NODELETE`.
+    unsafe { libc::dlclose(handle) };
+    Ok(())
+}
+
+/// What keeps an object loaded until it is released.
+#[derive(Debug)]
+pub struct Reference(*mut c_void);
+
+impl Reference {
+    /// Keeps the object that `address` is in.
+    pub fn of(address: *const c_void) -> Result<Reference, Refusal> {
+        open(address, 0).map(Reference)
+    }
+
+    /// A function of the C library that releases the reference, and its argument. To be called once.
+    pub fn into_parts(self) -> (unsafe extern "C" fn(*mut c_void), *mut c_void) {
+        // SAFETY: 3: the result is not looked at.
+        let release = unsafe {
+            std::mem::transmute::<
+                unsafe extern "C" fn(*mut c_void) -> c_int,
+                unsafe extern "C" fn(*mut c_void),
+            >(libc::dlclose)
+        };
+        (release, self.0)
+    }
+}
+
+fn in_executable(address: *const c_void) -> bool {
+    objects().first().is_some_and(|executable| executable.contains(address as usize))
+}
+
+/// A handle of the loaded object that `address` is in.
+fn open(address: *const c_void, flags: c_int) -> Result<*mut c_void, Refusal> {
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: 1.
-    if unsafe { libc::dladdr(address as *const c_void, info.as_mut_ptr()) } == 0 {
+    if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
         return Err(Refusal::Pin);
     }
     // SAFETY: 1.
@@ -32,15 +67,12 @@ pub fn pin(address: *const c_void) -> Result<(), Refusal> {
     if path.is_null() {
         return Err(Refusal::Pin);
     }
-    let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
     // SAFETY: 2.
-    let handle = unsafe { libc::dlopen(path, flags) };
+    let handle = unsafe { libc::dlopen(path, libc::RTLD_NOW | libc::RTLD_NOLOAD | flags) };
     if handle.is_null() {
         return Err(Refusal::Pin);
     }
-    // SAFETY: a handle from above; the object stays because of `RTLD_NODELETE`.
-    unsafe { libc::dlclose(handle) };
-    Ok(())
+    Ok(handle)
 }
 
 #[cfg(test)]
@@ -66,6 +98,20 @@ mod tests {
                 library.close();
                 assert_eq!(is_loaded("pinned.so"), pinned);
             }
+        });
+    }
+
+    #[test]
+    fn a_reference_keeps_a_library_until_it_is_released() {
+        isolated("hook::pin::tests::a_reference_keeps_a_library_until_it_is_released", || {
+            let library = Library::build("kept.so", "int answer(void) { return 42; }", &[]);
+            let reference = Reference::of(library.symbol(c"answer")).unwrap();
+            library.close();
+            assert!(is_loaded("kept.so"));
+            let (release, handle) = reference.into_parts();
+            // SAFETY: once.
+            unsafe { release(handle) };
+            assert!(!is_loaded("kept.so"));
         });
     }
 

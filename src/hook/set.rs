@@ -29,6 +29,26 @@ impl HookSet {
     /// `memstat_hooks off`.
     pub const NONE: HookSet = HookSet { pool: false, slab: false, lua: false, thread: false };
 
+    /// The hooks of both.
+    pub fn or(self, other: HookSet) -> HookSet {
+        HookSet {
+            pool: self.pool || other.pool,
+            slab: self.slab || other.slab,
+            lua: self.lua || other.lua,
+            thread: self.thread || other.thread,
+        }
+    }
+
+    /// The hooks that are not among others.
+    pub fn without(self, others: HookSet) -> HookSet {
+        HookSet {
+            pool: self.pool && !others.pool,
+            slab: self.slab && !others.slab,
+            lua: self.lua && !others.lua,
+            thread: self.thread && !others.thread,
+        }
+    }
+
     /// Reads the words behind the directive's name. The error is a sentence for the log.
     pub fn parse(words: &[&[u8]]) -> Result<HookSet, String> {
         match words {
@@ -68,6 +88,16 @@ mod tests {
     fn parse(words: &str) -> Result<HookSet, String> {
         let words: Vec<&[u8]> = words.split_whitespace().map(str::as_bytes).collect();
         HookSet::parse(&words)
+    }
+
+    #[test]
+    fn sums_and_differences() {
+        let (one, two) = (parse("pool lua").unwrap(), parse("lua thread").unwrap());
+        assert_eq!(one.or(two), parse("pool lua thread").unwrap());
+        assert_eq!(one.without(two), parse("pool").unwrap());
+        assert_eq!(HookSet::NONE.or(HookSet::ALL), HookSet::ALL);
+        assert_eq!(HookSet::ALL.without(HookSet::ALL), HookSet::NONE);
+        assert_eq!(HookSet::ALL.without(HookSet::NONE), HookSet::ALL);
     }
 
     #[test]

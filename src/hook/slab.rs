@@ -10,9 +10,10 @@
 //! 1. The hooks have the types of the functions, and hand the arguments on as they are. A pool is
 //!    an address here; nothing is read from it.
 //! 2. The ways to the functions are set before a hook can be called.
-//! 3. [`MASTERS`] and [`CURRENT`] are null or lead to a table that stays for the life of the
-//!    process: [`OWN`], or one in a mapping that is never unmapped. A table is all atomics, and all
-//!    zeroes is one. When a hook can be called they are not null.
+//! 3. [`MASTERS`] and [`CURRENT`] are null or lead to a table that stays as long as a hook can be
+//!    called: [`OWN`], or one in a mapping. A table is all atomics, and all zeroes is one. When a hook
+//!    can be called they are not null. [`uninstall`] runs while a configuration is read or loaded, when
+//!    nothing else of this process uses a table.
 //! 4. nginx hands an `ngx_shm_t` to the functions that make and unmake shared memory, of which
 //!    [`Shm`] is the beginning (`nginx::zones` compares the two when it is compiled).
 //! 5. [`LAST`] leads to counters in the table of [`CURRENT`], or to the first in [`OWN`], which are of
@@ -124,8 +125,13 @@ pub fn install(check: Check) -> Result<(), Refusal> {
 pub fn uninstall() -> Result<(), Refusal> {
     engine::uninstall(&TARGETS)?;
     with_mappings(Mappings::clear);
-    if let Some(table) = masters() {
-        table.inherit(None);
+    let table = MASTERS.swap(null_mut(), Ordering::AcqRel);
+    CURRENT.store(null_mut(), Ordering::Release);
+    LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
+    OWN.inherit(None);
+    if !table.is_null() {
+        // SAFETY: the mapping of `prepare`; with the hooks out nothing leads to it (3).
+        unsafe { libc::munmap(table.cast(), size_of::<Table>()) };
     }
     set_state(State::NotInstalled);
     Ok(())
@@ -136,9 +142,17 @@ pub fn state() -> State {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// A configuration is about to make its zones.
+/// This process, the master, begins to read a configuration. The master may be a child itself, of
+/// nginx's `daemon()`: it counts in the master's table again.
 pub fn loading() {
     with_mappings(Mappings::loading);
+    if let (Some(masters), Some(own)) = (masters(), current()) {
+        if !std::ptr::eq(masters, own) {
+            masters.absorb(own);
+            CURRENT.store(std::ptr::from_ref(masters).cast_mut(), Ordering::Release);
+            LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
+        }
+    }
 }
 
 /// A configuration is loaded; these are its zones, each a name, an address and a size.
@@ -197,7 +211,7 @@ fn prepare() -> Result<(), Refusal> {
         let size = std::mem::size_of::<Table>();
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping of zeroes, which is never unmapped (3).
+        // SAFETY: a new mapping of zeroes, which `uninstall` unmaps (3).
         let table = unsafe { libc::mmap(null_mut(), size, rights, kind, -1, 0) };
         if table == libc::MAP_FAILED {
             return Err(Refusal::Memory);

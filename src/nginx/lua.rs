@@ -26,15 +26,27 @@ pub struct GlobalState {
 /// `cycle` is what nginx handed to `init_module`: its configuration is read.
 pub unsafe fn global_states(cycle: *mut ngx_cycle_t) -> Vec<GlobalState> {
     let known = [
-        (Subsystem::Http, c"ngx_http_module", c"ngx_http_lua_get_global_state"),
-        (Subsystem::Stream, c"ngx_stream_module", c"ngx_stream_lua_get_global_state"),
+        (
+            Subsystem::Http,
+            c"ngx_http_module",
+            c"ngx_http_lua_module",
+            c"ngx_http_lua_get_global_state",
+        ),
+        (
+            Subsystem::Stream,
+            c"ngx_stream_module",
+            c"ngx_stream_lua_module",
+            c"ngx_stream_lua_get_global_state",
+        ),
     ];
     // SAFETY: N3.
     let Some(cycle) = (unsafe { cycle.as_mut() }) else {
         return Vec::new();
     };
-    let states = known.into_iter().filter_map(|(subsystem, core, getter)| {
+    let states = known.into_iter().filter_map(|(subsystem, core, module, getter)| {
         let index = module_index(cycle, core)?;
+        // One that the cycle before has loaded has no part in this one, but its function is there.
+        module_index(cycle, module)?;
         // SAFETY: N2: nginx has made a place for each core module; it is null when there is no
         // such block in the configuration.
         let context = unsafe { cycle.conf_ctx.add(index).read() };
@@ -46,7 +58,8 @@ pub unsafe fn global_states(cycle: *mut ngx_cycle_t) -> Vec<GlobalState> {
             )
         };
         let mut conf = ngx_conf_t { ctx: context.cast(), cycle, ..empty_conf() };
-        // SAFETY: it reads the context of its subsystem, in which it has its own part.
+        // SAFETY: it reads the context of its subsystem, in which it has its own part, as it is a module
+        // of the cycle.
         let lua = unsafe { getter(addr_of_mut!(conf)) };
         (!lua.is_null()).then_some(GlobalState { subsystem, lua })
     });
@@ -58,7 +71,7 @@ fn empty_conf() -> ngx_conf_t {
     unsafe { std::mem::zeroed() }
 }
 
-/// The place of a core module in the cycle's contexts.
+/// The place in the cycle's contexts of a module that the cycle has.
 fn module_index(cycle: &ngx_cycle_t, name: &CStr) -> Option<usize> {
     (0..cycle.modules_n).find_map(|i| {
         // SAFETY: N2: an array of as many modules.

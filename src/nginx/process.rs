@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use nginx_sys::{
     ngx_exiting, ngx_last_process, ngx_parent, ngx_pid, ngx_process, ngx_processes, ngx_quit,
-    ngx_terminate, ngx_test_config, ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE,
-    NGX_PROCESS_WORKER,
+    ngx_terminate, ngx_test_config, ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SIGNALLER,
+    NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
 };
 
 use crate::abi::product;
@@ -54,6 +54,13 @@ pub fn is_worker() -> bool {
 pub fn is_config_test() -> bool {
     // SAFETY: N2.
     unsafe { ngx_test_config != 0 }
+}
+
+/// Whether this run serves once its configuration is read: it neither tests that (`-t`) nor sends a
+/// signal (`-s`).
+pub fn will_serve() -> bool {
+    // SAFETY: N2.
+    !is_config_test() && unsafe { ngx_process } as u32 != NGX_PROCESS_SIGNALLER
 }
 
 /// The worker's number, as in `$worker_id`.

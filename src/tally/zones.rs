@@ -108,6 +108,13 @@ impl Entry {
             .for_each(|c| c.store(0, Relaxed));
     }
 
+    fn add(&self, counts: &Counts) {
+        self.allocations.fetch_add(counts.allocations, Relaxed);
+        self.frees.fetch_add(counts.frees, Relaxed);
+        self.failures.fetch_add(counts.failures, Relaxed);
+        self.bytes_requested.fetch_add(counts.bytes_requested, Relaxed);
+    }
+
     fn counts(&self) -> Counts {
         Counts {
             allocations: self.allocations.load(Relaxed),
@@ -237,6 +244,21 @@ impl Table {
         let words = self.taken.iter().enumerate();
         let all = words.flat_map(|(word, taken)| places(word, taken.load(Relaxed)));
         all.filter_map(|place| self.entries.get(place))
+    }
+
+    /// Adds what the same process has counted in another table, which has no more than that then.
+    pub fn absorb(&self, other: &Table) {
+        for theirs in other.taken() {
+            let pool = theirs.pool.load(Relaxed);
+            let counts = theirs.counts();
+            theirs.clear();
+            if !matches!(pool, 0 | RETIRED) && counts != Counts::default() {
+                let entry = self.place(pool).map_or(&self.other, |(_, entry)| entry);
+                entry.add(&counts);
+            }
+        }
+        self.other.add(&other.other.counts());
+        other.other.clear();
     }
 
     /// What this process did to a pool; `None` when it is counted among the others.

@@ -40,7 +40,13 @@ pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> 
     bytes.extend(moved.to_le_bytes());
     bytes.extend(branch(moved_at.checked_add(4)?, start.checked_add(4)?)?.to_le_bytes());
     let patch = branch(start, block)?.to_le_bytes().to_vec();
-    (bytes.len() <= BLOCK).then_some(Detour { skip, patch, block: bytes, original: MOVED })
+    (bytes.len() <= BLOCK).then_some(Detour {
+        skip,
+        patch,
+        block: bytes,
+        original: MOVED,
+        calls: false,
+    })
 }
 
 /// `b`, from one address to another.

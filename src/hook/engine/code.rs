@@ -79,7 +79,7 @@ impl Page {
         }
     }
 
-    /// Makes it executable. It stays for good.
+    /// Makes it executable.
     pub fn seal(self) -> Result<(), Refusal> {
         flush(self.0, page_size());
         // SAFETY: 3.
@@ -90,6 +90,16 @@ impl Page {
         }
         sealed
     }
+}
+
+/// Unmaps a page of blocks.
+///
+/// # Safety
+///
+/// It was made by [`Page::at`], and nothing leads to it any more.
+pub unsafe fn unmap(page: usize) {
+    // SAFETY: 3, by contract.
+    unsafe { libc::munmap(page as *mut _, page_size()) };
 }
 
 /// All signals that can be, blocked in this thread.

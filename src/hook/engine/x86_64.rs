@@ -43,6 +43,7 @@ pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> 
     if !moved.last()?.flow_control().eq(&FlowControl::UnconditionalBranch) {
         moved.push(Instruction::with_branch(Code::Jmp_rel32_64, end).ok()?);
     }
+    let calls = moved.iter().any(|instruction| instruction.flow_control() == FlowControl::Call);
     let instructions = InstructionBlock::new(&moved, moved_at);
     let moved = BlockEncoder::encode(64, instructions, BlockEncoderOptions::NONE).ok()?.code_buffer;
 
@@ -56,7 +57,7 @@ pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> 
     patch.extend(i32::try_from(distance).ok()?.to_le_bytes());
     // The rest of the last instruction that was moved is never run; it must not look like code.
     patch.resize(usize::try_from(end.checked_sub(start)?).ok()?, 0xcc);
-    (bytes.len() <= BLOCK).then_some(Detour { skip, patch, block: bytes, original: MOVED })
+    (bytes.len() <= BLOCK).then_some(Detour { skip, patch, block: bytes, original: MOVED, calls })
 }
 
 /// The instructions that the jump covers, and the address behind them.
@@ -139,6 +140,7 @@ mod tests {
         // call +0x100; nop; ret
         let code = [0xe8, 0, 1, 0, 0, 0x90, 0xc3];
         let detour = plan(&code, AT, HOOK, NEAR).unwrap();
+        assert!(detour.calls);
         let call = decoded(&detour.block[16..], NEAR + 16)[0];
         assert_eq!(call.near_branch_target(), AT + 5 + 0x100);
         // test rdi,rdi; je +0x10; nop...

@@ -135,3 +135,22 @@ fn threads_in_different_pools() {
     }
     assert_eq!(table.others(|_| true), counts(0, 80_000, 0, 0));
 }
+
+#[test]
+fn a_table_absorbs_another_of_the_same_process() {
+    let (masters, own) = (Table::new(), Table::new());
+    for table in [&masters, &own] {
+        table.begin(POOL, 1);
+        table.allocated(POOL, 100, true, None);
+        table.freed(POOL);
+    }
+    own.allocated(POOL + 4096, 7, false, None);
+    own.other.allocations.store(3, Relaxed);
+    for _ in 0..2 {
+        masters.absorb(&own);
+        assert_eq!(masters.counts(POOL), Some(counts(2, 2, 0, 200)));
+        assert_eq!(masters.counts(POOL + 4096), Some(counts(0, 0, 1, 0)));
+        assert_eq!(masters.others(|_| true), counts(3, 0, 0, 0));
+        assert_eq!(own.counts(POOL), Some(Counts::default()), "counted once");
+    }
+}
