@@ -123,7 +123,7 @@ mod tests {
             (&b"\0nginx version: nginx/1.22.1\n\0"[..], "nginx/1.22.1"),
             (b"nginx version: nginx/1.24.0 (Ubuntu)\n\0", "nginx/1.24.0"),
             (b"\0nginx version: openresty/1.27.1.2\n\0", "openresty/1.27.1.2"),
-            (b"\0nginx version: freenginx/1.27.4\n\0", "freenginx/1.27.4"),
+            (b"\0freenginx version: freenginx/1.27.4\n\0", "freenginx/1.27.4"),
             (b"\0Angie version: Angie/1.8.1\nBuilt on\0", "Angie/1.8.1"),
             (b"x\nTengine version: Tengine/3.1.0\0", "Tengine/3.1.0"),
         ] {
