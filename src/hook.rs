@@ -27,6 +27,7 @@ pub mod protect;
 pub mod refusal;
 pub mod set;
 pub mod slab;
+pub mod sleep;
 pub mod stacks;
 pub mod state;
 pub mod thread;

@@ -23,7 +23,7 @@
 #[cfg(any(test, target_arch = "aarch64"))]
 mod aarch64;
 mod code;
-mod trial;
+pub(super) mod trial;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -13,3 +13,9 @@ pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
     unsafe { errno.write(kept) };
     result
 }
+
+/// Sets errno, for a hook that stands in for a function that would.
+pub fn set_errno(errno: libc::c_int) {
+    // SAFETY: E1; the call has no preconditions.
+    unsafe { libc::__errno_location().write(errno) };
+}

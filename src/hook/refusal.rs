@@ -89,6 +89,9 @@ pub enum Refusal {
     /// The child process that tried it was killed.
     #[error("a child process that tried it was killed")]
     Killed,
+    /// The kernel refuses to wait for a signal or a descriptor, whichever comes first.
+    #[error("ppoll failed, errno {0}")]
+    Wait(i32),
     /// There is no memory for what the hook counts.
     #[error("there is no memory for its counters")]
     Memory,

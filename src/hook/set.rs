@@ -12,6 +12,8 @@ pub struct HookSet {
     pub lua: bool,
     /// Thread creation.
     pub thread: bool,
+    /// The master's sleep.
+    pub master: bool,
 }
 
 impl Default for HookSet {
@@ -20,14 +22,17 @@ impl Default for HookSet {
     }
 }
 
-const EXPECTED: &str = r#"expected "on", "off" or any of "pool", "slab", "lua", "thread""#;
+const EXPECTED: &str =
+    r#"expected "on", "off" or any of "pool", "slab", "lua", "thread", "master""#;
 
 impl HookSet {
     /// `memstat_hooks on`.
-    pub const ALL: HookSet = HookSet { pool: true, slab: true, lua: true, thread: true };
+    pub const ALL: HookSet =
+        HookSet { pool: true, slab: true, lua: true, thread: true, master: true };
 
     /// `memstat_hooks off`.
-    pub const NONE: HookSet = HookSet { pool: false, slab: false, lua: false, thread: false };
+    pub const NONE: HookSet =
+        HookSet { pool: false, slab: false, lua: false, thread: false, master: false };
 
     /// The hooks of both.
     pub fn or(self, other: HookSet) -> HookSet {
@@ -64,6 +69,7 @@ impl HookSet {
                 b"slab" => &mut set.slab,
                 b"lua" => &mut set.lua,
                 b"thread" => &mut set.thread,
+                b"master" => &mut set.master,
                 b"on" | b"off" => {
                     let word = word.escape_ascii();
                     return Err(format!(r#""{word}" cannot be combined, {EXPECTED}"#));
@@ -106,8 +112,10 @@ mod tests {
         for (words, set) in [
             ("on", HookSet::ALL),
             ("off", none),
-            ("pool slab lua thread", HookSet::ALL),
-            ("thread lua slab pool", HookSet::ALL),
+            ("pool slab lua thread master", HookSet::ALL),
+            ("master thread lua slab pool", HookSet::ALL),
+            ("pool slab lua thread", HookSet { master: false, ..HookSet::ALL }),
+            ("master", HookSet { master: true, ..none }),
             ("pool", HookSet { pool: true, ..none }),
             ("slab", HookSet { slab: true, ..none }),
             ("lua", HookSet { lua: true, ..none }),
