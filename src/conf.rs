@@ -201,6 +201,8 @@ pub struct Settings {
     pub uris: bool,
     /// The zone, made by nginx.
     pub zone: Zone,
+    /// Whether there is a master process.
+    pub has_master: bool,
 }
 
 /// The settings of a cycle; `None` when it has no `memstat` location.
@@ -213,7 +215,8 @@ pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
     let cycle = unsafe { cycle.as_ref() }?;
     let main = Module::main_conf(cycle).filter(|main| main.locations > 0)?;
     let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
-    Some(Settings { hooks, uris: main.uris, zone: main.zone? })
+    let has_master = nginx_conf(cycle).is_some_and(|core| core.master != 0);
+    Some(Settings { hooks, uris: main.uris, zone: main.zone?, has_master })
 }
 
 /// Warns of each location that answers everybody.
@@ -327,10 +330,15 @@ fn needed_slots(workers: usize) -> usize {
 }
 
 fn worker_processes(cycle: &ngx_cycle_t) -> usize {
+    let core = nginx_conf(cycle);
+    core.map_or(1, |core| usize::try_from(core.worker_processes).unwrap_or(1).max(1))
+}
+
+/// The settings of nginx's core module.
+fn nginx_conf(cycle: &ngx_cycle_t) -> Option<&ngx_core_conf_t> {
     // SAFETY: N2, N4: nginx's core module settles its own part before any other module's.
     unsafe {
         let core = cycle.conf_ctx.add((*addr_of!(ngx_core_module)).index);
-        let core = core.cast::<*const ngx_core_conf_t>().read();
-        core.as_ref().map_or(1, |core| usize::try_from(core.worker_processes).unwrap_or(1).max(1))
+        core.cast::<*const ngx_core_conf_t>().read().as_ref()
     }
 }

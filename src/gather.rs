@@ -20,12 +20,15 @@ use crate::scoreboard::{Asker, Board, Slot};
 
 pub use collect::Collected;
 use collect::{Arrived, Collecting};
+pub use master::asleep;
+use master::Master;
 use peers::Peer;
 use reading::Zones;
 use waiter::{wants, Waiter};
 pub use waiter::{Answer, Question, Stage};
 
 mod collect;
+mod master;
 mod peers;
 mod reading;
 mod waiter;
@@ -57,10 +60,13 @@ pub struct Gather {
     /// [`WAKERS`] of them. A descriptor has the same number in all processes of the server.
     wakers: Vec<Waker>,
     probes: Probes,
+    master: Master,
     hooks: Hooks,
     /// Whether request lines are told.
     requests: bool,
     generation: u64,
+    /// The cycle's address, where a master runs it.
+    masters_cycle: Option<usize>,
     /// What only a process that runs an event loop has.
     local: Option<Local>,
 }
@@ -98,27 +104,47 @@ struct Local {
 }
 
 impl Gather {
-    /// Prepares the processes of a cycle; `before` is what the cycle before it had.
+    /// Prepares the processes of a cycle; `before` is what the cycle before it had. `masters_cycle`
+    /// is the cycle's address, where there is a master to run it.
     pub fn prepare(
         board: Board,
         hooks: Hooks,
         requests: bool,
         generation: u64,
+        masters_cycle: Option<usize>,
         before: Option<Gather>,
     ) -> Result<Self, String> {
-        let (mut wakers, probes, local) = match before {
+        let (mut wakers, probes, local, master) = match before {
             // The same slots, or the same process (`master_process off`).
             Some(before) if before.board == board || before.has_joined() => {
-                (before.wakers, before.probes, before.local)
+                (before.wakers, before.probes, before.local, Some(before.master))
             }
             // Who is left of the last cycle still listens to its own wakers.
-            Some(before) => (Vec::new(), before.probes, None),
-            None => (Vec::new(), Probes::default(), None),
+            Some(mut before) => {
+                before.master.release(&before.board);
+                (Vec::new(), before.probes, None, Some(before.master))
+            }
+            None => (Vec::new(), Probes::default(), None, None),
         };
+        let answers = masters_cycle.is_some() && hooks.master.as_deref() == Some("on");
+        let master = Master::prepare(answers, &board, master)?;
         while wakers.len() < WAKERS {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
         }
-        let mut gather = Gather { board, wakers, probes, hooks, requests, generation, local };
+        let mut gather = Gather {
+            board,
+            wakers,
+            probes,
+            master,
+            hooks,
+            requests,
+            generation,
+            masters_cycle,
+            local,
+        };
+        if masters_cycle.is_some() && !answers {
+            gather.take_master();
+        }
         gather.settle(now_ms());
         Ok(gather)
     }
@@ -130,6 +156,7 @@ impl Gather {
 
     /// Takes part: the event loop calls `woken` when this process is woken, and `tick` when time is up.
     pub fn join(&mut self, tick: Handler, woken: Handler) {
+        self.master.forget();
         self.local = Some(Local {
             me: None,
             claim_ms: 0,
@@ -321,6 +348,7 @@ impl Gather {
     /// Answers a request that has all it asked for, or has waited long enough; whether there is more
     /// to do for those that can be answered.
     fn answer(&mut self, budget: &Budget) -> bool {
+        let awaits_master = self.awaits_master();
         let Some(local) = &mut self.local else { return false };
         if let Some(collecting) = local.collecting.take() {
             return self.collect_for(collecting, budget);
@@ -332,7 +360,8 @@ impl Gather {
         let now = now_ms();
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
         let read = local.zones.read_ms();
-        let oldest = peers::oldest_ms(&self.board, now).min(own).min(read);
+        let oldest = if awaits_master { 0 } else { peers::oldest_ms(&self.board, now) };
+        let oldest = oldest.min(own).min(read);
         let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
         let peers = peers::owners(&self.board);
         let all_arrived = local.arrived.take(&self.board, &peers, budget);
@@ -393,7 +422,9 @@ impl Gather {
 
     /// Wakes the process in a slot.
     fn wake(&self, index: usize) {
-        self.ring(waker_of(index));
+        if !self.wake_master(index) {
+            self.ring(waker_of(index));
+        }
     }
 
     /// Wakes processes that have no slot: there may be one to claim.

@@ -11,6 +11,7 @@ use nginx_sys::{ngx_cycle_t, ngx_int_t, ngx_module_t, NGX_CORE_MODULE, NGX_HTTP_
 use crate::conf::{self, Settings};
 use crate::gather::{Gather, GATHER};
 use crate::handler;
+use crate::hook::set::HookSet;
 use crate::hook::state::State;
 use crate::hook::{pool, slab};
 use crate::loading;
@@ -96,7 +97,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
                 Some(settings) => prepare(settings, cycle, generation, before),
                 None => {
                     loading::withdraw();
-                    before.filter(Gather::has_joined)
+                    before.and_then(Gather::retire)
                 }
             };
         });
@@ -117,8 +118,10 @@ fn prepare(
         return None;
     }
     process::product();
+    let HookSet { master, .. } = settings.hooks;
+    let wanted = HookSet { master: master && settings.has_master, ..settings.hooks };
     // SAFETY: N3: this is `init_module`.
-    let hooks = unsafe { loading::settle(cycle, settings.hooks) };
+    let hooks = unsafe { loading::settle(cycle, wanted) };
     // SAFETY: N3.
     let cycle = unsafe { &*cycle };
     if slab::state() == State::On {
@@ -126,11 +129,12 @@ fn prepare(
         unsafe { zones::loaded(cycle, generation) };
     }
     pool::cycle(cycle.pool as usize, generation, c"ngx_init_cycle");
+    let masters_cycle = settings.has_master.then(|| std::ptr::from_ref(cycle) as usize);
     let board = settings.zone.board();
     let prepared = board.ok_or_else(|| "there is no shared zone".to_owned());
-    match prepared
-        .and_then(|board| Gather::prepare(board, hooks, settings.uris, generation, before))
-    {
+    match prepared.and_then(|board| {
+        Gather::prepare(board, hooks, settings.uris, generation, masters_cycle, before)
+    }) {
         Ok(gather) => Some(gather),
         Err(error) => {
             log::alert(&format!("memstat: {error}, so /memstat can't answer"));

@@ -16,11 +16,12 @@ use std::ffi::c_void;
 
 use nginx_sys::{ngx_cycle_t, ngx_pool_cleanup_add, ngx_pool_t};
 
+use crate::gather::asleep;
 use crate::hook::pin::{self, Reference};
 use crate::hook::refusal::Refusal;
 use crate::hook::set::HookSet;
 use crate::hook::state::State;
-use crate::hook::{lua as lua_hook, pool, slab, thread};
+use crate::hook::{lua as lua_hook, pool, slab, sleep, thread};
 use crate::lua;
 use crate::nginx::global::MainThread;
 use crate::nginx::{guard, log, process, zones};
@@ -199,9 +200,10 @@ fn take_out(hooks: HookSet) -> bool {
     let thread = take(hooks.thread, thread::uninstall);
     let pool = take(hooks.pool, pool::uninstall);
     let slab = take(hooks.slab, slab::uninstall);
+    let master = take(hooks.master, sleep::uninstall);
     // Another thread may have been created through the hook, or use a VM.
     let alone = status::own().is_ok_and(|reading| reading.threads == 1);
-    lua && thread && pool && slab && alone
+    lua && thread && pool && slab && master && alone
 }
 
 /// Keeps the module in the process for good.
@@ -254,6 +256,12 @@ pub unsafe fn settle(cycle: *mut ngx_cycle_t, hooks: HookSet) -> Hooks {
         slab: switch(hooks.slab, "nginx's slab allocator", install_slab, slab::uninstall),
         lua,
         thread: switch(hooks.thread, "pthread_create", thread::install, thread::uninstall),
+        master: Some(switch(
+            hooks.master,
+            "sigsuspend",
+            || sleep::install(asleep),
+            sleep::uninstall,
+        )),
     }
 }
 

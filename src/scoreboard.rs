@@ -72,6 +72,8 @@ pub struct Head {
     asked: AtomicU32,
     /// How far the owner is: [`RUNNING`], [`SHUTTING_DOWN`], [`LEAVING`].
     phase: AtomicU32,
+    /// Not 0 while the owner does what may take long.
+    away: AtomicU32,
     /// When the last snapshot was published, in milliseconds of the monotonic clock; 0 for never.
     published_ms: AtomicU64,
     /// When the owner last noticed that it was asked.
@@ -131,6 +133,7 @@ impl Slot<'_> {
         self.head.noticed_ms.store(0, Ordering::Release);
         self.head.wants.store(0, Ordering::Relaxed);
         self.head.phase.store(RUNNING, Ordering::SeqCst);
+        self.set_away(false);
         self.write(&[]);
         true
     }
@@ -147,6 +150,23 @@ impl Slot<'_> {
             self.head.phase.store(LEAVING, Ordering::SeqCst);
             self.take_askers(wake);
         }
+    }
+
+    /// Gives the slot back: its owner lives on without one, or with another.
+    pub fn release(&self, pid: i32, wake: impl FnMut(Asker)) {
+        if self.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.take_askers(wake);
+        }
+    }
+
+    /// Says whether the owner does what may take long: nobody is to wait for it meanwhile.
+    pub fn set_away(&self, away: bool) {
+        self.head.away.store(away.into(), Ordering::SeqCst);
+    }
+
+    /// Whether the owner does what may take long.
+    pub fn is_away(&self) -> bool {
+        self.head.away.load(Ordering::SeqCst) != 0
     }
 
     /// Whether the owner is about to end.

@@ -9,7 +9,7 @@ use Test::Memstat;
 # Where the text goes: at the top level, inside http, inside server, inside a location; then the
 # directives, of which the last is the wrong one; then what nginx says before the file and the line
 # of that last one. Without it nginx accepts the directives.
-my $HOOKS = qr/expected "on", "off" or any of "pool", "slab", "lua", "thread" in "memstat_hooks"/;
+my $HOOKS = qr/expected "on", "off" or any of "pool", "slab", "lua", "thread", "master" in "memstat_hooks"/;
 my $SIZE  = qr/in "memstat_zone", expected "size=" and a size such as "size=1m"/;
 my @CASES = (
     [ location => 'memstat;' ],
@@ -67,6 +67,8 @@ my @CASES = (
     [ http => 'memstat_hooks off;' ],
     [ main => 'memstat_hooks thread;' ],
     [ http => 'memstat_hooks pool slab lua thread;' ],
+    [ main => 'memstat_hooks master;' ],
+    [ http => 'memstat_hooks pool slab lua thread master;' ],
     [ main => 'memstat_hooks;', qr/invalid number of arguments in "memstat_hooks" directive/ ],
     [ http => 'memstat_hooks;', qr/invalid number of arguments in "memstat_hooks" directive/ ],
     [ main => 'memstat_hooks everything;', qr/invalid value "everything", $HOOKS/ ],

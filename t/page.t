@@ -118,8 +118,8 @@ is $browser->title, 'nginx memory', 'the page';
 my $reserved = delete $pies->{'server application reserved'};
 is_deeply $pies, $expected, 'all pies';
 # Workers and master have what they have; the zone counts once.
-cmp_ok $reserved->{nginx_shm}, '>=', 4 << 20, 'the zone is reserved';
-cmp_ok $reserved->{nginx_shm}, '<', 8 << 20, 'once';
+near $reserved->{nginx_shm}, sum(map { $_->{size} } values %{ $t->memstat->{shared_zones} }), 65536,
+    'the zones are reserved once';
 my $resident = $expected->{'server application resident'};
 my $total    = sum(values %$resident);
 my $angles   = $browser->run(ANGLES);

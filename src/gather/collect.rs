@@ -123,6 +123,10 @@ impl Gather {
         });
         for pid in others {
             let reason = "it has no slot in the shared zone";
+            if let Some(master) = self.master_at_load(*now).filter(|master| master.pid == pid) {
+                all.processes.push(master);
+                continue;
+            }
             all.processes.extend(from_proc(pid, State::Active, reason));
             if budget.spent() {
                 return Progress::More;
@@ -160,6 +164,7 @@ fn own(local: &Local, waiter: &Waiter, now: u64) -> Option<Process> {
 const READING: &str = "shared_zones: they are still being read";
 const READ_BEFORE: &str = "shared_zones: these are their last figures";
 const MEASURING: &str = "all figures: a new measurement is under way; these are the last ones";
+const AWAY: &str = "all figures: the master is reading a configuration; these are its last ones";
 
 /// A process by its slot. `None` when it is gone, or about to end.
 fn from_slot(
@@ -184,7 +189,10 @@ fn from_slot(
             // Its last figures; its state is that of now.
             let titled = title::read(pid).map_or(State::Active, |(_, state)| state);
             process.state = silent.max(titled);
-            if noticed {
+            if slot.is_away() {
+                process.state = titled;
+                process.notes.push(AWAY.to_owned());
+            } else if noticed {
                 process.notes.push(MEASURING.to_owned());
             }
             Some(published)
@@ -208,7 +216,6 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     if (kind == Kind::Master) != is_master {
         return None;
     }
-    let reason = if is_master { "the master runs no event loop to answer on" } else { reason };
     let mut notes = vec![format!(
         "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: {reason}"
     )];

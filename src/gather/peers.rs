@@ -34,7 +34,8 @@ pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
     peers.retain(|peer| process::exists(peer.pid));
     if peers.iter().any(|peer| is_silent(board, peer, now_ms)) {
         if let Some(children) = process::master().and_then(status::children) {
-            peers.retain(|peer| children.contains(&peer.pid));
+            let master = process::master();
+            peers.retain(|peer| children.contains(&peer.pid) || Some(peer.pid) == master);
         }
     }
     peers
@@ -42,7 +43,10 @@ pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
 
 /// When the one of them published that did so longest ago; 0 for never.
 pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
-    let published_ms = |peer: &Peer| board.get(peer.index).and_then(|slot| slot.published_ms());
+    let published_ms = |peer: &Peer| match board.get(peer.index) {
+        Some(slot) if slot.is_away() => Some(u64::MAX),
+        slot => slot.and_then(|slot| slot.published_ms()),
+    };
     let oldest = |peers: Vec<Peer>| {
         let all = peers.iter().map(|peer| published_ms(peer).unwrap_or(0));
         all.min().unwrap_or(u64::MAX)

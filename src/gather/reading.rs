@@ -7,12 +7,12 @@ use super::{now_ms, Gather, Local};
 use crate::budget::{Budget, Progress};
 use crate::nginx::{process, trace, zones};
 use crate::probe::shared::Remembered;
-use crate::probe::snapshot::{Identity, Snapshot, Taken};
+use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
-use crate::report::model::{Published, State};
+use crate::report::model::{Hooks, Published, State};
 use crate::report::shrink;
 use crate::report::zones::SharedZone;
-use crate::scoreboard::{Asker, PublishError};
+use crate::scoreboard::{Asker, PublishError, Slot};
 
 /// The reading of this process's zones, which only an answering process takes.
 pub(super) enum Zones {
@@ -28,6 +28,27 @@ impl Zones {
             Zones::Read(_, at_ms) => *at_ms,
             Zones::Reading(_) => 0,
         }
+    }
+}
+
+/// Publishes a snapshot, shorter where a slot has no room for all of it.
+pub(super) fn publish(slot: Slot, taken: &Taken, done_ms: u64) {
+    let Taken { process, zones } = taken.clone();
+    let published = Published { process, zones };
+    let publish = |published: &Published| slot.publish(published, done_ms);
+    if publish(&published) == Err(PublishError::TooLarge) {
+        shrink::until(published, |shorter| publish(shorter).is_ok());
+    }
+}
+
+/// Has the next snapshot read what is wanted fresh, whatever it costs.
+pub(super) fn refresh(probes: &mut Probes, wants: u32) {
+    if wants & REFRESH_HEAP != 0 {
+        probes.heap.refresh_full();
+    }
+    if wants & REFRESH_ZONES != 0 {
+        probes.refresh_zones = true;
+        probes.resident = Remembered::default();
     }
 }
 
@@ -86,12 +107,7 @@ impl Gather {
         let done_ms = now_ms();
         let slot = local.me.and_then(|me| self.board.get(me));
         if let Some(slot) = slot.filter(|slot| slot.is_of(process::pid())) {
-            let Taken { process, zones } = taken.clone();
-            let published = Published { process, zones };
-            let publish = |published: &Published| slot.publish(published, done_ms);
-            if publish(&published) == Err(PublishError::TooLarge) {
-                shrink::until(published, |shorter| publish(shorter).is_ok());
-            }
+            publish(slot, &taken, done_ms);
         }
         local.own = Some((taken, done_ms));
         local.anew = false;
@@ -134,12 +150,8 @@ impl Gather {
 
     /// Reads anew what is wanted fresh whatever it costs.
     pub(super) fn refresh(&mut self, wants: u32) {
-        if wants & REFRESH_HEAP != 0 {
-            self.probes.heap.refresh_full();
-        }
+        refresh(&mut self.probes, wants);
         if wants & REFRESH_ZONES != 0 {
-            self.probes.refresh_zones = true;
-            self.probes.resident = Remembered::default();
             if let Some(local) = &mut self.local {
                 // A reading under way may have figures from before.
                 if matches!(local.zones, Zones::Reading(_)) {
@@ -153,7 +165,14 @@ impl Gather {
         }
     }
 
-    fn identity(&mut self) -> Identity {
+    /// The hooks of this process.
+    fn hooks_here(&self) -> Hooks {
+        let hooks = self.hooks.clone();
+        let master = hooks.master.filter(|_| !process::is_single());
+        Hooks { master, ..hooks }
+    }
+
+    pub(super) fn identity(&mut self) -> Identity {
         let (kind, started) = match &mut self.local {
             Some(local) => (*local.kind.get_or_insert_with(process::kind), local.started),
             None => (process::kind(), Instant::now()),
@@ -165,7 +184,7 @@ impl Gather {
             generation: self.generation,
             state: if process::is_shutting_down() { State::ShuttingDown } else { State::Active },
             started,
-            hooks: self.hooks.clone(),
+            hooks: self.hooks_here(),
             own_bytes: crate::own::live_bytes(),
             zones: zones::mappings(),
             slab: zones::LAYOUT,

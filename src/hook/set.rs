@@ -41,6 +41,7 @@ impl HookSet {
             slab: self.slab || other.slab,
             lua: self.lua || other.lua,
             thread: self.thread || other.thread,
+            master: self.master || other.master,
         }
     }
 
@@ -51,6 +52,7 @@ impl HookSet {
             slab: self.slab && !others.slab,
             lua: self.lua && !others.lua,
             thread: self.thread && !others.thread,
+            master: self.master && !others.master,
         }
     }
 

@@ -142,16 +142,22 @@ pub fn state() -> State {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// This process, the master, begins to read a configuration. The master may be a child itself, of
-/// nginx's `daemon()`: it counts in the master's table again.
+/// This process, the master, begins to read a configuration.
 pub fn loading() {
     with_mappings(Mappings::loading);
-    if let (Some(masters), Some(own)) = (masters(), current()) {
-        if !std::ptr::eq(masters, own) {
-            masters.absorb(own);
-            CURRENT.store(std::ptr::from_ref(masters).cast_mut(), Ordering::Release);
-            LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
-        }
+    is_master();
+}
+
+/// This process is the master. That may be a child itself, of nginx's `daemon()`: it counts in the
+/// master's table again.
+pub fn is_master() {
+    let own = (&raw const OWN).cast_mut();
+    if let Some(table) = masters().filter(|_| CURRENT.load(Ordering::Acquire) == own) {
+        table.absorb(&OWN);
+        let first = std::ptr::from_ref(table).cast_mut();
+        CURRENT.store(first, Ordering::Release);
+        LAST.store(first.cast(), Ordering::Release);
+        OWN.inherit(None);
     }
 }
 

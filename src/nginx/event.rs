@@ -35,20 +35,30 @@ impl Waker {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
+    /// Its descriptor, readable while there are wake-ups.
+    pub fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Takes the wake-ups so far, for a process that is the only one to listen.
+    pub fn take(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+
     /// Takes the wake-ups so far, where the event would come again and again otherwise. With a method
     /// other than epoll, one process may so take a wake-up from another that listens too.
     pub fn drain(&self) {
         // SAFETY: N2.
         if unsafe { ngx_event_flags } & NGX_USE_CLEAR_EVENT as usize == 0 {
-            let mut count = [0; 8];
-            let _ = rustix::io::read(&self.0, &mut count);
+            self.take();
         }
     }
 
     /// Calls `handler` on the event loop of this process whenever this is woken. Takes one of the
     /// process's connections; `false` when nginx has none left (it logs that), or cannot listen.
     pub fn listen(&self, handler: Handler) -> bool {
-        let fd: RawFd = self.0.as_raw_fd();
+        let fd = self.descriptor();
         // SAFETY: N1, N2: the process runs an event loop, so its table of connections is there; a
         // connection and its events stay where they are. To nginx the events are those of a channel,
         // which keeps it from the warning about open sockets when the process ends.

@@ -1,12 +1,14 @@
 //! What nginx knows of its processes.
 
 use std::ffi::CStr;
+use std::ptr::addr_of;
 use std::sync::OnceLock;
 
 use nginx_sys::{
-    ngx_exiting, ngx_last_process, ngx_parent, ngx_pid, ngx_process, ngx_processes, ngx_quit,
-    ngx_terminate, ngx_test_config, ngx_worker, NGX_PROCESS_MASTER, NGX_PROCESS_SIGNALLER,
-    NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
+    ngx_change_binary, ngx_cycle, ngx_exiting, ngx_last_process, ngx_noaccept, ngx_parent, ngx_pid,
+    ngx_process, ngx_processes, ngx_quit, ngx_reap, ngx_reconfigure, ngx_reopen, ngx_sigalrm,
+    ngx_sigio, ngx_terminate, ngx_test_config, ngx_worker, sig_atomic_t, NGX_PROCESS_MASTER,
+    NGX_PROCESS_SIGNALLER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER,
 };
 
 use crate::abi::product;
@@ -42,6 +44,46 @@ pub fn master() -> Option<i32> {
 pub fn is_single() -> bool {
     // SAFETY: N2.
     unsafe { ngx_process as u32 == NGX_PROCESS_SINGLE }
+}
+
+/// The address of the cycle that runs.
+pub fn cycle() -> usize {
+    // SAFETY: N2.
+    unsafe { ngx_cycle as usize }
+}
+
+/// Whether this is the master.
+pub fn is_master() -> bool {
+    // SAFETY: N2.
+    unsafe { ngx_process as u32 == NGX_PROCESS_MASTER }
+}
+
+/// The signals that nginx has noticed and not seen to yet, a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signals(u16);
+
+/// The signals that nginx has noticed.
+pub fn signals() -> Signals {
+    let flags = [
+        addr_of!(ngx_reap),
+        addr_of!(ngx_sigio),
+        addr_of!(ngx_sigalrm),
+        addr_of!(ngx_terminate),
+        addr_of!(ngx_quit),
+        addr_of!(ngx_reconfigure),
+        addr_of!(ngx_reopen),
+        addr_of!(ngx_change_binary),
+        addr_of!(ngx_noaccept),
+    ];
+    // SAFETY: N2; a handler of a signal may write to them meanwhile.
+    let is_set = |flag: &*const sig_atomic_t| unsafe { flag.read_volatile() } != 0;
+    Signals(flags.iter().fold(0, |bits, flag| bits << 1 | u16::from(is_set(flag))))
+}
+
+/// Whether the master reads a configuration next.
+pub fn is_to_reload() -> bool {
+    // SAFETY: N2; a handler of a signal may write to it meanwhile.
+    unsafe { addr_of!(ngx_reconfigure).read_volatile() != 0 }
 }
 
 /// Whether this is a worker.

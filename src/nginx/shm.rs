@@ -62,7 +62,7 @@ impl Zone {
         let slots = slots_of(zone.shm.size);
         // SAFETY: B1: `init` put memory for as many slots there, aligned to a page; the mapping
         // stays for the life of every process that is forked while the cycle lives, and the master
-        // stops using the board before it unmaps it.
+        // looks whether its cycle is still that of the board before it uses it.
         (!zone.data.is_null()).then(|| unsafe { Board::from_raw(zone.data.cast(), slots) })
     }
 }

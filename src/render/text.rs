@@ -255,12 +255,14 @@ fn code(who: &str, text: &Text) -> String {
 /// The hooks of some processes in a sentence.
 fn hooked(who: &str, hooks: &Hooks) -> String {
     let all = [
-        ("pool", &hooks.pool),
-        ("slab", &hooks.slab),
-        ("lua", &hooks.lua),
-        ("thread", &hooks.thread),
+        ("pool", Some(&hooks.pool)),
+        ("slab", Some(&hooks.slab)),
+        ("lua", Some(&hooks.lua)),
+        ("thread", Some(&hooks.thread)),
+        ("master", hooks.master.as_ref()),
     ];
-    let texts: Vec<_> = all.iter().map(|(name, is)| format!("{name} {}", ascii(is))).collect();
+    let all = all.iter().filter_map(|(name, is)| is.map(|is| (name, is)));
+    let texts: Vec<_> = all.map(|(name, is)| format!("{name} {}", ascii(is))).collect();
     format!("Hooks in {who}: {}", texts.join("; "))
 }
 

@@ -355,6 +355,8 @@ pub struct Hooks {
     pub lua: String,
     /// Thread creation.
     pub thread: String,
+    /// The master's sleep, in which it answers; `null` where there is no master.
+    pub master: Option<String>,
 }
 
 /// What the module costs this process.

@@ -133,11 +133,17 @@ impl Random {
                 resident: r.maybe_figure(),
             }),
             hooks: self.maybe(|r| {
-                let mut hook = || match r.below(2) {
+                let hook = |r: &mut Self| match r.below(2) {
                     0 => "on".to_owned(),
                     _ => format!("off: because {}", r.text()),
                 };
-                Hooks { pool: hook(), slab: hook(), lua: hook(), thread: hook() }
+                Hooks {
+                    pool: hook(r),
+                    slab: hook(r),
+                    lua: hook(r),
+                    thread: hook(r),
+                    master: r.maybe(hook),
+                }
             }),
             own: self.maybe(|r| Own {
                 bytes: r.figure(),
@@ -380,6 +386,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             slab: "on".to_owned(),
             lua: "on".to_owned(),
             thread: "on".to_owned(),
+            master: Some("on".to_owned()),
         }),
         own: Some(Own { bytes: 12_288, snapshot_us: 240, longest_slice_us: 130 }),
         notes: vec!["the heap's figures are an estimate".to_owned()],

@@ -1,11 +1,12 @@
 /*
- * Runs a program under a policy that forbids to make code.
+ * Runs a program under a policy that forbids to make code, or to wait for a descriptor with a mask.
  *
  * usage: confine POLICY PROGRAM ARGUMENT...
  *
  *     mdwe     nothing that was not code becomes code (PR_SET_MDWE)
  *     refuse   mprotect(PROT_EXEC) fails
  *     kill     mprotect(PROT_EXEC) ends the process
+ *     refuse-ppoll, kill-ppoll    the same of every ppoll
  */
 
 #define _GNU_SOURCE
@@ -25,14 +26,15 @@
 #define PR_SET_MDWE 65
 #endif
 
+/* A call is refused whose third argument has one of these bits; with none, every one. */
 static int
-filter(unsigned verdict)
+filter(unsigned call, unsigned bits, unsigned verdict)
 {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 3),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 0, 1),
+        BPF_JUMP(BPF_JMP | (bits ? BPF_JSET : BPF_JGE) | BPF_K, bits, 0, 1),
         BPF_STMT(BPF_RET | BPF_K, verdict),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
@@ -48,15 +50,19 @@ main(int argc, char **argv)
     int failed = -1;
 
     if (argc < 3) {
-        fprintf(stderr, "usage: confine mdwe|refuse|kill PROGRAM ARGUMENT...\n");
+        fprintf(stderr, "usage: confine mdwe|refuse|kill|refuse-ppoll|kill-ppoll PROGRAM ARGUMENT...\n");
         return 2;
     }
     if (strcmp(argv[1], "mdwe") == 0) {
         failed = prctl(PR_SET_MDWE, 1, 0, 0, 0);
     } else if (strcmp(argv[1], "refuse") == 0) {
-        failed = filter(SECCOMP_RET_ERRNO | EPERM);
+        failed = filter(SYS_mprotect, PROT_EXEC, SECCOMP_RET_ERRNO | EPERM);
     } else if (strcmp(argv[1], "kill") == 0) {
-        failed = filter(SECCOMP_RET_KILL_PROCESS);
+        failed = filter(SYS_mprotect, PROT_EXEC, SECCOMP_RET_KILL_PROCESS);
+    } else if (strcmp(argv[1], "refuse-ppoll") == 0) {
+        failed = filter(SYS_ppoll, 0, SECCOMP_RET_ERRNO | EPERM);
+    } else if (strcmp(argv[1], "kill-ppoll") == 0) {
+        failed = filter(SYS_ppoll, 0, SECCOMP_RET_KILL_PROCESS);
     }
     if (failed) {
         perror(argv[1]);

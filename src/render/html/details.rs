@@ -85,14 +85,20 @@ fn facts(process: &Process) -> Markup {
         ("Module", known(process.own.map(|own| own.bytes), size)),
         ("Last snapshot", known(process.own.map(|own| own.snapshot_us), micros)),
     ];
-    let hooks = process
-        .hooks
-        .as_ref()
-        .map(|h| [("pool", &h.pool), ("slab", &h.slab), ("lua", &h.lua), ("thread", &h.thread)]);
+    let hooks = process.hooks.as_ref().map(|h| {
+        [
+            ("pool", Some(&h.pool)),
+            ("slab", Some(&h.slab)),
+            ("lua", Some(&h.lua)),
+            ("thread", Some(&h.thread)),
+            ("master", h.master.as_ref()),
+        ]
+    });
+    let hooks = hooks.into_iter().flatten().filter_map(|(name, is)| is.map(|is| (name, is)));
     html! {
         dl.facts {
             @for (name, figure) in facts { div { dt { (name) } dd { (figure) } } }
-            @for (name, hook) in hooks.into_iter().flatten() {
+            @for (name, hook) in hooks {
                 div { dt { "Hook " (name) } dd { bdi { (visible(hook)) } } }
             }
         }

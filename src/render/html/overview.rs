@@ -105,7 +105,7 @@ fn all_slices(
     let mut others = server.processes.iter().filter(|p| p.breakdown.is_none()).peekable();
     if others.peek().is_some() {
         let bytes = others.try_fold(0u64, |sum, p| sum.checked_add(untold(&p.system)?));
-        let (name, label, class) = ("untold", "processes that do not tell", "untold");
+        let (name, label, class) = ("untold", "processes without a breakdown", "untold");
         slices.push(Slice { name, label, class, bytes });
     }
     slices

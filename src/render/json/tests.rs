@@ -211,7 +211,15 @@ fn strict_values() {
             assert!(!schema.accepts(&changed), "{wrong} in {pointer}");
         }
     }
-    let names = ["kind", "state", "allocator/name", "hooks/pool", "hooks/slab", "hooks/lua"];
+    let names = [
+        "kind",
+        "state",
+        "allocator/name",
+        "hooks/pool",
+        "hooks/slab",
+        "hooks/lua",
+        "hooks/master",
+    ];
     for name in names {
         let mut changed = reply.clone();
         *changed.pointer_mut(&format!("/processes/0/{name}")).unwrap() = json!("odd");

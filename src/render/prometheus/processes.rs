@@ -137,19 +137,20 @@ pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
 }
 
 pub(super) fn module(families: &mut Families, groups: &[Group]) {
-    type Hook = fn(&Hooks) -> &String;
-    let hooks: [(&str, Hook); 4] = [
-        ("pool", |h| &h.pool),
-        ("slab", |h| &h.slab),
-        ("lua", |h| &h.lua),
-        ("thread", |h| &h.thread),
+    type Hook = fn(&Hooks) -> Option<&String>;
+    let hooks: [(&str, Hook); 5] = [
+        ("pool", |h| Some(&h.pool)),
+        ("slab", |h| Some(&h.slab)),
+        ("lua", |h| Some(&h.lua)),
+        ("thread", |h| Some(&h.thread)),
+        ("master", |h| h.master.as_ref()),
     ];
     families.number(
         Name("hook_on", "Whether the hook is in place: 1, or 0."),
         groups.iter().flat_map(|group| {
             hooks.iter().map(move |(name, hook)| {
                 // Where one of them lacks it, it is not in place.
-                let off = group.max(|p| Some(u64::from(hook(p.hooks.as_ref()?) != "on")));
+                let off = group.max(|p| Some(u64::from(hook(p.hooks.as_ref()?)? != "on")));
                 (group.labels(&[("hook", name)]), off.map(|off| 1u64.saturating_sub(off)))
             })
         }),

@@ -186,12 +186,14 @@ sub _spawn {
     my ($self, @args) = @_;
     die "no module at $MODULE: run make build\n" unless -e $MODULE;
     my $root = $self->{root};
-    my $pid  = fork // die "cannot fork: $!\n";
+    # What is built for it is known here, too.
+    my ($env, @under) = map { $self->expand($self->{sections}{$_} // '') } qw(env under);
+    @under = map { shellwords($_) } @under;
+    my $pid   = fork // die "cannot fork: $!\n";
     return $pid if $pid;
-    for (split /\n/, $self->expand($self->{sections}{env} // '')) {
+    for (split /\n/, $env) {
         $ENV{$1} = $2 if /^\s*(\w+)=(.*?)\s*$/;
     }
-    my @under = shellwords($self->expand($self->{sections}{under} // ''));
     open STDIN,  '<',  '/dev/null';
     open STDOUT, '>>', "$root/logs/output";
     open STDERR, '>&', \*STDOUT;
