@@ -13,7 +13,7 @@ use crate::gather::{Gather, GATHER};
 use crate::handler;
 use crate::hook::set::HookSet;
 use crate::hook::state::State;
-use crate::hook::{pool, slab};
+use crate::hook::{creators, pool, slab};
 use crate::loading;
 use crate::nginx::{guard, log, process, zones};
 
@@ -122,6 +122,9 @@ fn prepare(
     let wanted = HookSet { master: master && settings.has_master, ..settings.hooks };
     // SAFETY: N3: this is `init_module`.
     let hooks = unsafe { loading::settle(cycle, wanted) };
+    if hooks.pool == State::On.to_string() {
+        creators::find();
+    }
     // SAFETY: N3.
     let cycle = unsafe { &*cycle };
     if slab::state() == State::On {

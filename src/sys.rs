@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod exports;
+pub mod functions;
 pub mod image;
 pub mod maps;
 pub mod memory;
@@ -10,6 +11,7 @@ pub mod ranges;
 pub mod scan;
 pub mod status;
 pub mod symbol;
+pub mod symbols;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod window;

@@ -148,12 +148,13 @@ impl Tracer for Traces {
     }
 }
 
-/// An entry of nginx's table of connections.
+/// An entry of nginx's table of connections, which the master does not have.
 fn connection(index: usize) -> Option<&'static ngx_connection_t> {
     // SAFETY: a table of as many entries, which lasts as long as the process (N2).
     unsafe {
         let cycle = &*ngx_cycle;
-        (index < cycle.connection_n).then(|| &*cycle.connections.add(index))
+        let is_one = index < cycle.connection_n && !cycle.connections.is_null();
+        is_one.then(|| &*cycle.connections.add(index))
     }
 }
 

@@ -58,8 +58,9 @@ pub struct Pools {
 /// What the pools of one creator hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Creator {
-    /// The function that creates them, or for a function without a name what the names around it
-    /// begin with (`ngx_http_v2_*`); `null` when that is not known either.
+    /// The function that creates them; `ngx_http_v2_*` for one without a name whose source file is
+    /// known by what the names in it begin with; `name+0x1f` for one of which no more is known than
+    /// the exported function before it; `null` when not even that is known.
     pub creator: Option<String>,
     /// The executable or module that the function is in, by the base name of its file.
     pub object: String,

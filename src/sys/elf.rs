@@ -36,6 +36,8 @@ pub struct LoadedObject {
     pub segments: Vec<Segment>,
     /// The address of its dynamic section; a static executable has none.
     pub dynamic: Option<usize>,
+    /// The address of its table of functions to unwind (`.eh_frame_hdr`), where it has one.
+    pub unwind: Option<usize>,
 }
 
 impl LoadedObject {
@@ -104,7 +106,7 @@ unsafe extern "C" fn collect(
         base_name(unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes())
     };
     let bias = info.dlpi_addr as usize;
-    let mut object = LoadedObject { name, bias, segments: Vec::new(), dynamic: None };
+    let mut object = LoadedObject { name, bias, segments: Vec::new(), dynamic: None, unwind: None };
     for header in headers {
         let start = bias.wrapping_add(header.p_vaddr as usize);
         match header.p_type {
@@ -112,6 +114,7 @@ unsafe extern "C" fn collect(
                 let range = pages(start, header.p_memsz as usize);
                 object.segments.push(Segment { range, flags: header.p_flags });
             }
+            libc::PT_GNU_EH_FRAME => object.unwind = Some(start),
             libc::PT_DYNAMIC => object.dynamic = Some(start),
             _ => {}
         }

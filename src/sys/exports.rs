@@ -5,6 +5,7 @@
 use super::image::{Dynamic, Image, SYM_SIZE};
 use crate::sys::elf::LoadedObject;
 
+const STT_OBJECT: u8 = 1;
 const STT_FUNC: u8 = 2;
 
 /// A name longer than this is cut.
@@ -15,6 +16,8 @@ const NAME: usize = 128;
 pub struct Neighbours {
     /// The last one that starts before it.
     pub below: Option<String>,
+    /// Where that one starts.
+    pub below_at: usize,
     /// The first one that starts behind it.
     pub above: Option<String>,
     /// How many start between the address and the start of a function.
@@ -58,7 +61,8 @@ fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbou
         }
     }
     let name = |found: Option<Found>| name(image, &dynamic, found?.1);
-    Some(Neighbours { below: name(below), above: name(above), between })
+    let below_at = below.map_or(0, |(at, _)| at);
+    Some(Neighbours { below: name(below), below_at, above: name(above), between })
 }
 
 fn name(image: &Image, dynamic: &Dynamic, symbol: usize) -> Option<String> {
@@ -67,6 +71,53 @@ fn name(image: &Image, dynamic: &Dynamic, symbol: usize) -> Option<String> {
     let bytes = image.bytes(dynamic.strings.wrapping_add(start), length)?;
     let name = bytes.split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// An exported function or object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// Its name.
+    pub name: String,
+    /// Where it starts.
+    pub address: usize,
+    /// Its bytes.
+    pub size: usize,
+    /// Whether it is a function; else it is data.
+    pub is_function: bool,
+}
+
+/// All functions and all data that an object exports, by address; none where its tables cannot be
+/// read.
+///
+/// # Safety
+///
+/// As for [`around`].
+pub unsafe fn all(object: &LoadedObject) -> Vec<Export> {
+    // SAFETY: by contract.
+    let image = unsafe { Image::new(object) };
+    let mut all = exports(&image).unwrap_or_default();
+    all.sort_by(|a, b| a.address.cmp(&b.address).then_with(|| a.name.cmp(&b.name)));
+    all
+}
+
+fn exports(image: &Image) -> Option<Vec<Export>> {
+    let dynamic = image.dynamic(image.object.dynamic?)?;
+    let mut all = Vec::new();
+    for index in 0..count(image, &dynamic)? {
+        let symbol = dynamic.symbols.wrapping_add(index.wrapping_mul(SYM_SIZE));
+        let entry = image.bytes(symbol, SYM_SIZE)?;
+        let (kind, section) = (entry.get(4)? & 0xf, entry.get(6..8)?);
+        if (kind != STT_FUNC && kind != STT_OBJECT) || section == [0, 0] {
+            continue;
+        }
+        all.push(Export {
+            name: name(image, &dynamic, symbol)?,
+            address: image.object.bias.wrapping_add(image.word(symbol.wrapping_add(8))? as usize),
+            size: image.word(symbol.wrapping_add(16))? as usize,
+            is_function: kind == STT_FUNC,
+        });
+    }
+    Some(all)
 }
 
 /// How many symbols there are.
@@ -123,7 +174,10 @@ mod tests {
             // SAFETY: as above.
             let found = unsafe { around(object, hidden, library.symbol(c"two") as usize) };
             let [one, two] = [Some("one".to_owned()), Some("two".to_owned())];
-            assert_eq!(found, Neighbours { below: one, above: two.clone(), between: 0 });
+            let below_at = found.below_at;
+            assert!(0 < below_at && below_at <= hidden);
+            let expected = Neighbours { below: one, below_at, above: two.clone(), between: 0 };
+            assert_eq!(found, expected);
             // SAFETY: as above.
             let last = unsafe { around(object, library.symbol(c"two") as usize, 0) };
             assert_eq!(last.between, 1, "the first");

@@ -42,6 +42,13 @@ pub fn base(address: usize) -> Option<usize> {
     look_up(address).map(|info| info.dli_fbase as usize).filter(|base| *base != 0)
 }
 
+/// The path of the object that an address is in, as the loader has it.
+pub fn file(address: usize) -> Option<Vec<u8>> {
+    let info = look_up(address).filter(|info| !info.dli_fname.is_null())?;
+    // SAFETY: 2; the code at the address, and so its object, stays during the call.
+    Some(unsafe { CStr::from_ptr(info.dli_fname) }.to_bytes().to_vec())
+}
+
 fn look_up(address: usize) -> Option<libc::Dl_info> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: 1.

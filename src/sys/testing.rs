@@ -136,6 +136,12 @@ impl Made {
     pub fn object(&self) -> LoadedObject {
         let bias = self.words.as_ptr() as usize;
         let segment = Segment { range: bias..bias + 512, flags: libc::PF_R };
-        LoadedObject { name: "made".into(), bias, segments: vec![segment], dynamic: Some(bias) }
+        LoadedObject {
+            name: "made".into(),
+            bias,
+            segments: vec![segment],
+            dynamic: Some(bias),
+            unwind: None,
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! 1. The code that a creator is in, and so its object, stays loaded while a pool of it can come.
 //!    The objects of the cycle's modules stay during a call: nginx unloads none meanwhile.
 
+use crate::hook::creators;
 use crate::report::pools::naming::{kind, name, Known};
 use crate::report::pools::Kind;
 use crate::sys::elf::{objects, LoadedObject};
@@ -61,7 +62,10 @@ fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
         0 => None,
         function => symbol::with(function, text),
     };
+    let code = creators::name(creator.address);
     let known = Known {
+        code: code.as_deref(),
+        offset: call.wrapping_sub(neighbours.below_at),
         function: function.as_deref(),
         calls: creator.origin.calls,
         between: neighbours.between,

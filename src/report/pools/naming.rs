@@ -6,6 +6,10 @@ use super::Kind;
 /// What is known of the code that creates pools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Known<'a> {
+    /// Its name, as the code itself says.
+    pub code: Option<&'a str>,
+    /// Its offset from the exported function below it.
+    pub offset: usize,
     /// The exported function that it is in, or else the nearest one that called it.
     pub function: Option<&'a str>,
     /// So many calls up the stack: 0 is that function itself.
@@ -39,19 +43,25 @@ const GENERAL: [&str; 8] = [
 /// Functions of one source file are not further apart.
 const NEAR: usize = 8;
 
-/// The name of a creator: a function, or `prefix_*`. `None` when neither is sure.
+/// The name of a creator: a function, `prefix_*`, or else how far it is behind the next exported
+/// function (`name+0x1f`). `None` when no function is known.
 ///
-/// A function without a name takes that of the one that calls it, if that does it itself and stands
+/// What the code says goes first: it is the same in each process. Without that, a function without a name takes that of the one that calls it, if that does it itself and stands
 /// near, in the same source file: then it is a part of that one. nginx's functions stand in the order
 /// of its source files, so what the names on both sides begin with is what a file's names begin with.
 pub fn name(known: &Known) -> Option<String> {
+    if let Some(name) = known.code {
+        return Some(name.to_owned());
+    }
     let is_sure = known.calls == 0 || known.calls == 1 && known.between <= NEAR;
     let function = known.function.filter(|_| is_sure);
     if let Some(function) = function {
         return Some(function.to_owned());
     }
-    let prefix = common(known.below?, known.above?)?;
-    Some(format!("{prefix}_*"))
+    match known.above.and_then(|above| prefix(known.below?, above)) {
+        Some(prefix) => Some(format!("{prefix}_*")),
+        None => known.below.map(|below| format!("{below}+{:#x}", known.offset)),
+    }
 }
 
 /// Words of a prefix: more of them may be common to neighbours of two source files (`ngx_http_lua`
@@ -59,7 +69,7 @@ pub fn name(known: &Known) -> Option<String> {
 const WORDS: usize = 3;
 
 /// What two names have in common, in whole words, if that is more than general.
-fn common<'a>(one: &'a str, other: &str) -> Option<&'a str> {
+pub fn prefix<'a>(one: &'a str, other: &str) -> Option<&'a str> {
     let words = one.split('_').zip(other.split('_')).take(WORDS);
     let length: usize = words.take_while(|(a, b)| a == b).map(|(word, _)| word.len() + 1).sum();
     let prefix = one.get(..length.checked_sub(1)?)?;
@@ -75,8 +85,17 @@ pub fn kind(known: &Known) -> Kind {
         return Kind::Cycle;
     }
     let name = name(known);
-    // Who called tells as much, whether or not it gives the name.
-    let name = name.as_deref().or(known.function).unwrap_or_default();
+    match kind_of(name.as_deref().unwrap_or_default(), known) {
+        // Who called tells as much, whether or not it gives the name.
+        Kind::Other => match kind_of(known.function.unwrap_or_default(), known) {
+            kind if kind == Kind::Conf || name.is_none_or(|name| name.contains('+')) => kind,
+            _ => Kind::Other,
+        },
+        kind => kind,
+    }
+}
+
+fn kind_of(name: &str, known: &Known) -> Kind {
     let is = |prefix: &str| name.starts_with(prefix);
     if is("ngx_http_lua_") || is("ngx_stream_lua_") || known.object.contains("_lua_module") {
         Kind::Lua
@@ -103,6 +122,8 @@ mod tests {
     use super::*;
 
     const NGINX: Known = Known {
+        code: None,
+        offset: 0x1f,
         function: None,
         calls: 1,
         between: 100,
@@ -129,17 +150,19 @@ mod tests {
             (None, 0, 0, (Some("ngx_http_v2_a_b"), Some("ngx_http_v2_a_c")), Some("ngx_http_v2_*")),
             // Not sure.
             (Some("ngx_event_accept"), 2, near, (None, None), None),
-            (None, 0, 0, (Some("ngx_http_v2_init"), Some("ngx_http_v3_init")), None),
-            (None, 0, 0, (Some("ngx_http_v2_init"), Some("ngx_http_core_init")), None),
-            (None, 0, 0, (Some("ngx_http_v2_init"), None), None),
+            (None, 0, 0, (Some("alpha_v2"), Some("ngx_http_v3_init")), Some("alpha_v2+0x1f")),
+            (None, 0, 0, (Some("alpha_v2"), Some("ngx_http_core_init")), Some("alpha_v2+0x1f")),
+            (None, 0, 0, (Some("alpha_v2"), None), Some("alpha_v2+0x1f")),
             (None, 0, 0, (None, Some("ngx_http_v2_init")), None),
-            (None, 0, 0, (Some("alpha"), Some("beta")), None),
-            (None, 0, 0, (Some(""), Some("")), None),
+            (None, 0, 0, (Some("alpha"), Some("beta")), Some("alpha+0x1f")),
+            (None, 0, 0, (Some(""), Some("")), Some("+0x1f")),
             (None, 0, 0, (None, None), None),
         ];
         for (function, calls, between, (below, above), expected) in table {
             let known = Known { function, calls, between, below, above, ..NGINX };
             assert_eq!(name(&known).as_deref(), expected, "{known:?}");
+            let known = Known { code: Some("static_function"), ..known };
+            assert_eq!(name(&known).as_deref(), Some("static_function"), "{known:?}");
         }
     }
 

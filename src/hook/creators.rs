@@ -1,0 +1,254 @@
+//! The places in the code that create pools, and their names: found once, in a forked child, from the
+//! machine code and the files it came from.
+//!
+//! In this order: the name of an exported function, one of `.symtab` in the file or in the file of
+//! debugging information for it, and else what the code itself says, see [`file`].
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. The process has one thread: the loaded objects stay during the search, and in its child.
+
+mod code;
+mod file;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+use serde::{Deserialize, Serialize};
+
+use super::engine::trial;
+use super::imports::imports;
+use crate::report::pools::naming::prefix;
+use crate::sys::elf::{objects, LoadedObject};
+use crate::sys::exports::{self, Export};
+use crate::sys::image::Image;
+use crate::sys::{functions, status, symbol, symbols};
+
+use code::{references, Kind};
+use file::{Functions, Named, Of};
+
+/// Places whose names are kept, and bytes of a name.
+const PLACES: usize = 256;
+const NAME: usize = 64;
+
+/// A place: where its call returns to, and its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    address: usize,
+    name: String,
+}
+
+#[derive(Debug)]
+struct Found {
+    /// The objects that were searched: their names, and where they are.
+    objects: Vec<(String, usize)>,
+    places: Vec<Place>,
+}
+
+static FOUND: RwLock<Found> = RwLock::new(Found { objects: Vec::new(), places: Vec::new() });
+
+/// Finds the creators in the loaded objects, unless these are the ones that were searched before.
+///
+/// Nothing is searched while the process has threads, as a single process may after a reload.
+pub fn find() {
+    let loaded = objects();
+    let key: Vec<_> = loaded.iter().map(|object| (object.name.clone(), object.bias)).collect();
+    let Ok(mut found) = FOUND.write() else { return };
+    if found.objects == key {
+        return;
+    }
+    if status::own().map_or(true, |reading| reading.threads != 1) {
+        return;
+    }
+    let places: Vec<Place> = trial::run(|| Ok(search(&loaded))).unwrap_or_default();
+    *found = Found { objects: key, places };
+}
+
+/// The name of the creator whose call returns to an address.
+pub fn name(address: usize) -> Option<String> {
+    let found = FOUND.read().ok()?;
+    let place = found.places.iter().find(|place| place.address == address)?;
+    Some(place.name.clone())
+}
+
+fn search(loaded: &[LoadedObject]) -> Vec<Place> {
+    let Some(create) = symbol::address(c"ngx_create_pool") else { return Vec::new() };
+    let mut places = Vec::new();
+    for (index, object) in loaded.iter().enumerate() {
+        // SAFETY: the objects stay (1).
+        places.extend(unsafe { places_of(object, index == 0, create) }.unwrap_or_default());
+    }
+    places.truncate(PLACES);
+    places
+}
+
+/// The places in an object.
+///
+/// # Safety
+///
+/// The object is loaded, and stays so during the call.
+unsafe fn places_of(
+    object: &LoadedObject,
+    is_executable: bool,
+    create: usize,
+) -> Option<Vec<Place>> {
+    // SAFETY: by contract.
+    let (image, slots) = unsafe {
+        let slots = imports(object, c"ngx_create_pool").ok().unwrap_or_default();
+        (Image::new(object), slots)
+    };
+    let slots: Vec<usize> = slots.iter().map(|import| import.slot).collect();
+    let has_it = object.contains(create);
+    if slots.is_empty() && !has_it {
+        return None;
+    }
+    let code: Vec<(usize, &[u8])> = object
+        .executable()
+        .filter_map(|range| Some((range.start, image.bytes(range.start, range.len())?)))
+        .collect();
+    // The stubs by which an object calls what it imports; an instruction may stand in front of the jump.
+    let mut targets: Vec<usize> = if has_it { vec![create] } else { Vec::new() };
+    for (at, bytes) in &code {
+        references(bytes, *at, |found| {
+            if found.kind == Kind::JumpBySlot && slots.contains(&found.to) {
+                targets.extend((0..=5).map(|before| found.start.wrapping_sub(before)));
+            }
+        });
+    }
+    let mut calls = Vec::new();
+    let mut functions = Functions { starts: functions::starts(&image), ..Functions::default() };
+    for (at, bytes) in &code {
+        references(bytes, *at, |found| {
+            let creates = match found.kind {
+                Kind::Call => targets.contains(&found.to),
+                Kind::CallBySlot => slots.contains(&found.to),
+                _ => false,
+            };
+            if creates {
+                calls.push(found.behind);
+            }
+            let is_near = matches!(found.kind, Kind::Call | Kind::Address);
+            if is_near && functions.starts.binary_search(&found.to).is_ok() {
+                functions.references.push((found.to, found.start));
+            }
+        });
+    }
+    if calls.is_empty() {
+        return None;
+    }
+    functions.references.sort_unstable();
+    // SAFETY: by contract.
+    let exports = unsafe { exports::all(object) };
+    let head = image.bytes(object.segments.first()?.range.start, HEAD)?;
+    let file = path(object, is_executable).map(|path| symbols::of(&path, head));
+    functions.named = named(&image, &exports, &functions.starts, file.unwrap_or_default());
+    // All of a file that nginx loads is of its modules.
+    let of_modules = modules(&exports)
+        .map(|(name, _)| name.to_owned())
+        .reduce(|one, other| prefix(&one, &other).unwrap_or_default().to_owned());
+    let of_modules = of_modules.filter(|name| !is_executable && !name.is_empty());
+    let place = |address: usize| {
+        let call = address.wrapping_sub(1);
+        let exported = exports.iter().find(|export| {
+            export.is_function
+                && call.checked_sub(export.address).is_some_and(|at| at < export.size)
+        });
+        let name = exported.map(|export| export.name.clone()).or_else(|| functions.name(call));
+        let name = name.or_else(|| Some(format!("{}_*", of_modules.clone()?)))?;
+        Some(Place { address, name: name.chars().take(NAME).collect() })
+    };
+    Some(calls.into_iter().filter_map(place).collect())
+}
+
+/// Bytes at the start of a file by which it is known again: its headers.
+const HEAD: usize = 512;
+
+/// The file of an object.
+fn path(object: &LoadedObject, is_executable: bool) -> Option<PathBuf> {
+    if is_executable {
+        return Some(PathBuf::from("/proc/self/exe"));
+    }
+    let start = object.segments.first()?.range.start;
+    let path = symbol::file(start)?;
+    Some(Path::new(OsStr::from_bytes(&path)).to_owned())
+}
+
+/// The functions with names, or whose files have names.
+fn named(
+    image: &Image,
+    exports: &[Export],
+    starts: &[usize],
+    file: Vec<symbols::Function>,
+) -> Vec<Named> {
+    let bias = image.object.bias;
+    let own = exports.iter().filter(|export| export.is_function && export.size > 0);
+    let own = own.map(|e| Named { start: e.address, name: e.name.clone(), of: Of::Exported });
+    let local = file.into_iter().map(|function| Named {
+        start: bias.wrapping_add(function.address),
+        name: function.name,
+        of: Of::Local,
+    });
+    let of_modules = modules(exports).flat_map(|(name, address)| {
+        let functions = functions_of_module(image, address).unwrap_or_default();
+        let is_start = |at: &usize| starts.binary_search(at).is_ok();
+        functions.into_iter().filter(is_start).map(|start| Named {
+            start,
+            name: name.to_owned(),
+            of: Of::File,
+        })
+    });
+    let mut named: Vec<Named> = own.chain(local).chain(of_modules).collect();
+    // The first of several: an exported name, one of the file's, the module's.
+    named.sort_by_key(|named| (named.start, named.of));
+    named.dedup_by_key(|named| named.start);
+    named
+}
+
+/// The modules that an object exports: their names without `_module`, and where they are.
+fn modules(exports: &[Export]) -> impl Iterator<Item = (&str, usize)> {
+    let modules = exports.iter().filter(|export| !export.is_function && export.size == MODULE);
+    modules.filter_map(|module| Some((module.name.strip_suffix("_module")?, module.address)))
+}
+
+/// The size of `ngx_module_t`, and where its parts are.
+const MODULE: usize = 200;
+const CONTEXT: usize = 56;
+const COMMANDS: usize = 64;
+const TYPE: usize = 72;
+const CALLBACKS: std::ops::Range<usize> = 80..136;
+
+/// `ngx_command_t`: its size, its function, and what is for that function's own use.
+const COMMAND: usize = 56;
+const SET: usize = 24;
+const POST: usize = 48;
+
+/// Commands of a module that are looked at.
+const MOST_COMMANDS: usize = 1024;
+
+/// The functions that a module gives to nginx: its callbacks, those of its context, those of its
+/// directives. What is static among them is of the module's source file.
+fn functions_of_module(image: &Image, module: usize) -> Option<Vec<usize>> {
+    let word = |at: usize| image.word(at).map(|word| word as usize);
+    let mut found: Vec<usize> = CALLBACKS.step_by(8).filter_map(|at| word(module + at)).collect();
+    let (context, kind) = (word(module + CONTEXT)?, word(module + TYPE)?);
+    let words = match &(kind as u32).to_le_bytes() {
+        // The name, then two functions; eight functions.
+        b"CORE" => 2..4,
+        b"HTTP" => 0..8,
+        _ => 0..0,
+    };
+    if context != 0 {
+        found.extend(words.filter_map(|index| word(context.wrapping_add(index * 8))));
+    }
+    let mut command = word(module + COMMANDS)?;
+    for _ in 0..MOST_COMMANDS {
+        if command == 0 || word(command)? == 0 {
+            break;
+        }
+        found.extend([SET, POST].iter().filter_map(|at| word(command.wrapping_add(*at))));
+        command = command.wrapping_add(COMMAND);
+    }
+    Some(found)
+}

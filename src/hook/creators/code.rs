@@ -1,0 +1,83 @@
+//! What the machine code of an object refers to. x86_64 only: elsewhere nothing is found.
+#![forbid(unsafe_code)]
+
+/// Calls `found` with the place behind each instruction that calls, jumps to or loads the address of
+/// another place in the code or data, and with that place. Code is not decoded: a reference may be made
+/// up, but none is missed.
+pub fn references(code: &[u8], at: usize, mut found: impl FnMut(Reference)) {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    for start in 0..code.len() {
+        let (length, kind) = match code.get(start..) {
+            Some([0xe8, ..]) => (1, Kind::Call),
+            Some([0xe9, ..]) => (1, Kind::Address),
+            Some([0x0f, 0x80..=0x8f, ..]) => (2, Kind::Address),
+            Some([0x48 | 0x4c, 0x8d, modrm, ..]) if modrm & 0xc7 == 5 => (3, Kind::Address),
+            Some([0xff, 0x15, ..]) => (2, Kind::CallBySlot),
+            Some([0xff, 0x25, ..]) => (2, Kind::JumpBySlot),
+            _ => continue,
+        };
+        let Some(offset) = code.get(start + length..).and_then(|rest| rest.first_chunk()) else {
+            continue;
+        };
+        let behind = at.wrapping_add(start + length + 4);
+        let to = behind.wrapping_add_signed(i32::from_le_bytes(*offset) as isize);
+        found(Reference { kind, start: at.wrapping_add(start), behind, to });
+    }
+}
+
+/// How code refers to a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It calls it.
+    Call,
+    /// It jumps there, or loads its address.
+    Address,
+    /// It calls what the word there leads to.
+    CallBySlot,
+    /// It jumps to what the word there leads to.
+    JumpBySlot,
+}
+
+/// A reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// Of what kind.
+    pub kind: Kind,
+    /// Where the instruction starts, apart from prefixes.
+    pub start: usize,
+    /// Where it ends: what a call returns to.
+    pub behind: usize,
+    /// The place.
+    pub to: usize,
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds() {
+        let code = [
+            0x90, 0xe8, 0x10, 0, 0, 0, // call 0x1016
+            0xe9, 0xf4, 0xff, 0xff, 0xff, // jmp 0xfff
+            0x0f, 0x84, 0, 0, 0, 0, // jz 0x1011
+            0x48, 0x8d, 0x3d, 1, 0, 0, 0, // lea rdi, [0x1019]
+            0xff, 0x15, 2, 0, 0, 0, // call [0x1020]
+            0xff, 0x25, 3, 0, 0, 0, // jmp [0x1027]
+            0xe8, 0x10, // cut
+        ];
+        let mut all = Vec::new();
+        references(&code, 0x1000, |found| all.push((found.kind, found.behind, found.to)));
+        let expected = [
+            (Kind::Call, 0x1006, 0x1016),
+            (Kind::Address, 0x100b, 0xfff),
+            (Kind::Address, 0x1011, 0x1011),
+            (Kind::Address, 0x1018, 0x1019),
+            (Kind::CallBySlot, 0x101e, 0x1020),
+            (Kind::JumpBySlot, 0x1024, 0x1027),
+        ];
+        assert_eq!(all, expected);
+    }
+}

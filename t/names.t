@@ -1,0 +1,83 @@
+# The names of those who create pools: one for each, in every process, and none missing.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+use Test::Memstat::Build qw(module);
+
+# The creators of a process, "name in object: kind".
+sub creators {
+    my ($process) = @_;
+    return map { ($_->{creator} // 'null') . " in $_->{object}: $_->{kind}" }
+        @{ ($process->{pools} // return)->{by_creator} };
+}
+
+sub all_creators {
+    my ($t) = @_;
+    my %all = map { $_ => 1 } map { creators($_) } @{ $t->fresh->{processes} };
+    return sort keys %all;
+}
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: every creator in nginx has a name, and the same one everywhere
+--- main_config
+worker_processes 2;
+--- http_config
+geo $place { default 0; 10.0.0.0/8 1; }
+map $host $mapped { default 0; a 1; }
+server {
+    listen 127.0.0.1:$TEST_NGINX_PORT_2 http2;
+    location / { return 204; }
+    location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_SERVER_PORT; }
+}
+--- config
+location /memstat { memstat; access_log off; }
+location / { return 204; access_log $TEST_NGINX_SERVER_ROOT/logs/packed.log combined gzip buffer=4k flush=10ms; }
+--- perl
+my $http2 = 'http://127.0.0.1:' . $t->port(2);
+my $load  = sub {
+    for (1 .. 20) {
+        is `curl -s -o /dev/null -w '%{http_code}' --http2-prior-knowledge $http2/`, '204', 'HTTP/2';
+        is `curl -s -o /dev/null -w '%{http_code}' --http2-prior-knowledge $http2/slow`, '204', 'and to an upstream';
+    }
+};
+$load->();
+# What reads the configuration is seen from a reload on at the latest.
+$t->reload;
+$load->();
+my $logged = qr/^ngx_http_log_(?:\*|gzip) in nginx: /;
+$t->wait_for('the log is flushed', 5, sub { grep { $_ =~ $logged } all_creators($t) });
+my @all = all_creators($t);
+is_deeply [ grep { /^null|^\?|\+0x/ } @all ], [], 'each has a name' or diag join "\n", @all;
+like join("\n", @all), qr/^ngx_http_${_}_(?:\*|block)? in nginx: conf$/m, "what reads $_" for qw(geo map);
+my %names;
+/^(\S+) in nginx: http2_stream$/ && $names{$1}++ for @all;
+is scalar keys %names, 1, "one name for a stream of HTTP/2: @{[ keys %names ]}";
+is scalar(grep { /^ngx_http_(?:create|alloc)_request / } @all), 1, 'and one for a request';
+
+=== TEST 2: functions of a module by its file, and without its symbols by the module
+--- main_config
+load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;
+worker_processes 1;
+--- config
+location /memstat { memstat; }
+location /leak { pool_test_leak 2000; }
+--- perl
+$t->get('/leak');
+my $of = sub { grep { /ngx_http_pool_test_module/ } all_creators($t) };
+is_deeply [ $of->() ], ['ngx_http_pool_test_leak in ngx_http_pool_test_module.so: other'], 'by its file';
+
+my $stripped = $t->root . '/ngx_http_pool_test_module.so';
+system('strip', '-o', $stripped, module('ngx_http_pool_test_module')) == 0 or die "cannot strip\n";
+my $other = Test::Memstat::Server->new(
+    main_config => "load_module $stripped;\nworker_processes 1;",
+    config      => "location /memstat { memstat; }\nlocation /leak { pool_test_leak 2000; }",
+);
+$other->start;
+$other->get('/leak');
+my @names = grep { /ngx_http_pool_test_module/ } all_creators($other);
+is_deeply \@names, ['ngx_http_pool_test_* in ngx_http_pool_test_module.so: other'], 'by the module';
+is $_, undef, 'it ends as told' for $other->stop;
