@@ -146,6 +146,11 @@ impl Arena {
     }
 }
 
+/// From a free chunk to its links, the next one and the one before in its list.
+pub const FORWARD: usize = 16;
+/// See [`FORWARD`].
+pub const BACKWARD: usize = 24;
+
 /// What is in front of a chunk's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {

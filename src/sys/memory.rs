@@ -10,6 +10,7 @@
 //! 3. Remote addresses are numbers to the kernel, which checks each one.
 //! 4. The range of a [`Direct`] is readable memory as long as the value lives; who makes one
 //!    promises it.
+//! 5. A prefetch is a hint: it reads nothing the program sees, and no address makes it fail.
 
 use std::io;
 
@@ -22,8 +23,11 @@ pub type Record = [u8; RECORD];
 /// Where bytes at an address come from.
 pub trait Memory {
     /// Records that are on average so many bytes apart, or less, are read faster with all that is
-    /// between them.
-    const BULK: usize = 512;
+    /// between them. 0 where a record is read at the speed of the memory.
+    const BULK: usize = 0;
+
+    /// Says that an address will be read soon.
+    fn ahead(&self, _at: usize) {}
 
     /// Fills `into` from address `at`, completely or not at all.
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()>;
@@ -126,6 +130,17 @@ impl Direct {
 }
 
 impl Memory for Direct {
+    fn ahead(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: any address will do (5).
+        unsafe {
+            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+            _mm_prefetch::<_MM_HINT_T0>(at as *const i8);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
         if self.copy(at, into) {
             Ok(())
