@@ -125,7 +125,7 @@ limit_req_zone $binary_remote_addr zone=one:1m rate=1000r/s;
 --- config
 allow 127.0.0.1;
 deny all;
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- perl
 my $reply = settled($t);
 is_full($t, master_of($reply));
@@ -148,7 +148,7 @@ ok $line, 'its breakdown is in the metrics';
 load_module $TEST_NGINX_BUILT_ngx_master_test_module;
 worker_processes 2;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- perl
 my $main = $t->{sections}{main_config};
 my $figures = sub {
@@ -177,7 +177,7 @@ worker_processes 2;
 --- http_config
 limit_req_zone $binary_remote_addr zone=one:1m rate=1000r/s;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 location /limited { limit_req zone=one burst=1000; return 204; }
 --- perl
 in_background($t, sub {
@@ -207,7 +207,7 @@ in_background($t, sub {
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- perl
 in_background($t, sub {
     my ($d, $old) = @_;
@@ -247,7 +247,7 @@ in_background($t, sub {
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- no_error_log
 \[(?:error|warn)\](?!.*answers everybody)
 --- perl
@@ -283,7 +283,7 @@ $stop->();
 worker_processes 2;
 --- config
 access_log off;
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- perl
 settled($t);
 Time::HiRes::sleep(0.3);
@@ -339,7 +339,7 @@ is_full($t, master_of(settled($t)));
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- under
 $TEST_NGINX_PROGRAM_confine refuse-ppoll
 --- error_log
@@ -364,7 +364,7 @@ for my $generation (1, 2) {
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- under
 $TEST_NGINX_PROGRAM_confine kill-ppoll
 --- error_log
@@ -381,7 +381,7 @@ is scalar(process_with($t->fresh, kind => 'worker', generation => 2)), 2, 'a rel
 worker_processes 2;
 memstat_hooks pool slab lua thread;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- perl
 my $with = $t->{sections}{config};
 my $off = 'off: not among memstat_hooks';
@@ -406,9 +406,37 @@ for (1 .. 2) {
 --- main_config
 master_process off;
 --- config
-location /memstat { memstat; }
+location /memstat { memstat; memstat_timeout 10s; }
 --- perl
 my $reply = settled($t);
 is_deeply [ map { $_->{kind} } @{ $reply->{processes} } ], ['single'], 'one process';
 is $reply->{processes}[0]{hooks}{master}, undef, 'no hook on a master';
 is_deeply $reply->{processes}[0]{notes}, [], 'and no note';
+
+=== TEST 13: a master that is woken without end still ends a worker that does not end by itself
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; memstat_timeout 10s; }
+--- error_log
+exited on signal 9
+--- perl
+# Its eventfds, by pidfd_open and pidfd_getfd.
+my $pidfd = syscall 434, $t->master, 0;
+my @wakers = map { syscall 438, $pidfd, $_, 0 }
+    grep { (readlink('/proc/' . $t->master . "/fd/$_") // '') =~ /eventfd/ } 0 .. 200;
+cmp_ok scalar @wakers, '>', 1, 'what wakes it';
+my ($stopped) = $t->workers;
+$t->signal('STOP', $stopped);
+$t->signal('TERM');
+my $one = pack 'Q', 1;
+# nginx waits 50 ms, 100 ms, and so on, until it is more than a second.
+$t->wait_for('it is ended', 20, sub {
+    for (1 .. 20) {
+        POSIX::write($_, $one, 8) for @wakers;
+        Time::HiRes::sleep(0.001);
+    }
+    return !grep { $_ == $stopped } children($t->master);
+});
+delete $t->{stopped}{$stopped};
+POSIX::close($_) for $pidfd, @wakers;
