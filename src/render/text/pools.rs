@@ -88,7 +88,8 @@ fn creators(out: &mut String, pools: &[&Pools]) {
 fn shared_out(out: &mut String, pools: &[&Pools]) {
     let mut rows: Vec<(&str, String, Sum)> = Vec::new();
     for way in WAYS {
-        let Some(mut shares) = over(pools, way) else { continue };
+        let known = over(pools, way).filter(|shares| !shares.largest.is_empty());
+        let Some(mut shares) = known else { continue };
         let rest = shares.largest.split_off(shares.largest.len().min(SHARES));
         rest.iter().for_each(|share| shares.other.add(&share.sum()));
         let named = shares.largest.iter().map(|s| (way.0, shared_name(&s.name), s.sum()));
