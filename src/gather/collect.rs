@@ -116,7 +116,8 @@ impl Gather {
         }
         let others = others.get_or_insert_with(|| {
             let others = others_than(&all.processes, peers::leaving(&self.board));
-            if others.len() > 1 {
+            // The master is among them where it takes no part.
+            if others.iter().any(|pid| process::master() != Some(*pid)) {
                 self.wake_those_without_slot();
             }
             others.into_iter()
