@@ -4,6 +4,7 @@ pub mod elf;
 pub mod exports;
 pub mod functions;
 pub mod image;
+pub mod life;
 pub mod maps;
 pub mod memory;
 pub mod pagemap;

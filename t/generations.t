@@ -157,3 +157,62 @@ my $reply = $t->decode($client->receive->{body});
 is scalar waited($reply), 0, 'the answer does not wait for the timeout';
 is scalar(process_with($reply, pid => $stopped)), 0, 'and the process is not in it';
 is process_of($reply, $other)->{state}, 'active', 'the other is';
+
+=== TEST 5: a killed worker that the master has not reaped
+--- main_config
+worker_processes 2;
+--- http_config
+memstat_hooks pool slab lua thread;
+--- config
+location /memstat { memstat; memstat_timeout 30s; }
+--- error_log
+worker process \d+ exited on signal 9
+--- perl
+my ($killed, $other) = $t->workers;
+$t->fresh;
+# Nobody asks this master, so that nobody waits for it.
+$t->signal(STOP => $t->master);
+$t->signal(KILL => $killed);
+$t->wait_for('it has ended', 5, sub { my %status = proc_status($killed); ($status{State} // 'Z') =~ /^Z/ });
+my $reply = $t->fresh;
+is scalar waited($reply), 0, 'nobody waits for it';
+is_deeply [ map { $_->{pid} } process_with($reply, kind => 'worker') ], [$other], 'it is not there';
+$t->signal(CONT => $t->master);
+$t->wait_for('the successor', 5, sub { $t->workers == 2 });
+
+=== TEST 6: a worker that ends before it answers
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; memstat_timeout 30s; }
+location /busy {
+    content_by_lua_block {
+        local function exists(name)
+            local file = io.open(ngx.var.document_root .. name)
+            return file and file:close()
+        end
+        local function write(name, text)
+            local file = io.open(ngx.var.document_root .. name, "w")
+            file:write(text)
+            file:close()
+        end
+        write("/busy", tostring(ngx.worker.pid()) .. "\n")
+        while not exists("/go") do os.execute("sleep 0.02") end
+        ngx.say("done")
+    }
+}
+--- perl
+chmod 0777, $t->root . '/html';
+$t->fresh;
+my $busy = $t->connect->send(GET => '/busy');
+my ($pid) = $t->wait_for('a worker is busy', 5, sub { (read_file($t->root . '/html/busy') // '') =~ /^(\d+)\n/ ? $1 : undef });
+select undef, undef, undef, 0.1;
+my $client = $t->connect->send(GET => '/memstat');
+select undef, undef, undef, 0.2;
+$t->signal(TERM => $pid);
+open my $go, '>', $t->root . '/html/go' or die;
+close $go;
+my $reply = $t->decode($client->receive->{body});
+is scalar waited($reply), 0, 'whoever asked does not wait for the timeout';
+isnt $reply->{answered_by}{pid}, $pid, 'the other worker answers';
+is scalar(grep { $_->{pid} == $pid } @{ $reply->{processes} }), 0, 'the one that ended is not there';

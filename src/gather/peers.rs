@@ -2,10 +2,13 @@
 
 use crate::nginx::process;
 use crate::scoreboard::Board;
-use crate::sys::status;
+use crate::sys::{life, status};
 
 /// A process that has been silent for so long may be another one with the same pid.
 const SILENT_MS: u64 = 5000;
+
+/// A process that has noticed a question since is alive: the kernel need not be asked.
+const NOTICED_MS: u64 = 20;
 
 /// Another live process that owns a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,20 +50,24 @@ pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
         Some(slot) if slot.is_away() => Some(u64::MAX),
         slot => slot.and_then(|slot| slot.published_ms()),
     };
-    let oldest = |peers: Vec<Peer>| {
-        let all = peers.iter().map(|peer| published_ms(peer).unwrap_or(0));
-        all.min().unwrap_or(u64::MAX)
+    // The oldest that is still there: the system is asked about as few of them as will do.
+    let oldest = |mut peers: Vec<Peer>| {
+        // They publish meanwhile: each is asked once.
+        peers.sort_by_cached_key(|peer| published_ms(peer).unwrap_or(0));
+        peers.into_iter().find(|peer| process::exists(peer.pid) && !is_ending(board, peer, now_ms))
     };
-    let mut peers = owners(board);
-    // They publish meanwhile: each is asked once.
-    peers.sort_by_cached_key(|peer| published_ms(peer).unwrap_or(0));
-    // The system is asked about as few of them as will do.
-    let place = peers.iter().position(|peer| process::exists(peer.pid));
-    match place.and_then(|place| peers.get(place)) {
-        Some(peer) if !is_silent(board, peer, now_ms) => published_ms(peer).unwrap_or(0),
-        Some(_) => oldest(live(board, now_ms)),
-        None => u64::MAX,
-    }
+    let oldest = match oldest(owners(board)) {
+        Some(peer) if is_silent(board, &peer, now_ms) => oldest(live(board, now_ms)),
+        peer => peer,
+    };
+    oldest.map_or(u64::MAX, |peer| published_ms(&peer).unwrap_or(0))
+}
+
+/// Whether a process that has noticed nothing for a while was killed: it still exists while its memory
+/// is given back, and then until the master reaps it.
+fn is_ending(board: &Board, peer: &Peer, now_ms: u64) -> bool {
+    let noticed_ms = board.get(peer.index).map_or(0, |slot| slot.noticed_ms());
+    noticed_ms.saturating_add(NOTICED_MS) < now_ms && life::is_ending(peer.pid)
 }
 
 fn is_silent(board: &Board, peer: &Peer, now_ms: u64) -> bool {

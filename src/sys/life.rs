@@ -1,0 +1,57 @@
+//! Whether a process is about to end, from `/proc/PID/stat`.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::Read;
+
+/// `PF_EXITING` of the kernel's `sched.h`: set before the memory is given back, which may take long.
+const EXITING: u64 = 4;
+
+/// Whether a process exits, or has ended and waits to be reaped. False where the kernel does not say:
+/// the process is gone, or hidden.
+pub fn is_ending(pid: i32) -> bool {
+    read(pid).and_then(|stat| parse(&stat)).unwrap_or(false)
+}
+
+fn read(pid: i32) -> Option<Vec<u8>> {
+    let mut stat = Vec::with_capacity(512);
+    File::open(format!("/proc/{pid}/stat")).ok()?.take(4096).read_to_end(&mut stat).ok()?;
+    Some(stat)
+}
+
+/// The second field, the name in parentheses, may have anything in it. Behind it are the state, six
+/// others, and the flags.
+fn parse(stat: &[u8]) -> Option<bool> {
+    let behind_name = stat.rsplit(|byte| *byte == b')').next()?;
+    let mut fields = std::str::from_utf8(behind_name).ok()?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    Some(matches!(state, "Z" | "X" | "x") || flags & EXITING != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_who_is_about_to_end() {
+        assert_eq!(parse(b"7 (a) Z) b) S 5 7 7 0 -1 4194368 94 0"), Some(false));
+        assert_eq!(parse(b"7 (nginx) T 5 7 7 0 -1 4194368 94 0"), Some(false), "stopped");
+        assert_eq!(parse(b"7 (nginx) R 5 7 7 0 -1 4194372 94 0"), Some(true), "exiting");
+        assert_eq!(parse(b"7 (nginx) Z 5 7 7 0 -1 4194368 94 0"), Some(true));
+        assert_eq!((parse(b""), parse(b"7 (nginx) R x"), is_ending(-1)), (None, None, false));
+    }
+
+    #[test]
+    fn a_child_runs_and_ends() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        assert!(!is_ending(pid));
+        child.kill().unwrap();
+        while !is_ending(pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_ending(pid), "it is gone");
+    }
+}
