@@ -234,7 +234,7 @@ location /memstat { memstat; memstat_uri on; }
 my $path = '/memstat?format=text&fields=processes.system,processes.pools';
 my $text = $t->wait_for('a snapshot of a request', 5, sub {
     my $text = $t->get($path)->{body};
-    return $text =~ /create_request/ && $text;
+    return $text =~ /ngx_http_(?:create|alloc)_request/ && $text;
 });
 my ($head, @rows) = split /\n/, ($text =~ /^Processes .*\n((?:.+\n)+)/m)[0];
 like $head, qr/ virtual +peak$/, 'the last column';
