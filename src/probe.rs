@@ -3,6 +3,7 @@
 pub mod heap;
 pub mod layout;
 pub mod lua;
+pub mod mappings;
 pub mod mcode;
 pub mod pools;
 pub mod shared;

@@ -4,6 +4,7 @@
 pub mod balance;
 pub mod fields;
 pub mod lua;
+pub mod mappings;
 pub mod model;
 pub mod pools;
 #[cfg(test)]

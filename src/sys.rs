@@ -5,6 +5,7 @@ pub mod exports;
 pub mod functions;
 pub mod image;
 pub mod life;
+pub mod limits;
 pub mod maps;
 pub mod memory;
 pub mod pagemap;

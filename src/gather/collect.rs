@@ -13,7 +13,7 @@ use crate::probe::uses::NOT_COUNTED;
 use crate::report::model::{Kind, Process, Published, State};
 use crate::report::zones::{Named, Reported, ZoneUse};
 use crate::scoreboard::{Board, ReadError, Slot};
-use crate::sys::status;
+use crate::sys::{limits, status};
 
 /// Everybody's figures.
 #[derive(Debug, Clone, Default)]
@@ -254,6 +254,8 @@ fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
         uptime_s: status::uptime_s(pid),
         system,
         breakdown: None,
+        mappings: None,
+        limits: limits::of(pid).ok().map(Named),
         allocator: None,
         pools: None,
         zones: master_zones,

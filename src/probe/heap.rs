@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod glibc;
+mod huge;
 mod jemalloc;
 mod mimalloc;
 mod pace;
@@ -16,6 +17,7 @@ use crate::budget::{Budget, Progress};
 use crate::report::model::{Allocator, Category};
 use crate::sys::pagemap::PageMap;
 use glibc::Glibc;
+pub use huge::in_huge_pages;
 use jemalloc::Jemalloc;
 use mimalloc::Mimalloc;
 use symbols::Object;

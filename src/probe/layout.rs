@@ -33,7 +33,11 @@ pub struct Layout {
     pub lua: LuaReading,
     /// The machine code of LuaJIT, once it was looked for.
     pub code: Vec<Range<usize>>,
-    /// All of these but the code, normalized.
+    /// Other machine code made at run time.
+    pub other_code: Vec<Range<usize>>,
+    /// malloc's mappings of huge pages, which are in no resident figure.
+    pub huge: Vec<Range<usize>>,
+    /// All of these but machine code, normalized.
     pub claimed: Vec<Range<usize>>,
     /// Threads whose stacks are known.
     pub threads_seen: u64,
@@ -78,8 +82,30 @@ impl Layout {
         let lua = LuaReading::new(&lua::read());
         let claimed = [&text, &data, &stacks, &shared].into_iter().flatten().cloned();
         let claimed = ranges::normalize(claimed.chain(lua.claimed()).collect());
-        let code = Vec::new();
-        Layout { objects, text, data, stacks, shared, lua, code, claimed, threads_seen }
+        let (code, other_code, huge) = (Vec::new(), Vec::new(), Vec::new());
+        Layout {
+            objects,
+            text,
+            data,
+            stacks,
+            shared,
+            lua,
+            code,
+            other_code,
+            huge,
+            claimed,
+            threads_seen,
+        }
+    }
+
+    /// The machine code is found: that of LuaJIT; what else can be executed and has no file is other
+    /// machine code.
+    pub fn set_code(&mut self, maps: &[MemoryMap], code: Vec<Range<usize>>) {
+        let taken = ranges::normalize(self.claimed.iter().chain(&code).cloned().collect());
+        let generated = maps.iter().filter(|map| maps::is_generated_code(map)).map(maps::range);
+        self.other_code =
+            ranges::normalize(generated.flat_map(|r| ranges::subtract(&r, &taken)).collect());
+        self.code = code;
     }
 
     /// What to count: everything that is somebody's, but for nginx's shared memory.
@@ -97,6 +123,7 @@ impl Layout {
             (Some(Category::Data), &self.data),
             (Some(Category::Stacks), &self.stacks),
             (Some(Category::LuajitMcode), &self.code),
+            (Some(Category::OtherMcode), &self.other_code),
             (heap.category, &heap.ranges),
             (None, &foreign),
         ];

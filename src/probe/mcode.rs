@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use procfs::process::{MMPermissions, MMapPath, MemoryMap};
+use procfs::process::MemoryMap;
 
 use crate::budget::{Budget, Progress};
 use crate::sys::maps;
@@ -30,12 +30,8 @@ pub struct CodeReader {
 impl CodeReader {
     /// Begins.
     pub fn new(maps: &[MemoryMap]) -> Self {
-        let is_code = |map: &&MemoryMap| {
-            map.pathname == MMapPath::Anonymous
-                && map.perms.contains(MMPermissions::EXECUTE)
-                && !maps::has_file(map)
-        };
-        Self::of(maps.iter().filter(is_code).map(maps::range).collect())
+        let code = maps.iter().filter(|map| maps::is_generated_code(map));
+        Self::of(code.map(maps::range).collect())
     }
 
     fn of(mappings: Vec<Range<usize>>) -> Self {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod identity;
+mod unclaimed;
 
 use std::io;
 use std::ops::Range;
@@ -57,6 +58,8 @@ pub struct Snapshot {
     heap: Option<HeapReading>,
     pages: Option<PageMap>,
     targets: Vec<Target>,
+    /// Bytes of them in transparent huge pages.
+    huge: u64,
     uses: Option<ZoneUses>,
     zones: Vec<(String, SharedZone)>,
     spent: Duration,
@@ -74,6 +77,8 @@ enum Stage {
     Code(CodeReader),
     /// Counting target `.0` from address `.1` on.
     Count(usize, usize),
+    /// Counting mappings that nothing claims.
+    Unclaimed,
     Pools,
     Touched,
     Zones(ZonesReading),
@@ -90,6 +95,7 @@ impl Snapshot {
             heap: None,
             pages: None,
             targets: Vec::new(),
+            huge: 0,
             uses: None,
             zones: Vec::new(),
             spent: Duration::ZERO,
@@ -169,7 +175,7 @@ impl Snapshot {
                 if reader.step(&memory::Own, budget) == Progress::More {
                     return Ok(Progress::More);
                 }
-                self.layout.code = reader.finish();
+                self.layout.set_code(&self.maps, reader.finish());
                 if let Some(heap) = &self.heap {
                     self.targets = self.layout.targets(&self.maps, heap);
                 }
@@ -179,20 +185,33 @@ impl Snapshot {
             Stage::Count(index, address) => {
                 let Some((target, pages)) = self.targets.get_mut(*index).zip(self.pages.as_ref())
                 else {
-                    probes.pools.begin((identity.tracer)());
-                    self.stage = Stage::Pools;
+                    self.claim_huge_pages();
+                    self.begin_unclaimed(probes);
+                    self.stage = Stage::Unclaimed;
                     return Ok(Progress::Done);
                 };
                 let from = target.range.start.max(*address);
                 let rest = from..target.range.end;
                 let counted = match target.private {
-                    true => pages.count_alike(&rest, &mut target.resident.anon),
+                    true => pages.count_huge(&rest, &mut target.resident.anon, &mut self.huge),
                     false => pages.count(&rest, &mut target.resident),
                 };
                 *address = counted.map_err(|e| at("/proc/self/pagemap", e))?;
                 if *address >= target.range.end {
                     self.stage = Stage::Count(*index + 1, 0);
                 }
+                Ok(Progress::Done)
+            }
+            Stage::Unclaimed => {
+                match self.pages.as_ref().map(|pages| probes.mappings.step(pages, budget)) {
+                    Some(Ok(Progress::More)) => return Ok(Progress::More),
+                    Some(Err(error)) => {
+                        self.notes.push(format!("mappings: /proc/self/pagemap: {error}"));
+                    }
+                    _ => {}
+                }
+                probes.pools.begin((identity.tracer)());
+                self.stage = Stage::Pools;
                 Ok(Progress::Done)
             }
             Stage::Pools => {
@@ -250,6 +269,8 @@ impl Snapshot {
         self.notes.extend(settle(&mut system));
         let stacks = self.stacks(threads);
         let lua = self.lua();
+        let mappings = self.unclaimed(&mut system, probes);
+        let limits = self.limits(identity.pid);
         let breakdown = self.pages.take().and_then(|_| self.close(&system, &stacks));
         let (allocator, heap_notes) = match self.heap.take() {
             Some(heap) => (Some(heap.allocator), heap.notes),
@@ -278,6 +299,8 @@ impl Snapshot {
             uptime_s: Some(identity.started.elapsed().as_secs()),
             system,
             breakdown,
+            mappings,
+            limits,
             allocator,
             pools,
             zones: self.uses,
@@ -357,6 +380,9 @@ impl Snapshot {
         if !self.layout.code.is_empty() {
             parts.push(self.part(Category::LuajitMcode, &self.layout.code));
         }
+        if !self.layout.other_code.is_empty() {
+            parts.push(self.part(Category::OtherMcode, &self.layout.other_code));
+        }
         for (category, ranges) in &self.layout.lua.mappings {
             match ranges {
                 Some(ranges) => parts.push(self.part(*category, ranges)),
@@ -365,8 +391,12 @@ impl Snapshot {
         }
         if let Some(heap) = &self.heap {
             match (heap.category, heap.resident) {
-                (Some(category), None) if !heap.ranges.is_empty() => {
+                (Some(category), None)
+                    if !heap.ranges.is_empty() || !self.layout.huge.is_empty() =>
+                {
                     parts.push(self.part(category, &heap.ranges));
+                    let reserved = ranges::bytes(&self.layout.huge);
+                    parts.push(Part { category, reserved, anon: 0, file: 0, shmem: 0 });
                 }
                 (Some(category), Some(resident)) => {
                     let others: u64 = parts.iter().map(|part| part.anon).sum();

@@ -10,6 +10,7 @@
 mod cells;
 mod details;
 mod lua;
+mod mappings;
 mod overview;
 mod palette;
 mod pie;

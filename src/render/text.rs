@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod lua;
+mod mappings;
 mod matrix;
 pub(super) mod pools;
 mod summary;
@@ -53,6 +54,12 @@ fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
     }
     if wants("breakdown") {
         matrix::breakdowns(out, &server.processes);
+    }
+    if wants("mappings") {
+        mappings::mappings(out, &server.processes);
+    }
+    if wants("mappings") || wants("limits") || wants("system") {
+        mappings::lines(out, &server.processes.iter().collect::<Vec<_>>());
     }
     if wants("allocator") {
         allocators(out, &server.processes);

@@ -39,6 +39,8 @@ const KNOWN: &[(&str, &[&str])] = &[
             "uptime_s",
             "system",
             "breakdown",
+            "mappings",
+            "limits",
             "allocator",
             "pools",
             "zones",

@@ -12,10 +12,11 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::lua::Lua;
+use super::mappings::Mappings;
 use super::pools::Pools;
 pub use crate::sys::status::System;
 
-use super::zones::{SharedZone, SharedZones, ZoneUses};
+use super::zones::{Named, SharedZone, SharedZones, ZoneUses};
 
 /// The version of the JSON shape.
 pub const SCHEMA: u32 = 1;
@@ -131,6 +132,10 @@ pub struct Process {
     pub system: System,
     /// Where it goes; `null` for a process that does not run the module's code.
     pub breakdown: Option<Breakdown>,
+    /// The largest mappings of `file_other` and `anon_other`.
+    pub mappings: Option<Mappings>,
+    /// The soft limits on its memory that are set, in bytes.
+    pub limits: Option<Named<u64>>,
     /// The system allocator's own statistics.
     pub allocator: Option<Allocator>,
     /// nginx's pools; `null` when the hooks on their allocator are not in place.
@@ -200,6 +205,8 @@ pub enum Category {
     OtherLuajit,
     /// Machine code of LuaJIT's compiler.
     LuajitMcode,
+    /// Other machine code made at run time: of PCRE's compiler, of trampolines.
+    OtherMcode,
     /// Shared memory of nginx: zones and its own counters.
     NginxShm,
     /// Executable segments of the executable and its libraries.
@@ -216,7 +223,7 @@ pub enum Category {
 
 impl Category {
     /// All of them, in order.
-    pub const ALL: [Category; 15] = [
+    pub const ALL: [Category; 16] = [
         Category::GlibcHeap,
         Category::Jemalloc,
         Category::Tcmalloc,
@@ -226,6 +233,7 @@ impl Category {
         Category::StreamLuajit,
         Category::OtherLuajit,
         Category::LuajitMcode,
+        Category::OtherMcode,
         Category::NginxShm,
         Category::Text,
         Category::Data,
@@ -246,6 +254,7 @@ impl Category {
             Category::StreamLuajit => "stream_luajit",
             Category::OtherLuajit => "other_luajit",
             Category::LuajitMcode => "luajit_mcode",
+            Category::OtherMcode => "other_mcode",
             Category::NginxShm => "nginx_shm",
             Category::Text => "text",
             Category::Data => "data",

@@ -7,6 +7,7 @@ use super::pools::{self, Creator, LivePool, Pools, Sizes};
 use super::zones::Named;
 use super::{assemble, Facts};
 
+mod mappings;
 mod shares;
 mod zones;
 
@@ -45,7 +46,7 @@ impl Random {
         (self.below(3) > 0).then(|| make(self))
     }
 
-    fn maybe_figure(&mut self) -> Option<u64> {
+    pub(super) fn maybe_figure(&mut self) -> Option<u64> {
         self.maybe(Self::figure)
     }
 
@@ -90,6 +91,9 @@ impl Random {
                 swap: self.maybe_figure(),
                 peak_resident: self.maybe_figure(),
                 page_tables: self.maybe_figure(),
+                hugetlb: self.maybe_figure(),
+                data: self.maybe_figure(),
+                resident_huge: self.maybe_figure(),
             },
             breakdown: self.maybe(|r| {
                 let mut entries = Vec::new();
@@ -102,6 +106,11 @@ impl Random {
                     }
                 }
                 Breakdown(entries)
+            }),
+            mappings: self.maybe(Self::mappings),
+            limits: self.maybe(|r| {
+                let names = ["address_space", "data"].into_iter().take(r.below(3) as usize);
+                Named(names.map(|name| (name.to_owned(), r.figure())).collect())
             }),
             allocator: self.maybe(|r| Allocator {
                 name: ["glibc", "jemalloc", "tcmalloc", "mimalloc", "musl", "unknown"]
@@ -301,6 +310,8 @@ pub(crate) fn bare() -> Process {
         uptime_s: None,
         system: System::default(),
         breakdown: None,
+        mappings: None,
+        limits: None,
         allocator: None,
         pools: None,
         zones: None,
@@ -341,6 +352,9 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             swap: Some(0),
             peak_resident: Some(13_000 * K + more),
             page_tables: Some(120 * K),
+            hugetlb: Some(0),
+            data: Some(20_480 * K),
+            resident_huge: Some(2_048 * K),
         },
         breakdown: Some(Breakdown(vec![
             (Category::GlibcHeap, heap),
@@ -353,6 +367,8 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             (Category::FileOther, region(12_912, 1_284)),
             (Category::AnonOther, region(5_472, 500)),
         ])),
+        mappings: Some(mappings::full()),
+        limits: Some(Named(vec![("address_space".to_owned(), 1 << 31)])),
         allocator: Some(Allocator {
             name: "glibc".to_owned(),
             version: Some("2.36".to_owned()),

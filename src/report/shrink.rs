@@ -7,11 +7,12 @@ use super::model::Published;
 type Part = (&'static str, fn(&mut Published));
 
 /// What can be left out: the longest and least missed first.
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("zones", |published| {
         published.zones = Vec::new();
         published.process.zones = None;
     }),
+    ("mappings", |published| published.process.mappings = None),
     ("text", |published| published.process.text = None),
     ("pools.oldest, pools.largest", |published| {
         if let Some(pools) = &mut published.process.pools {
@@ -57,8 +58,8 @@ mod tests {
         assert!(until(published(), |published| {
             tries += 1;
             let process = &published.process;
-            assert_eq!((process.zones.is_none(), process.text.is_none()), (true, tries > 1));
-            let note = ["zones: too long for the slot", "zones, text: too long for the slot"];
+            assert_eq!((process.zones.is_none(), process.mappings.is_none()), (true, tries > 1));
+            let note = ["zones: too long for the slot", "zones, mappings: too long for the slot"];
             assert_eq!(process.notes.last().map(String::as_str), Some(note[tries - 1]));
             assert!(process.pools.as_ref().is_some_and(|pools| !pools.oldest.is_empty()));
             tries == 2
@@ -75,7 +76,7 @@ mod tests {
         }));
         let process = last.unwrap().process;
         assert_eq!((process.pools, process.text, process.zones), (None, None, None));
-        let note = "zones, text, pools.oldest, pools.largest, pools.by_server, pools.by_upstream, \
+        let note = "zones, mappings, text, pools.oldest, pools.largest, pools.by_server, pools.by_upstream, \
                     pools.by_listener, notes, pools: too long for the slot";
         assert_eq!(process.notes, [note]);
     }

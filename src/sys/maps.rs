@@ -150,6 +150,23 @@ pub fn has_file(map: &MemoryMap) -> bool {
     map.inode != 0 || is_shared(map)
 }
 
+/// Whether a mapping can be executed, with no file behind it: machine code made at run time.
+pub fn is_generated_code(map: &MemoryMap) -> bool {
+    let is_anonymous = match &map.pathname {
+        MMapPath::Anonymous => true,
+        MMapPath::Other(name) => name.starts_with("anon:"),
+        _ => false,
+    };
+    is_anonymous && map.perms.contains(MMPermissions::EXECUTE) && !has_file(map)
+}
+
+/// Whether a mapping is of huge pages that are not in any resident figure: `MAP_HUGETLB`.
+pub fn is_hugetlb(map: &MemoryMap) -> bool {
+    map.inode != 0
+        && matches!(&map.pathname, MMapPath::Path(path)
+            if path.as_os_str().as_bytes().starts_with(b"/anon_hugepage"))
+}
+
 /// `[vsyscall]` is listed but is no part of any process's address space.
 fn in_address_space(map: &MemoryMap) -> bool {
     map.address.1 <= 1 << 63

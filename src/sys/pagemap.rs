@@ -118,6 +118,35 @@ impl PageMap {
         Ok(next.min(range.end))
     }
 
+    /// As [`PageMap::count_alike`], and counts those in huge pages, where the kernel scans.
+    pub fn count_huge(
+        &self,
+        range: &Range<usize>,
+        bytes: &mut u64,
+        huge: &mut u64,
+    ) -> io::Result<usize> {
+        /// 16 MiB of address space, about 50 us when every page is there.
+        const BYTES_A_SCAN: usize = 16 << 20;
+        if self.scans.get() {
+            let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
+            let scanned =
+                scan::present_huge(self.file.as_fd(), &(range.start..end), |run, is_huge| {
+                    *bytes += run.len() as u64;
+                    *huge += if is_huge { run.len() as u64 } else { 0 };
+                });
+            match scanned {
+                Ok(next) => return Ok(next),
+                Err(_) => self.scans.set(false),
+            }
+        }
+        self.count_alike(range, bytes)
+    }
+
+    /// Whether the kernel scans, and so tells huge pages from others.
+    pub fn scans(&self) -> bool {
+        self.scans.get()
+    }
+
     /// Reads the words of up to [`PAGES_A_PIECE`] pages from the page of `range.start` on, and hands
     /// each page's address and word to `each`. Returns where to continue, `range.end` or more when
     /// the range is done.

@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
+const PAGE_IS_HUGE: u64 = 1 << 6;
 
 /// Runs returned by one call at most.
 const RUNS: usize = 128;
@@ -69,6 +70,17 @@ pub fn present_alike(
 ) -> io::Result<usize> {
     scan(pagemap, range, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_PRESENT, |run| {
         each(run.start as usize..run.end as usize)
+    })
+}
+
+/// The same, and whether they are mapped as a huge page, for which the kernel looks at no descriptor.
+pub fn present_huge(
+    pagemap: BorrowedFd,
+    range: &Range<usize>,
+    mut each: impl FnMut(Range<usize>, bool),
+) -> io::Result<usize> {
+    scan(pagemap, range, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_HUGE, |run| {
+        each(run.start as usize..run.end as usize, run.categories & PAGE_IS_HUGE != 0)
     })
 }
 

@@ -28,6 +28,12 @@ pub struct System {
     pub peak_resident: Option<u64>,
     /// `VmPTE`: page tables.
     pub page_tables: Option<u64>,
+    /// `HugetlbPages`: huge pages that were reserved for it (`MAP_HUGETLB`), beside `resident`.
+    pub hugetlb: Option<u64>,
+    /// `VmData`: private writable mappings, which the limit `data` is on.
+    pub data: Option<u64>,
+    /// Bytes of `resident_anon` in transparent huge pages.
+    pub resident_huge: Option<u64>,
 }
 
 /// What `/proc/PID/status` says.
@@ -99,6 +105,8 @@ fn parse(status: &str) -> Option<Reading> {
             "RssShmem" => &mut system.resident_shmem,
             "VmSwap" => &mut system.swap,
             "VmHWM" => &mut system.peak_resident,
+            "HugetlbPages" => &mut system.hugetlb,
+            "VmData" => &mut system.data,
             "VmPTE" => &mut system.page_tables,
             _ => continue,
         };

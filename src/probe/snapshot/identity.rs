@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::abi::slab;
 use crate::probe::heap::HeapProbe;
+use crate::probe::mappings::MappingsProbe;
 use crate::probe::pools::{PoolsProbe, Tracer};
 use crate::probe::shared::Remembered;
 use crate::probe::touched::Touched;
@@ -46,6 +47,8 @@ pub struct Probes {
     pub heap: HeapProbe,
     /// nginx's pools.
     pub pools: PoolsProbe,
+    /// Mappings that nothing claims.
+    pub mappings: MappingsProbe,
     /// Touched pages of zones.
     pub touched: Touched,
     /// Whether the next measurement is to count all of them.
@@ -60,6 +63,7 @@ impl Default for Probes {
         Probes {
             heap: HeapProbe::new(),
             pools: PoolsProbe::default(),
+            mappings: MappingsProbe::default(),
             touched: Touched::default(),
             refresh_zones: false,
             resident: Remembered::default(),

@@ -5,7 +5,7 @@ use maud::{html, Markup};
 
 use super::cells::{known, visible, Cell, Row, Table};
 use super::section::{Section, ROWS};
-use super::{lua, overview, pools, zones};
+use super::{lua, mappings, overview, pools, zones};
 use crate::render::units::{count, micros, millis, seconds, size};
 use crate::render::who::{self, label};
 use crate::report::model::{Process, Server};
@@ -58,6 +58,7 @@ fn details(process: &Process, open: bool) -> Markup {
             div.body {
                 (overview::pies(process).markup())
                 (facts(process))
+                (mappings::process(process))
                 (allocator(process))
                 (lua::process(process))
                 (pools::process(process))
@@ -81,6 +82,8 @@ fn facts(process: &Process) -> Markup {
         ("Figures", html! { (millis(process.age_ms)) " old" }),
         ("Peak resident", known(process.system.peak_resident, size)),
         ("Page tables", known(process.system.page_tables, size)),
+        ("Huge pages (HugetlbPages)", known(process.system.hugetlb, size)),
+        ("In transparent huge pages", known(process.system.resident_huge, size)),
         ("Threads", known(stacks.and_then(|s| s.threads), count)),
         ("Module", known(process.own.map(|own| own.bytes), size)),
         ("Last snapshot", known(process.own.map(|own| own.snapshot_us), micros)),
@@ -98,6 +101,9 @@ fn facts(process: &Process) -> Markup {
     html! {
         dl.facts {
             @for (name, figure) in facts { div { dt { (name) } dd { (figure) } } }
+            @for (name, limit) in process.limits.iter().flat_map(|limits| &limits.0) {
+                div { dt { "Limit " (visible(name)) } dd { (size(*limit)) } }
+            }
             @for (name, hook) in hooks {
                 div { dt { "Hook " (name) } dd { bdi { (visible(hook)) } } }
             }

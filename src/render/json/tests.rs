@@ -162,8 +162,9 @@ fn strict_properties() {
             continue;
         };
         object.remove(key);
-        let optional =
-            (parent.ends_with("/breakdown") && !key.ends_with("_other")) || is_named(parent);
+        let optional = (parent.ends_with("/breakdown") && !key.ends_with("_other"))
+            || parent.ends_with("/limits")
+            || is_named(parent);
         assert_eq!(schema.accepts(&changed), optional, "without {pointer}");
         let mut changed = reply.clone();
         changed.pointer_mut(parent).unwrap()["surplus"] = json!(1);

@@ -9,7 +9,7 @@ use crate::report::model::{Allocator, Category, Hooks, Own, Process, Region};
 type Figure = fn(&Process) -> Option<u64>;
 
 pub(super) fn system(families: &mut Families, groups: &[Group]) {
-    let table: [(Name, Figure); 8] = [
+    let table: [(Name, Figure); 11] = [
         (Name("process_virtual", "All mappings (VmSize)."), |p| p.system.virtual_),
         (Name("process_resident", "Pages in RAM (VmRSS)."), |p| p.system.resident),
         (Name("process_resident_anon", "Anonymous pages in RAM."), |p| p.system.resident_anon),
@@ -25,10 +25,30 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
         (Name("process_page_tables", "Page tables of the kernel for this process."), |p| {
             p.system.page_tables
         }),
+        (Name("process_hugetlb", "Huge pages of MAP_HUGETLB, beside resident memory."), |p| {
+            p.system.hugetlb
+        }),
+        (Name("process_data", "Private writable mappings (VmData)."), |p| p.system.data),
+        (Name("process_resident_huge", "Anonymous pages in transparent huge pages."), |p| {
+            p.system.resident_huge
+        }),
     ];
     for (name, figure) in table {
         families.bytes(name, groups.iter().map(|g| (g.labels(&[]), g.sum(figure))));
     }
+    families.bytes(
+        Name(
+            "process_limit",
+            "The soft limits on memory that are set; the lowest of those together.",
+        ),
+        groups.iter().flat_map(|group| {
+            ["address_space", "data"].into_iter().filter_map(move |name| {
+                let limits = group.members().iter().filter_map(|p| p.limits.as_ref()?.get(name));
+                let lowest = limits.min().copied()?;
+                Some((group.labels(&[("limit", name)]), Some(lowest)))
+            })
+        }),
+    );
     families.seconds(
         Name("process_uptime", "Since the process started."),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.uptime_s).map(|s| s as f64))),

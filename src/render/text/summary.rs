@@ -30,6 +30,7 @@ pub(super) fn summary(out: &mut String, server: &Server) {
     processes.sort_by_key(|p| Reverse(p.system.resident));
     table(out, &processes);
     breakdowns(out, &processes);
+    super::mappings::lines(out, &processes);
     zones(out, server);
     lua(out, server);
     pools(out, server);

@@ -1,0 +1,293 @@
+//! The largest mappings that nothing in the breakdown claims, and how much of them is in RAM.
+//!
+//! A file of many gigabytes takes long to count, so a snapshot goes on for a short while where the last
+//! one stopped, and each figure has its age, as those of zones have ([`super::touched`]).
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
+
+use crate::budget::{Budget, Progress};
+use crate::report::mappings::{Mapping, Mappings};
+use crate::sys::pagemap::PageMap;
+use crate::sys::{maps, ranges};
+
+/// Mappings of an entry that are listed.
+const LISTED: usize = 10;
+/// Those that are counted to find them, the largest by their virtual bytes.
+const COUNTED: usize = 24;
+/// Mappings without a name that are this large are not merged with others.
+const LARGE: u64 = 1 << 20;
+/// The smallest mapping that can have a transparent huge page in it.
+const HUGE: usize = 2 << 20;
+/// The longest path, in bytes: of a longer one there is the end.
+const PATH: usize = 200;
+/// The time a snapshot spends on it.
+const ALLOWANCE: Duration = Duration::from_millis(1);
+
+/// What is counted, and where counting goes on.
+#[derive(Debug, Default)]
+pub struct MappingsProbe {
+    groups: Vec<Group>,
+    /// By address.
+    counts: Vec<Count>,
+    cursor: usize,
+    due: usize,
+    left: Option<Duration>,
+}
+
+/// Mappings that are told together.
+#[derive(Debug)]
+struct Group {
+    path: Option<String>,
+    perms: String,
+    has_file: bool,
+    reserved: u64,
+    count: u64,
+    ranges: Vec<Range<usize>>,
+}
+
+/// Bytes in RAM, and of them those in huge pages.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bytes {
+    resident: u64,
+    huge: u64,
+}
+
+#[derive(Debug)]
+struct Count {
+    range: Range<usize>,
+    has_file: bool,
+    counted: Option<(Bytes, Instant)>,
+    counting: Option<(Instant, usize, Bytes)>,
+}
+
+impl MappingsProbe {
+    /// Begins a snapshot. `taken` are the ranges that belong to something, normalized. Without
+    /// `unnamed`, anonymous mappings without a name are left out. With `all`, everything is counted
+    /// from the beginning and in full.
+    pub fn begin(&mut self, maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool, all: bool) {
+        self.groups = groups(maps, taken, unnamed);
+        let mut wanted: Vec<(Range<usize>, bool)> = Vec::new();
+        for has_file in [true, false] {
+            let of_kind = self.groups.iter().filter(|group| group.has_file == has_file);
+            for (place, group) in of_kind.enumerate() {
+                let is_wanted =
+                    |r: &&Range<usize>| place < COUNTED || (!has_file && r.len() >= HUGE);
+                wanted.extend(group.ranges.iter().filter(is_wanted).map(|r| (r.clone(), has_file)));
+            }
+        }
+        wanted.sort_by_key(|(range, _)| range.start);
+        let counts = wanted.into_iter().map(|(range, has_file)| {
+            let known = self.count(&range);
+            let counted = known.and_then(|count| count.counted);
+            let counting = known.and_then(|count| count.counting).filter(|_| !all);
+            Count { range, has_file, counted, counting }
+        });
+        self.counts = counts.collect();
+        self.due = self.counts.len();
+        self.left = (!all).then_some(ALLOWANCE);
+    }
+
+    /// Goes on until the budget, or the snapshot's time for it, is spent, or all are counted.
+    pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
+        while self.due > 0 && self.left != Some(Duration::ZERO) {
+            let begun = Instant::now();
+            self.piece(map, begun)?;
+            self.left = self.left.map(|left| left.saturating_sub(begun.elapsed()));
+            if budget.spent() {
+                return Ok(Progress::More);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    fn piece(&mut self, map: &PageMap, now: Instant) -> io::Result<()> {
+        let all = self.counts.len();
+        let Some(count) = self.counts.get_mut(self.cursor % all.max(1)) else {
+            self.due = 0;
+            return Ok(());
+        };
+        let (begun, next, mut bytes) =
+            count.counting.take().unwrap_or((now, count.range.start, Bytes::default()));
+        let rest = next..count.range.end;
+        let next = map.count_huge(&rest, &mut bytes.resident, &mut bytes.huge)?;
+        if next < count.range.end {
+            count.counting = Some((begun, next, bytes));
+        } else {
+            count.counted = Some((bytes, begun));
+            self.cursor = (self.cursor + 1) % all;
+            self.due -= 1;
+        }
+        Ok(())
+    }
+
+    fn count(&self, range: &Range<usize>) -> Option<&Count> {
+        let place = self.counts.partition_point(|count| count.range.start < range.start);
+        self.counts.get(place).filter(|count| count.range == *range)
+    }
+
+    /// Bytes of a group in RAM, and when the oldest of its counts began.
+    fn resident(&self, group: &Group) -> Option<(u64, Instant)> {
+        let counts = group.ranges.iter().map(|range| self.count(range)?.counted);
+        counts
+            .reduce(|sum, one| {
+                let ((sum, since), (bytes, begun)) = (sum?, one?);
+                let resident = sum.resident.saturating_add(bytes.resident);
+                Some((Bytes { resident, huge: 0 }, since.min(begun)))
+            })?
+            .map(|(bytes, since)| (bytes.resident, since))
+    }
+
+    /// The largest mappings.
+    pub fn finish(&self) -> Mappings {
+        let list = |has_file: bool| {
+            let of_kind = self.groups.iter().filter(|group| group.has_file == has_file);
+            let mut all: Vec<_> = of_kind.take(COUNTED).map(|group| self.mapping(group)).collect();
+            all.sort_by_key(|m| std::cmp::Reverse((m.resident, m.reserved)));
+            all.truncate(LISTED);
+            all
+        };
+        Mappings { file_other: list(true), anon_other: list(false) }
+    }
+
+    fn mapping(&self, group: &Group) -> Mapping {
+        let resident = self.resident(group);
+        let age = resident.map(|(_, since)| since.elapsed().as_millis());
+        Mapping {
+            path: group.path.clone(),
+            perms: group.perms.clone(),
+            reserved: group.reserved,
+            resident: resident.map(|(bytes, _)| bytes),
+            resident_ms_ago: age.map(|age| u64::try_from(age).unwrap_or(u64::MAX)),
+            count: group.count,
+        }
+    }
+
+    /// Bytes of private memory in transparent huge pages; `None` as long as something was not counted.
+    pub fn huge(&self) -> Option<u64> {
+        let anonymous = self.counts.iter().filter(|count| !count.has_file);
+        anonymous
+            .map(|count| Some(count.counted?.0.huge))
+            .try_fold(0u64, |sum, huge| sum.checked_add(huge?))
+    }
+}
+
+/// The mappings that nothing claims, the largest first.
+fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut places: HashMap<(Option<String>, String, bool), usize> = HashMap::new();
+    for map in maps.iter().filter(|map| !is_of_kernel(map)) {
+        let (path, has_file) = (path(map), maps::has_file(map));
+        if path.is_none() && !has_file && !unnamed {
+            continue;
+        }
+        for range in ranges::subtract(&maps::range(map), taken) {
+            let bytes = range.len() as u64;
+            let perms = permissions(map);
+            let is_alone = path.is_none() && bytes >= LARGE;
+            let key = (path.clone(), perms.clone(), has_file);
+            let place = places.get(&key).filter(|_| !is_alone).copied();
+            match place.and_then(|place| groups.get_mut(place)) {
+                Some(group) => {
+                    group.reserved = group.reserved.saturating_add(bytes);
+                    group.count += 1;
+                    group.ranges.push(range);
+                }
+                None => {
+                    if !is_alone {
+                        places.insert(key, groups.len());
+                    }
+                    let (path, ranges) = (path.clone(), vec![range]);
+                    groups.push(Group { path, perms, has_file, reserved: bytes, count: 1, ranges });
+                }
+            }
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.reserved));
+    groups
+}
+
+/// Whether its pages are the kernel's, and in no figure.
+fn is_of_kernel(map: &MemoryMap) -> bool {
+    match &map.pathname {
+        MMapPath::Vvar | MMapPath::Vsyscall => true,
+        MMapPath::Other(name) => name.starts_with("vvar"),
+        _ => false,
+    }
+}
+
+/// Its path or name as the kernel's list has it, of a long one the end.
+fn path(map: &MemoryMap) -> Option<String> {
+    let name = match &map.pathname {
+        MMapPath::Anonymous => return None,
+        MMapPath::Path(path) => crate::report::zones::name(path.as_os_str().as_bytes()),
+        MMapPath::Heap => "[heap]".to_owned(),
+        MMapPath::Stack => "[stack]".to_owned(),
+        MMapPath::TStack(thread) => format!("[stack:{thread}]"),
+        MMapPath::Vdso => "[vdso]".to_owned(),
+        MMapPath::Vsys(key) => format!("/SYSV{key:08x}"),
+        MMapPath::Other(name) => format!("[{name}]"),
+        other => format!("{other:?}"),
+    };
+    let from = (name.len().saturating_sub(PATH)..name.len()).find(|at| name.is_char_boundary(*at));
+    match from.filter(|from| *from > 0).and_then(|from| name.get(from..)) {
+        Some(end) => Some(format!("...{end}")),
+        None => Some(name),
+    }
+}
+
+fn permissions(map: &MemoryMap) -> String {
+    let letter = |permission, letter| if map.perms.contains(permission) { letter } else { '-' };
+    let kind = if maps::is_shared(map) { 's' } else { 'p' };
+    let rights =
+        [(MMPermissions::READ, 'r'), (MMPermissions::WRITE, 'w'), (MMPermissions::EXECUTE, 'x')];
+    rights.into_iter().map(|(permission, l)| letter(permission, l)).chain([kind]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::shared::tests::{shared, touch};
+    use crate::sys::maps::MapsReader;
+    use crate::sys::pagemap::page_size;
+
+    #[test]
+    fn largest_first_and_counted() {
+        let pages = 40_000;
+        let start = shared(pages, libc::PROT_READ | libc::PROT_WRITE);
+        let range = start..start + pages * page_size();
+        touch(&range, 33);
+        let mut reader = MapsReader::open().unwrap();
+        while reader.step(&Budget::unlimited()).unwrap() == Progress::More {}
+        let maps = reader.finish();
+        let pagemap = PageMap::open().unwrap();
+        let mut probe = MappingsProbe::default();
+        let spent = Budget::new(Duration::ZERO);
+        let find = |probe: &MappingsProbe| {
+            let all = probe.finish().file_other;
+            assert!(all.len() <= LISTED);
+            all.into_iter().find(|m| m.reserved == range.len() as u64 && m.perms == "rw-s")
+        };
+        for all in [true, false] {
+            probe.begin(&maps, &[], true, all);
+            let mut steps = 0;
+            while probe.step(&pagemap, &spent).unwrap() == Progress::More {
+                steps += 1;
+            }
+            assert!(steps > 1);
+            let found = find(&probe).unwrap();
+            assert_eq!((found.resident, found.count), (Some(33 * page_size() as u64), 1));
+            assert_eq!(found.path.as_deref(), Some("/dev/zero (deleted)"));
+        }
+        assert!(probe.huge().is_some());
+        probe.begin(&maps, std::slice::from_ref(&range), false, true);
+        assert_eq!(find(&probe), None, "it belongs to something");
+        assert!(probe.finish().anon_other.iter().all(|mapping| mapping.path.is_some()));
+    }
+}

@@ -1,0 +1,97 @@
+//! What nothing in the breakdown claims: its largest mappings, huge pages, limits.
+#![forbid(unsafe_code)]
+
+use procfs::process::MMPermissions;
+
+use super::{Probes, Snapshot};
+use crate::report::mappings::Mappings;
+use crate::report::model::System;
+use crate::report::zones::Named;
+use crate::sys::{limits, maps, ranges};
+
+impl Snapshot {
+    /// Begins to count mappings that nothing claims.
+    pub(super) fn begin_unclaimed(&mut self, probes: &mut Probes) {
+        let heap = self.heap.as_ref().map(|heap| heap.ranges.as_slice()).unwrap_or_default();
+        let layout = &self.layout;
+        let taken = [&layout.claimed, &layout.code, &layout.other_code].into_iter().flatten();
+        let taken = ranges::normalize(taken.chain(heap).cloned().collect());
+        let unnamed = !self.hides_its_mappings();
+        probes.mappings.begin(&self.maps, &taken, unnamed, probes.refresh_zones);
+    }
+
+    /// Whether anonymous mappings without a name may be the allocator's, which has an entry of its own.
+    fn hides_its_mappings(&self) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.ranges.is_empty() && heap.resident.is_some())
+    }
+
+    /// The mappings, and what the kernel says beyond `/proc/self/status`.
+    pub(super) fn unclaimed(&mut self, system: &mut System, probes: &Probes) -> Option<Mappings> {
+        let pages = self.pages.as_ref()?;
+        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        let never = enabled.is_ok_and(|modes| modes.contains("[never]"));
+        let huge = probes.mappings.huge().and_then(|huge| huge.checked_add(self.huge));
+        system.resident_huge = match pages.scans() {
+            true => huge,
+            false => never.then_some(0),
+        };
+        if system.resident_huge.is_none() {
+            let why = match pages.scans() {
+                true => "not all of it was counted yet",
+                false => "the kernel has no PAGEMAP_SCAN (Linux 6.7) to count them with",
+            };
+            self.notes.push(format!("system, resident_huge: {why}"));
+        }
+        let mappings = probes.mappings.finish();
+        let mut all = mappings.file_other.iter().chain(&mappings.anon_other);
+        if all.any(|mapping| mapping.resident.is_none()) {
+            self.notes.push("mappings, resident: not all were counted yet".to_owned());
+        }
+        if self.hides_its_mappings() {
+            self.notes.push(
+                "mappings, anon_other: those without a name are left out, for they may be the \
+                 allocator's"
+                    .to_owned(),
+            );
+        }
+        Some(mappings)
+    }
+
+    /// The limits that are set.
+    pub(super) fn limits(&mut self, pid: i32) -> Option<Named<u64>> {
+        let limits = limits::of(pid);
+        limits.map_err(|error| self.notes.push(format!("limits: {error}"))).ok().map(Named)
+    }
+
+    /// Mappings of huge pages that malloc has made (`glibc.malloc.hugetlb=2`) are malloc's.
+    pub(super) fn claim_huge_pages(&mut self) {
+        let Some((heap, pages)) = self.heap.as_mut().zip(self.pages.as_ref()) else { return };
+        if heap.allocator.name != "glibc" {
+            return;
+        }
+        let reserved = heap.allocator.reserved;
+        let missing = reserved.map(|r| r.saturating_sub(ranges::bytes(&heap.ranges)));
+        let both = MMPermissions::READ | MMPermissions::WRITE;
+        let is_candidate = |map: &&procfs::process::MemoryMap| {
+            maps::is_hugetlb(map) && !maps::is_shared(map) && map.perms.contains(both)
+        };
+        let candidates = self.maps.iter().filter(is_candidate).map(maps::range);
+        let found =
+            crate::probe::heap::in_huge_pages(candidates, pages, missing.unwrap_or(u64::MAX));
+        let bytes = ranges::bytes(&found);
+        if bytes == 0 {
+            return;
+        }
+        if Some(bytes) == missing {
+            // What malloc could not be found to have has been found.
+            heap.notes.retain(|note| !note.ends_with("anon_other"));
+        }
+        heap.notes.push(format!(
+            "breakdown, glibc_heap: {bytes} bytes of it are huge pages (HugetlbPages), which are beside \
+             resident"
+        ));
+        let claimed = self.layout.claimed.iter().chain(&found).cloned().collect();
+        self.layout.claimed = ranges::normalize(claimed);
+        self.layout.huge = found;
+    }
+}

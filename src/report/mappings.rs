@@ -1,0 +1,31 @@
+//! The largest mappings of what has no owner in the breakdown.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+/// The largest mappings of two entries of the breakdown, those with most in RAM first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mappings {
+    /// Of `file_other`.
+    pub file_other: Vec<Mapping>,
+    /// Of `anon_other`.
+    pub anon_other: Vec<Mapping>,
+}
+
+/// Mappings of one path with the same permissions. Those without a name are merged while they are
+/// small only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// The file, or the name as `/proc/PID/maps` has it; `None` without one.
+    pub path: Option<String>,
+    /// The permissions, such as `rw-p`.
+    pub perms: String,
+    /// Virtual bytes.
+    pub reserved: u64,
+    /// Bytes in RAM; those of `MAP_HUGETLB` pages are beside the process's `resident`.
+    pub resident: Option<u64>,
+    /// The age of `resident` when the snapshot was taken, in milliseconds.
+    pub resident_ms_ago: Option<u64>,
+    /// The number of mappings.
+    pub count: u64,
+}
