@@ -78,6 +78,11 @@ impl HeapProbe {
         }
     }
 
+    /// Whether the figures will do while a new count is under way.
+    pub fn is_fresh(&self) -> bool {
+        matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_fresh())
+    }
+
     /// Whether there is a count to go on with.
     pub fn is_counting(&self) -> bool {
         matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_counting())

@@ -36,8 +36,8 @@ use crate::sys::{memory, ranges, status};
 
 pub use identity::{Identity, Probes};
 
-/// How long a snapshot waits for the allocator's count, which goes on without it then: the rest must
-/// be there before `memstat_timeout` is over.
+/// How long a snapshot waits for the allocator's count, where the last one is old; the count goes on
+/// without it then, and the rest is there before `memstat_timeout` is over.
 const PATIENCE: Duration = Duration::from_millis(150);
 
 /// A measurement that is done.
@@ -137,7 +137,8 @@ impl Snapshot {
         match &mut self.stage {
             Stage::Allocator(since) => {
                 let waited = since.get_or_insert_with(Instant::now).elapsed();
-                if probes.heap.count(budget) == Progress::More && waited < PATIENCE {
+                let more = probes.heap.count(budget) == Progress::More;
+                if more && waited < PATIENCE && !probes.heap.is_fresh() {
                     return Ok(Progress::More);
                 }
                 self.stage = Stage::Maps(None);

@@ -53,6 +53,8 @@ const MOST_WORK: Duration = Duration::from_secs(2);
 const PAUSE: u32 = 10;
 /// A count that takes no longer is taken for every snapshot.
 const CHEAP: Duration = Duration::from_millis(1);
+/// Figures of a longer ago are waited for.
+const FRESH: Duration = Duration::from_secs(2);
 /// Figures of a longer ago are said to be old.
 const OLD: Duration = Duration::from_secs(5);
 
@@ -180,6 +182,15 @@ impl Glibc {
     /// Whether a count is under way in this process.
     pub fn is_counting(&self) -> bool {
         self.count.as_ref().is_some_and(|(_, pid)| *pid == std::process::id())
+    }
+
+    /// Whether the last figures will do while a new count is under way: one that takes long.
+    pub fn is_fresh(&self) -> bool {
+        if self.counted.is_none_or(|(work, _)| work <= CHEAP) {
+            return false;
+        }
+        let mine = self.last.filter(|last| last.pid == std::process::id());
+        mine.is_some_and(|last| last.at.elapsed() < FRESH)
     }
 
     /// Counts what is free, if the last figures call for that; goes on with a count under way.

@@ -16,8 +16,9 @@ use crate::sys::memory::Memory;
 const LISTED: usize = 50_000;
 /// The most chunks of an arena that are looked at; those of 4 GiB in blocks of 64 bytes.
 const SWEPT: usize = 1 << 26;
-/// The most chunks of fast bins.
-const FAST: usize = 2048;
+/// The most chunks of fast bins, which are read one by one in one go. A request of a kilobyte or
+/// more empties these bins.
+const FAST: usize = 1024;
 /// With fewer free chunks than these, the lists are tried again.
 const FEW: usize = 4096;
 /// More arenas than these are taken for an error.

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use super::super::pace::cpu_time;
 use super::super::symbols::Object;
 use super::*;
 
@@ -277,6 +278,9 @@ fn bench(probe: &mut HeapProbe) {
             sweep(probe, &format!("alone {alone}, 200,000 of {size}"));
             drop(black_box(kept));
         }
+        let many = fragment(1_000_000, 64);
+        sweep(probe, &format!("alone {alone}, 1,000,000 of 64"));
+        drop(black_box(many));
         let mut kept = Vec::new();
         for chunks in [100, 900, 1000, 3000, 5000, 10_000, 20_000] {
             kept.push(fragment(chunks, 1100));
@@ -310,9 +314,9 @@ fn sweep(probe: &mut HeapProbe, what: &str) {
     for _ in 0..3 {
         let (mut steps, mut longest, start) = (0, Duration::ZERO, Instant::now());
         loop {
-            let begun = Instant::now();
+            let begun = cpu_time();
             let progress = probe.count(&slices());
-            longest = longest.max(begun.elapsed());
+            longest = longest.max(cpu_time().saturating_sub(begun));
             steps += 1;
             if progress == Progress::Done {
                 break;
