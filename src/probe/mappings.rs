@@ -134,14 +134,16 @@ impl MappingsProbe {
 
     /// Bytes of a group in RAM, and when the oldest of its counts began.
     fn resident(&self, group: &Group) -> Option<(u64, Instant)> {
-        let counts = group.ranges.iter().map(|range| self.count(range)?.counted);
-        counts
-            .reduce(|sum, one| {
-                let ((sum, since), (bytes, begun)) = (sum?, one?);
-                let resident = sum.resident.saturating_add(bytes.resident);
-                Some((Bytes { resident, huge: 0 }, since.min(begun)))
-            })?
-            .map(|(bytes, since)| (bytes.resident, since))
+        let mut resident = 0u64;
+        let mut oldest: Option<Instant> = None;
+        for range in &group.ranges {
+            let (bytes, begun) = self.count(range)?.counted?;
+            resident = resident.saturating_add(bytes.resident);
+            if oldest.is_none_or(|oldest| begun < oldest) {
+                oldest = Some(begun);
+            }
+        }
+        Some((resident, oldest?))
     }
 
     /// The largest mappings.
