@@ -196,7 +196,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
     let Question { mut request, query, arrived } = question;
     // SAFETY: `Module` makes this type for its locations.
     let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
-    let Collected { mut processes, zones } = collected;
+    let Collected { mut processes, zones, merged } = collected;
     if !conf.is_some_and(LocationConf::has_uris) {
         pools::forget_requests(&mut processes);
     }
@@ -209,7 +209,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
         elapsed_us: u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
-    let mut server = assemble(facts, processes, zones);
+    let mut server = assemble(facts, processes, zones, &merged);
     let missing = |sentence: String| Some(Reply::sentence(404, sentence));
     if let Some(zone) = &query.zone {
         let names = server.shared_zones.names();

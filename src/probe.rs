@@ -7,6 +7,7 @@ pub mod mappings;
 pub mod mcode;
 pub mod pools;
 pub mod shared;
+pub mod sharing;
 pub mod snapshot;
 pub mod title;
 pub mod touched;

@@ -6,11 +6,13 @@ pub mod fields;
 pub mod lua;
 pub mod mappings;
 pub mod model;
+pub mod pages;
 pub mod pools;
 #[cfg(test)]
 mod roundtrip;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod sharing;
 pub mod shrink;
 pub mod zones;
 
@@ -18,6 +20,7 @@ use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use model::{AnsweredBy, Process, Server, State, Totals, SCHEMA};
+use sharing::Merged;
 use zones::{Reported, SharedZones};
 
 /// The version of the module.
@@ -40,12 +43,22 @@ pub struct Facts {
     pub elapsed_us: u64,
 }
 
-/// The reply: `processes` in order, the zones that some of them reported, and the totals.
-pub fn assemble(facts: Facts, mut processes: Vec<Process>, reported: Vec<Reported>) -> Server {
+/// The reply: `processes` in order, the zones that some of them reported, and the totals. `merged` is
+/// what they share.
+pub fn assemble(
+    facts: Facts,
+    mut processes: Vec<Process>,
+    reported: Vec<Reported>,
+    merged: &Merged,
+) -> Server {
     processes.sort_by_key(|p| (p.kind, p.id.is_none(), p.id, p.generation, p.pid));
     let shared_zones = zones::merge(reported, &processes);
     let shared_memory = shared_memory(&shared_zones, &mut processes, facts.answered_by.pid);
-    let totals = totals(&processes, shared_memory);
+    let mut totals = totals(&processes, shared_memory);
+    let unique = sharing::unique(&processes, merged, shared_memory, facts.page_size);
+    let unique = known(unique, "totals.resident_unique", &mut processes, facts.answered_by.pid);
+    totals.resident_unique = unique.map(|unique| unique.bytes);
+    totals.resident_unique_error = unique.map(|unique| unique.error);
     let product = known(facts.product, "product", &mut processes, facts.answered_by.pid);
     Server {
         schema: SCHEMA,
@@ -100,11 +113,11 @@ fn totals(processes: &[Process], shared_memory: Option<u64>) -> Totals {
     let sum = |figure: fn(&Process) -> Option<u64>| {
         processes.iter().try_fold(0u64, |sum, process| sum.checked_add(figure(process)?))
     };
-    let unshared = sum(|p| p.system.resident?.checked_sub(p.system.resident_shmem?));
     Totals {
         processes: u64::try_from(processes.len()).unwrap_or(u64::MAX),
         resident: sum(|p| p.system.resident),
-        resident_unique: unshared.zip(shared_memory).and_then(|(a, b)| a.checked_add(b)),
+        resident_unique: None,
+        resident_unique_error: None,
         swap: sum(|p| p.system.swap),
         shared_memory,
     }
@@ -144,6 +157,8 @@ mod tests {
     fn process(kind: Kind, id: Option<u32>, generation: Option<u64>, pid: i32) -> Process {
         let system = System {
             resident: Some(100),
+            resident_anon: Some(60),
+            resident_file: Some(10),
             resident_shmem: Some(30),
             swap: Some(5),
             ..System::default()
@@ -173,7 +188,10 @@ mod tests {
             for i in (1..shuffled.len()).rev() {
                 shuffled.swap(i, random.below(i as u64 + 1) as usize);
             }
-            assert_eq!(assemble(facts(), shuffled, Vec::new()).processes, sorted);
+            assert_eq!(
+                assemble(facts(), shuffled, Vec::new(), &Merged::default()).processes,
+                sorted
+            );
         }
     }
 
@@ -189,30 +207,32 @@ mod tests {
         let expected = Totals {
             processes: 2,
             resident: Some(200),
-            resident_unique: Some(140 + 64),
+            resident_unique: Some(60 + 60 + 10 + 64),
+            // The worker's pages may be the master's, and of files both may have the same.
+            resident_unique_error: Some(60 + 10),
             swap: Some(10),
             shared_memory: Some(64),
         };
-        assert_eq!(assemble(facts(), two.clone(), one_zone(Some(64))).totals, expected);
         assert_eq!(
-            assemble(facts(), two.clone(), one_zone(None)).totals,
-            Totals { resident_unique: None, shared_memory: None, ..expected }
+            assemble(facts(), two.clone(), one_zone(Some(64)), &Merged::default()).totals,
+            expected
+        );
+        let unknown = Totals { resident_unique: None, resident_unique_error: None, ..expected };
+        assert_eq!(
+            assemble(facts(), two.clone(), one_zone(None), &Merged::default()).totals,
+            Totals { shared_memory: None, ..unknown }
         );
         let with = |change: fn(&mut System)| {
             let mut processes = two.clone();
             change(&mut processes[1].system);
-            assemble(facts(), processes, one_zone(Some(64))).totals
+            assemble(facts(), processes, one_zone(Some(64)), &Merged::default()).totals
         };
-        assert_eq!(
-            with(|s| s.resident = None),
-            Totals { resident: None, resident_unique: None, ..expected }
-        );
-        assert_eq!(with(|s| s.resident_shmem = None), Totals { resident_unique: None, ..expected });
-        assert_eq!(with(|s| s.resident_shmem = Some(101)).resident_unique, None);
+        assert_eq!(with(|s| s.resident = None), Totals { resident: None, ..expected });
+        assert_eq!(with(|s| s.resident_anon = None), unknown);
+        assert_eq!(with(|s| s.resident_file = None), unknown);
         assert_eq!(with(|s| s.swap = None), Totals { swap: None, ..expected });
         assert_eq!(with(|s| s.swap = Some(u64::MAX)).swap, None);
-        assert_eq!(with(|s| s.resident = Some(u64::MAX)).resident_unique, None);
-        let nobody = assemble(facts(), Vec::new(), one_zone(Some(1)));
+        let nobody = assemble(facts(), Vec::new(), one_zone(Some(1)), &Merged::default());
         assert_eq!(nobody.totals.resident_unique, Some(1));
     }
 
@@ -225,21 +245,22 @@ mod tests {
             ];
             processes[0].zones = Some(Default::default());
             processes[1].state = state;
-            assemble(facts(), processes, one_zone(Some(64)))
+            assemble(facts(), processes, one_zone(Some(64)), &Merged::default())
         };
         assert_eq!(old(State::Active, Some(2)).totals.shared_memory, Some(64));
         assert_eq!(old(State::Active, None).totals.shared_memory, Some(64), "it has just begun");
         for server in [old(State::Active, Some(1)), old(State::ShuttingDown, None)] {
             assert_eq!(server.totals.shared_memory, None);
             let note = "totals.shared_memory: the zones of process 12 are not known";
+            let unique = "totals.resident_unique: totals.shared_memory is not known";
             let answering = server.processes.iter().find(|process| process.pid == 11).unwrap();
-            assert_eq!(answering.notes, [note]);
+            assert_eq!(answering.notes, [note, unique]);
         }
     }
 
     #[test]
     fn facts_are_kept() {
-        let server = assemble(facts(), Vec::new(), Vec::new());
+        let server = assemble(facts(), Vec::new(), Vec::new(), &Merged::default());
         assert_eq!((server.schema, server.module.as_str()), (1, env!("CARGO_PKG_VERSION")));
         assert_eq!(
             (server.nginx.as_str(), server.page_size, server.elapsed_us),
@@ -254,7 +275,8 @@ mod tests {
     fn the_process_that_answers_notes_an_unknown_product() {
         let product = Err("the executable has no line".to_owned());
         let processes = [10, 11].map(|pid| process(Kind::Worker, None, None, pid)).to_vec();
-        let server = assemble(Facts { product, ..facts() }, processes, Vec::new());
+        let server =
+            assemble(Facts { product, ..facts() }, processes, Vec::new(), &Merged::default());
         assert_eq!(server.product, None);
         let notes: Vec<_> = server.processes.iter().map(|p| p.notes.join("; ")).collect();
         assert_eq!(notes, ["", "product: the executable has no line"]);

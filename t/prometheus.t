@@ -18,7 +18,8 @@ sub expected {
     for my $process (@{ $reply->{processes} }) {
         my @process = (kind => $process->{kind}, worker => $process->{id} // '');
         my $system  = $process->{system};
-        $add->("process_${_}_bytes", $system->{$_}, @process) for keys %$system;
+        $add->("process_${_}_bytes", $system->{$_}, @process) 
+            for grep { $_ ne 'shared_ms_ago' } keys %$system;
         $add->('process_generation', $process->{generation}, @process);
         for my $category (keys %{ $process->{breakdown} // {} }) {
             $add->("category_${_}_bytes", $process->{breakdown}{$category}{$_}, @process, category => $category)
@@ -52,7 +53,8 @@ sub expected {
         }
     }
     my $totals = $reply->{totals};
-    $add->("server_${_}_bytes", $totals->{$_}) for qw(resident resident_unique swap shared_memory);
+    $add->("server_${_}_bytes", $totals->{$_}) 
+        for qw(resident resident_unique resident_unique_error swap shared_memory);
     return \%series;
 }
 

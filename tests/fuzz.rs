@@ -5,6 +5,7 @@ use ngx_http_memstat_module::http::negotiate::choose;
 use ngx_http_memstat_module::http::query::Query;
 use ngx_http_memstat_module::render::{render, Format};
 use ngx_http_memstat_module::report::model::{AnsweredBy, Published};
+use ngx_http_memstat_module::report::sharing::Merged;
 use ngx_http_memstat_module::report::{assemble, Facts};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -58,7 +59,11 @@ proptest! {
             answered_by: AnsweredBy { pid: 1, id: None },
             elapsed_us: 0,
         };
-        let server = assemble(facts, vec![published.process], Vec::new());
+        let mut merged = Merged::default();
+        if let Some(sharing) = &published.sharing {
+            merged.add(published.process.pid, published.process.generation, sharing);
+        }
+        let server = assemble(facts, vec![published.process], Vec::new(), &merged);
         for format in Format::ALL {
             for media in format.media() {
                 prop_assert!(render(*media, &server, None).is_ok());

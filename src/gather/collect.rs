@@ -11,6 +11,7 @@ use crate::nginx::{process, zones};
 use crate::probe::title;
 use crate::probe::uses::NOT_COUNTED;
 use crate::report::model::{Kind, Process, Published, State};
+use crate::report::sharing::{Merged, Sharing};
 use crate::report::zones::{Named, Reported, ZoneUse};
 use crate::scoreboard::{Board, ReadError, Slot};
 use crate::sys::{limits, status};
@@ -22,6 +23,16 @@ pub struct Collected {
     pub processes: Vec<Process>,
     /// What they reported of zones.
     pub zones: Vec<Reported>,
+    /// What they share.
+    pub merged: Merged,
+}
+
+impl Collected {
+    fn add_sharing(&mut self, process: &Process, sharing: Option<&Sharing>) {
+        if let Some(sharing) = sharing {
+            self.merged.add(process.pid, process.generation, sharing);
+        }
+    }
 }
 
 /// What other processes have published, read as it comes: all at once would take long. By slot, with
@@ -87,6 +98,9 @@ impl Gather {
         let mut all = Collected::default();
         if let Some(local) = &self.local {
             all.processes.extend(own(local, &waiter, now));
+            if let Some((taken, _)) = &local.own {
+                all.add_sharing(&taken.process, taken.sharing.as_ref());
+            }
             let zones = match &local.zones {
                 Zones::Read(zones, at_ms) if *at_ms > 0 => zones.clone(),
                 _ => zones::mappings().into_iter().map(|z| (z.name.clone(), z.unread())).collect(),
@@ -106,7 +120,8 @@ impl Gather {
                 let read = arrived.remove(peer.index, slot);
                 from_slot(slot, read, peer.pid, waiter, *now)
             });
-            if let Some(Published { process, zones }) = published {
+            if let Some(Published { process, zones, sharing }) = published {
+                all.add_sharing(&process, sharing.as_ref());
                 all.zones.push(Reported { generation: process.generation, zones });
                 all.processes.push(process);
             }
@@ -204,7 +219,7 @@ fn from_slot(
 }
 
 fn without_zones(process: Process) -> Published {
-    Published { process, zones: Vec::new() }
+    Published { process, zones: Vec::new(), sharing: None }
 }
 
 /// A process by what `/proc` says. `None` when it is gone, or no child of this server.

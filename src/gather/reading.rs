@@ -33,8 +33,8 @@ impl Zones {
 
 /// Publishes a snapshot, shorter where a slot has no room for all of it.
 pub(super) fn publish(slot: Slot, taken: &Taken, done_ms: u64) {
-    let Taken { process, zones } = taken.clone();
-    let published = Published { process, zones };
+    let Taken { process, zones, sharing } = taken.clone();
+    let published = Published { process, zones, sharing };
     let publish = |published: &Published| slot.publish(published, done_ms);
     if publish(&published) == Err(PublishError::TooLarge) {
         shrink::until(published, |shorter| publish(shorter).is_ok());

@@ -108,9 +108,14 @@ impl Layout {
         self.code = code;
     }
 
+    /// The devices of shared memory.
+    pub fn devices(&self, maps: &[MemoryMap]) -> ShmemDevices {
+        ShmemDevices::new(maps, &self.shared)
+    }
+
     /// What to count: everything that is somebody's, but for nginx's shared memory.
     pub fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<Target> {
-        let devices = ShmemDevices::new(maps, &self.shared);
+        let devices = self.devices(maps);
         let foreign: Vec<_> = maps
             .iter()
             .filter(|map| maps::has_file(map) && devices.contains(map))
@@ -147,7 +152,7 @@ impl Layout {
 
 /// The devices whose pages the kernel accounts as shared memory: its own one for anonymous shared
 /// memory, and every tmpfs.
-struct ShmemDevices {
+pub struct ShmemDevices {
     /// The one that nginx's zones are on.
     anonymous: Option<(i32, i32)>,
 }
@@ -158,7 +163,8 @@ impl ShmemDevices {
         ShmemDevices { anonymous: zone.map(|map| map.dev) }
     }
 
-    fn contains(&self, map: &MemoryMap) -> bool {
+    /// Whether the pages of a mapping are among them.
+    pub fn contains(&self, map: &MemoryMap) -> bool {
         map.inode != 0
             && (self.anonymous == Some(map.dev)
                 || matches!(map.pathname, MMapPath::Vsys(_))
@@ -179,7 +185,9 @@ fn is_tmpfs(device: (i32, i32)) -> bool {
     for mount in mounts.into_iter().flatten() {
         if let Some((major, minor)) = mount.majmin.split_once(':') {
             if let (Ok(major), Ok(minor)) = (major.parse(), minor.parse()) {
-                known.insert((major, minor), mount.fs_type == "tmpfs");
+                // The file system that the kernel starts with: a tmpfs, or of the same kind.
+                let tmpfs = matches!(mount.fs_type.as_str(), "tmpfs" | "devtmpfs" | "rootfs");
+                known.insert((major, minor), tmpfs);
             }
         }
     }

@@ -27,6 +27,7 @@ use crate::report::model::{
     Allocator, Breakdown, Category, Object, Own, Process, Region, Stacks, State, System, Text,
 };
 use crate::report::pools::Pools;
+use crate::report::sharing::Sharing;
 use crate::report::zones::{SharedZone, ZoneUses};
 use crate::sys::elf::LoadedObject;
 use crate::sys::maps;
@@ -47,6 +48,8 @@ pub struct Taken {
     pub process: Process,
     /// The zones in full, where this process may be the only one to have them.
     pub zones: Vec<(String, SharedZone)>,
+    /// Which of its pages others map, too.
+    pub sharing: Option<Sharing>,
 }
 
 /// A measurement under way.
@@ -61,6 +64,8 @@ pub struct Snapshot {
     /// Bytes of them in transparent huge pages.
     huge: u64,
     uses: Option<ZoneUses>,
+    /// What of nginx's shared memory this process has touched, if all of it was counted.
+    touched: Option<u64>,
     zones: Vec<(String, SharedZone)>,
     spent: Duration,
     longest: Duration,
@@ -81,6 +86,7 @@ enum Stage {
     Unclaimed,
     Pools,
     Touched,
+    Sharing,
     Zones(ZonesReading),
     Done,
 }
@@ -97,6 +103,7 @@ impl Snapshot {
             targets: Vec::new(),
             huge: 0,
             uses: None,
+            touched: None,
             zones: Vec::new(),
             spent: Duration::ZERO,
             longest: Duration::ZERO,
@@ -220,7 +227,9 @@ impl Snapshot {
                     return Ok(Progress::More);
                 }
                 let ranges = identity.zones.iter().map(ZoneMapping::pages);
-                probes.touched.begin(ranges, std::mem::take(&mut probes.refresh_zones));
+                let all = std::mem::take(&mut probes.refresh_zones);
+                probes.touched.begin(ranges, all);
+                probes.sharing.begin(&self.maps, &self.layout, all);
                 self.stage = Stage::Touched;
                 Ok(Progress::Done)
             }
@@ -234,6 +243,19 @@ impl Snapshot {
                     _ => {}
                 }
                 self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
+                self.touched = probes.touched.sum();
+                self.stage = Stage::Sharing;
+                Ok(Progress::Done)
+            }
+            Stage::Sharing => {
+                match self.pages.as_ref().map(|pages| probes.sharing.step(pages, budget)) {
+                    Some(Ok(Progress::More)) => return Ok(Progress::More),
+                    Some(Err(error)) => {
+                        let figures = "system.resident_private, resident_shared";
+                        self.notes.push(format!("{figures}: /proc/self/pagemap: {error}"));
+                    }
+                    _ => {}
+                }
                 self.stage = match identity.state {
                     State::ShuttingDown => {
                         let zones = identity.zones.clone();
@@ -268,6 +290,10 @@ impl Snapshot {
             }
         };
         self.notes.extend(settle(&mut system));
+        let sharing = probes.sharing.finish();
+        if let Some((sharing, age)) = &sharing {
+            sharing.tell(&mut system, *age);
+        }
         let stacks = self.stacks(threads);
         let lua = self.lua();
         let mappings = self.unclaimed(&mut system, probes);
@@ -316,7 +342,7 @@ impl Snapshot {
             }),
             notes: self.notes,
         };
-        Taken { process, zones: self.zones }
+        Taken { process, zones: self.zones, sharing: sharing.map(|(sharing, _)| sharing) }
     }
 
     /// The pools, if the hooks that know them are in place.
@@ -413,15 +439,21 @@ impl Snapshot {
         if stacks.reserved.is_none() {
             unknown.push(Category::Stacks);
         }
-        // What the kernel counts as shared memory and is not elsewhere is nginx's: no walk over
-        // zones that may be gigabytes.
-        let elsewhere: u64 = self.targets.iter().filter(|t| t.shmem).map(|t| t.resident.file).sum();
+        // Zones may be gigabytes. Where not all of them were counted just now, what the kernel counts
+        // as shared memory and is not elsewhere is nginx's.
+        let shmem = match self.touched {
+            Some(touched) => touched,
+            None => {
+                let elsewhere = self.targets.iter().filter(|t| t.shmem).map(|t| t.resident.file);
+                system.resident_shmem?.saturating_sub(elsewhere.sum())
+            }
+        };
         parts.push(Part {
             category: Category::NginxShm,
             reserved: ranges::bytes(&self.layout.shared),
             anon: 0,
             file: 0,
-            shmem: system.resident_shmem?.saturating_sub(elsewhere),
+            shmem,
         });
         let file_other_reserved = self
             .maps

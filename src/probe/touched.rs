@@ -26,6 +26,8 @@ pub struct Touched {
     due: usize,
     /// What is left of its time; `None` where it has as much as it takes.
     left: Option<Duration>,
+    /// When the snapshot began.
+    begun: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,7 @@ impl Touched {
         self.zones = zones;
         self.due = self.zones.len();
         self.left = (!all).then_some(ALLOWANCE);
+        self.begun = Some(Instant::now());
     }
 
     /// Goes on until the budget, or the snapshot's time for it, is spent, or all are counted.
@@ -91,6 +94,13 @@ impl Touched {
             self.due -= 1;
         }
         Ok(())
+    }
+
+    /// Touched bytes of all ranges, if this snapshot has counted every one of them.
+    pub fn sum(&self) -> Option<u64> {
+        let begun = self.begun?;
+        let fresh = |zone: &Zone| zone.counted.filter(|(_, since)| *since >= begun);
+        self.zones.iter().try_fold(0u64, |sum, zone| sum.checked_add(fresh(zone)?.0))
     }
 
     /// Touched bytes of a range, and their age in milliseconds; `None` before they were counted.

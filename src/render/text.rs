@@ -14,7 +14,7 @@ use super::layout::{paragraph, Align, Table};
 use super::units::{ascii, count, known, micros, millis, seconds, size};
 use super::who::{groups, label, product, Names};
 use crate::report::fields::Fields;
-use crate::report::model::{Hooks, Process, Server, State, System, Text};
+use crate::report::model::{Hooks, Process, Server, State, System, Text, Totals};
 
 /// Objects of the code that are listed.
 const OBJECTS: usize = 6;
@@ -273,14 +273,24 @@ fn hooked(who: &str, hooks: &Hooks) -> String {
     format!("Hooks in {who}: {}", texts.join("; "))
 }
 
+/// What the server takes, with its error where that is more than a hundredth.
+fn once(totals: &Totals) -> String {
+    let unique = known(totals.resident_unique, size);
+    let counts = |error: &u64| totals.resident_unique.is_some_and(|bytes| *error > bytes / 100);
+    match totals.resident_unique_error.filter(counts) {
+        Some(error) => format!("{unique} (within {})", size(error)),
+        None => unique,
+    }
+}
+
 fn totals(out: &mut String, server: &Server) {
     let totals = server.totals;
     let line = format!(
-        "Total of {} processes: resident {} (shared pages once a process), {} with nginx shared \
-         memory once; swap {}; nginx shared memory resident {}",
+        "Total of {} processes: {} in RAM, each page once; {} summed up (shared pages once a \
+         process); swap {}; nginx shared memory resident {}",
         totals.processes,
+        once(&totals),
         known(totals.resident, size),
-        known(totals.resident_unique, size),
         known(totals.swap, size),
         known(totals.shared_memory, size),
     );

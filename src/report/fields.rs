@@ -73,7 +73,17 @@ const KNOWN: &[(&str, &[&str])] = &[
             "older",
         ],
     ),
-    ("totals", &["processes", "resident", "resident_unique", "swap", "shared_memory"]),
+    (
+        "totals",
+        &[
+            "processes",
+            "resident",
+            "resident_unique",
+            "resident_unique_error",
+            "swap",
+            "shared_memory",
+        ],
+    ),
 ];
 
 impl Level {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::lua::Lua;
 use super::mappings::Mappings;
 use super::pools::Pools;
+use super::sharing::Sharing;
 pub use crate::sys::status::System;
 
 use super::zones::{Named, SharedZone, SharedZones, ZoneUses};
@@ -172,6 +173,8 @@ pub struct Published {
     /// Its zones in full, when the process is one of before a reload: it may be the only one to have
     /// them.
     pub zones: Vec<(String, SharedZone)>,
+    /// Which of its pages others map, too.
+    pub sharing: Option<Sharing>,
 }
 
 /// An entry of the breakdown: virtual bytes, and bytes in RAM.
@@ -386,9 +389,11 @@ pub struct Totals {
     pub processes: u64,
     /// Sum of `system.resident`: shared pages count once a process.
     pub resident: Option<u64>,
-    /// Sum of `system.resident` less `system.resident_shmem`, plus `shared_memory` once. File
-    /// pages, and pages still shared between a parent and its children, count once a process.
+    /// What the server takes: each page in RAM once, whichever of the processes map it. Pages of
+    /// files that other programs map, too, count in part where that is known.
     pub resident_unique: Option<u64>,
+    /// By how much the parts of `resident_unique` that had to be estimated may be wrong at most.
+    pub resident_unique_error: Option<u64>,
     /// Sum of `system.swap`.
     pub swap: Option<u64>,
     /// nginx shared memory loaded in RAM, counted once.

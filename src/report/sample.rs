@@ -3,7 +3,9 @@
 
 use super::lua::{self, Gc, Lua, Mappings, Subsystem};
 use super::model::*;
+use super::pages::Spans;
 use super::pools::{self, Creator, LivePool, Pools, Sizes};
+use super::sharing::{Merged, Sharing};
 use super::zones::Named;
 use super::{assemble, Facts};
 
@@ -94,6 +96,9 @@ impl Random {
                 hugetlb: self.maybe_figure(),
                 data: self.maybe_figure(),
                 resident_huge: self.maybe_figure(),
+                resident_private: self.maybe_figure(),
+                resident_shared: self.maybe_figure(),
+                shared_ms_ago: self.maybe_figure(),
             },
             breakdown: self.maybe(|r| {
                 let mut entries = Vec::new();
@@ -355,6 +360,9 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             hugetlb: Some(0),
             data: Some(20_480 * K),
             resident_huge: Some(2_048 * K),
+            resident_private: Some(5_804 * K + more),
+            resident_shared: Some(7_000 * K),
+            shared_ms_ago: Some(250),
         },
         breakdown: Some(Breakdown(vec![
             (Category::GlibcHeap, heap),
@@ -453,7 +461,21 @@ pub(crate) fn server(processes: Vec<Process>) -> Server {
         answered_by: AnsweredBy { pid: 11, id: Some(0) },
         elapsed_us: 1830,
     };
-    assemble(facts, processes, zones::reported())
+    let mut merged = Merged::default();
+    for process in &processes {
+        let files = (0..1_120).fold(Spans::default(), |mut all, page| {
+            all.insert(page);
+            all
+        });
+        let sharing = Sharing {
+            anon_shared: 2_500 * K,
+            shared: 7_000 * K,
+            files: files.pack(2048),
+            ..Sharing::default()
+        };
+        merged.add(process.pid, process.generation, &sharing);
+    }
+    assemble(facts, processes, zones::reported(), &merged)
 }
 
 /// A master, four workers, one of an older generation, one that does not answer, a cache manager.

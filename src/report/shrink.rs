@@ -7,7 +7,7 @@ use super::model::Published;
 type Part = (&'static str, fn(&mut Published));
 
 /// What can be left out: the longest and least missed first.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("zones", |published| {
         published.zones = Vec::new();
         published.process.zones = None;
@@ -25,6 +25,7 @@ const PARTS: [Part; 7] = [
         }
     }),
     ("notes", |published| published.process.notes = Vec::new()),
+    ("totals.resident_unique", |published| published.sharing = None),
     ("pools", |published| published.process.pools = None),
 ];
 
@@ -49,7 +50,7 @@ mod tests {
     use crate::report::sample::full;
 
     fn published() -> Published {
-        Published { process: full(Kind::Worker, Some(0), 11), zones: Vec::new() }
+        Published { process: full(Kind::Worker, Some(0), 11), zones: Vec::new(), sharing: None }
     }
 
     #[test]
@@ -77,7 +78,7 @@ mod tests {
         let process = last.unwrap().process;
         assert_eq!((process.pools, process.text, process.zones), (None, None, None));
         let note = "zones, mappings, text, pools.oldest, pools.largest, pools.by_server, pools.by_upstream, \
-                    pools.by_listener, notes, pools: too long for the slot";
+                    pools.by_listener, notes, totals.resident_unique, pools: too long for the slot";
         assert_eq!(process.notes, [note]);
     }
 }

@@ -24,7 +24,7 @@ impl Memory {
 
 fn process(pid: i32) -> Published {
     let process = Process { pid, ..sample::bare() };
-    Published { process, zones: Vec::new() }
+    Published { process, zones: Vec::new(), sharing: None }
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl Page {
     pub fn file_or_shared(self) -> bool {
         self.0 & (1 << 61) != 0
     }
+
+    /// Mapped by this process only, and there once.
+    pub fn exclusive(self) -> bool {
+        self.0 & (1 << 56) != 0
+    }
 }
 
 /// Bytes of a range that are in RAM, by kind.
@@ -145,6 +150,62 @@ impl PageMap {
     /// Whether the kernel scans, and so tells huge pages from others.
     pub fn scans(&self) -> bool {
         self.scans.get()
+    }
+
+    /// Looks for pages of a range that are in RAM, [`PAGES_A_PIECE`] of them at most, and hands each
+    /// with its word to `each`. The zero page is left out where the kernel tells it apart. Returns
+    /// where to continue, as [`PageMap::count`] does.
+    pub fn resident(
+        &self,
+        range: &Range<usize>,
+        mut each: impl FnMut(usize, Page),
+    ) -> io::Result<usize> {
+        /// To go over address space with nothing in it takes time, too.
+        const BYTES_A_SCAN: usize = 1 << 30;
+        /// Pages between two runs for which one system call is cheaper than two.
+        const NEAR: usize = 64;
+        if self.scans.get() {
+            let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
+            let mut runs: Vec<Range<usize>> = Vec::new();
+            let scanned =
+                scan::present_pages(self.file.as_fd(), &(range.start..end), PAGES_A_PIECE, |run| {
+                    runs.push(run)
+                });
+            match scanned {
+                Ok(next) => {
+                    let near = NEAR.saturating_mul(page_size());
+                    let mut runs = runs.as_slice();
+                    while let Some(first) = runs.first() {
+                        let ends = |pair: &[Range<usize>]| match pair {
+                            [a, b] => b.start.saturating_sub(a.end) > near,
+                            _ => true,
+                        };
+                        let count = runs.windows(2).position(ends).map_or(runs.len(), |n| n + 1);
+                        let (group, rest) = runs.split_at(count);
+                        let last = group.last().unwrap_or(first);
+                        let mut inside = group.iter().peekable();
+                        let mut at = first.start;
+                        while at < last.end {
+                            at = self.piece(&(at..last.end), |address, page| {
+                                while inside.next_if(|run| run.end <= address).is_some() {}
+                                if inside.peek().is_some_and(|run| run.start <= address) {
+                                    each(address, page);
+                                }
+                            })?;
+                        }
+                        runs = rest;
+                    }
+                    return Ok(next);
+                }
+                Err(_) => self.scans.set(false),
+            }
+        }
+        let next = self.piece(range, |address, page| {
+            if page.present() {
+                each(address, page);
+            }
+        })?;
+        Ok(next.min(range.end))
     }
 
     /// Reads the words of up to [`PAGES_A_PIECE`] pages from the page of `range.start` on, and hands

@@ -56,7 +56,7 @@ pub fn present(
     range: &Range<usize>,
     mut each: impl FnMut(Range<usize>, bool),
 ) -> io::Result<usize> {
-    scan(pagemap, range, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_FILE, |run| {
+    scan(pagemap, range, 0, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_FILE, |run| {
         each(run.start as usize..run.end as usize, run.categories & PAGE_IS_FILE != 0)
     })
 }
@@ -66,9 +66,19 @@ pub fn present(
 pub fn present_alike(
     pagemap: BorrowedFd,
     range: &Range<usize>,
+    each: impl FnMut(Range<usize>),
+) -> io::Result<usize> {
+    present_pages(pagemap, range, 0, each)
+}
+
+/// The same, but it ends after that many pages; 0 for no limit.
+pub fn present_pages(
+    pagemap: BorrowedFd,
+    range: &Range<usize>,
+    pages: usize,
     mut each: impl FnMut(Range<usize>),
 ) -> io::Result<usize> {
-    scan(pagemap, range, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_PRESENT, |run| {
+    scan(pagemap, range, pages, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_PRESENT, |run| {
         each(run.start as usize..run.end as usize)
     })
 }
@@ -79,15 +89,17 @@ pub fn present_huge(
     range: &Range<usize>,
     mut each: impl FnMut(Range<usize>, bool),
 ) -> io::Result<usize> {
-    scan(pagemap, range, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_HUGE, |run| {
+    scan(pagemap, range, 0, PAGE_IS_PRESENT | PAGE_IS_PFNZERO, PAGE_IS_HUGE, |run| {
         each(run.start as usize..run.end as usize, run.categories & PAGE_IS_HUGE != 0)
     })
 }
 
-/// Pages that are present and, with that in the mask, not the zero page; the categories to return.
+/// At most that many pages that are present and, with that in the mask, not the zero page; the
+/// categories to return.
 fn scan(
     pagemap: BorrowedFd,
     range: &Range<usize>,
+    pages: usize,
     mask: u64,
     returned: u64,
     mut each: impl FnMut(&Run),
@@ -101,7 +113,7 @@ fn scan(
         walk_end: 0,
         vec: runs.as_mut_ptr() as u64,
         vec_len: RUNS as u64,
-        max_pages: 0,
+        max_pages: pages as u64,
         category_inverted: mask & PAGE_IS_PFNZERO,
         category_mask: mask,
         category_anyof_mask: 0,

@@ -34,6 +34,13 @@ pub struct System {
     pub data: Option<u64>,
     /// Bytes of `resident_anon` in transparent huge pages.
     pub resident_huge: Option<u64>,
+    /// Of `resident`: pages that only this process maps, as in `Private_Clean` and `Private_Dirty` of
+    /// `smaps`.
+    pub resident_private: Option<u64>,
+    /// Of `resident`: pages that other processes map, too.
+    pub resident_shared: Option<u64>,
+    /// The age of `resident_shared` when the snapshot was taken, in milliseconds.
+    pub shared_ms_ago: Option<u64>,
 }
 
 /// What `/proc/PID/status` says.
@@ -73,6 +80,17 @@ pub fn uptime_s(pid: i32) -> Option<u64> {
 pub fn children(pid: i32) -> Option<Vec<i32>> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     Some(list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+}
+
+/// `Pss_File` of this process: its pages of files, each divided by the number of processes that map it.
+/// `None` where the kernel does not tell. It goes over all pages in one call: 15 to 20 us a megabyte.
+pub fn own_pss_file() -> io::Result<Option<u64>> {
+    Ok(pss_file(&read_file("/proc/self/smaps_rollup")?))
+}
+
+fn pss_file(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_File:"))?;
+    line.strip_suffix(" kB")?.trim_start().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn read(path: &str) -> io::Result<Reading> {
@@ -154,6 +172,14 @@ mod tests {
         for (ours, theirs) in [peak_resident, page_tables, swap].into_iter().zip(kilobytes) {
             assert!(ours.unwrap().abs_diff(theirs * 1024) < 16 << 20, "{ours:?} {theirs}");
         }
+    }
+
+    #[test]
+    fn divides_files() {
+        let pss = own_pss_file().unwrap().unwrap();
+        assert!(pss > 0 && pss <= own().unwrap().system.resident_file.unwrap() + (1 << 20));
+        assert_eq!(pss_file("a b [rollup]\nRss:  12 kB\nPss_File:      7 kB\n"), Some(7 * 1024));
+        assert_eq!(pss_file("Rss:  12 kB\nPss:  12 kB\n"), None);
     }
 
     #[test]

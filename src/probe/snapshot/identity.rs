@@ -8,6 +8,7 @@ use crate::probe::heap::HeapProbe;
 use crate::probe::mappings::MappingsProbe;
 use crate::probe::pools::{PoolsProbe, Tracer};
 use crate::probe::shared::Remembered;
+use crate::probe::sharing::SharingProbe;
 use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::{Hooks, Kind, State};
@@ -51,6 +52,8 @@ pub struct Probes {
     pub mappings: MappingsProbe,
     /// Touched pages of zones.
     pub touched: Touched,
+    /// Pages that other processes map, too.
+    pub sharing: SharingProbe,
     /// Whether the next measurement is to count all of them.
     pub refresh_zones: bool,
     /// Pages of zones that are in RAM.
@@ -65,6 +68,7 @@ impl Default for Probes {
             pools: PoolsProbe::default(),
             mappings: MappingsProbe::default(),
             touched: Touched::default(),
+            sharing: SharingProbe::default(),
             refresh_zones: false,
             resident: Remembered::default(),
         }

@@ -80,6 +80,8 @@ fn facts(process: &Process) -> Markup {
         ("Generation", generation),
         ("Uptime", known(process.uptime_s, seconds)),
         ("Figures", html! { (millis(process.age_ms)) " old" }),
+        ("Private", known(process.system.resident_private, size)),
+        ("Shared", known(process.system.resident_shared, size)),
         ("Peak resident", known(process.system.peak_resident, size)),
         ("Page tables", known(process.system.page_tables, size)),
         ("Huge pages (HugetlbPages)", known(process.system.hugetlb, size)),

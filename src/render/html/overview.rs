@@ -144,7 +144,7 @@ pub(super) fn server(server: &Server) -> Markup {
         section #server data-label="Whole server" data-history=[totals.resident_unique.or(totals.resident)] aria-labelledby="server-title" {
             h2 #server-title { "Whole server" }
             dl.tiles {
-                (tile("Resident", totals.resident_unique, "shared memory counted once"))
+                (tile("In RAM", totals.resident_unique, "each page once"))
                 (tile("Summed up", totals.resident, "as top shows it, for each process"))
                 (tile("Shared memory", totals.shared_memory, "of nginx, in RAM"))
                 (tile("Swap", totals.swap, "swapped out"))

@@ -9,7 +9,7 @@ use crate::report::model::{Allocator, Category, Hooks, Own, Process, Region};
 type Figure = fn(&Process) -> Option<u64>;
 
 pub(super) fn system(families: &mut Families, groups: &[Group]) {
-    let table: [(Name, Figure); 11] = [
+    let table: [(Name, Figure); 13] = [
         (Name("process_virtual", "All mappings (VmSize)."), |p| p.system.virtual_),
         (Name("process_resident", "Pages in RAM (VmRSS)."), |p| p.system.resident),
         (Name("process_resident_anon", "Anonymous pages in RAM."), |p| p.system.resident_anon),
@@ -18,6 +18,12 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
             Name("process_resident_shmem", "Shared memory in RAM that this process has touched."),
             |p| p.system.resident_shmem,
         ),
+        (Name("process_resident_private", "Pages in RAM that only this process maps."), |p| {
+            p.system.resident_private
+        }),
+        (Name("process_resident_shared", "Pages in RAM that other processes map, too."), |p| {
+            p.system.resident_shared
+        }),
         (Name("process_swap", "Pages swapped out, shared memory not included."), |p| p.system.swap),
         (Name("process_peak_resident", "The highest resident memory so far (VmHWM)."), |p| {
             p.system.peak_resident

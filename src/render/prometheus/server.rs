@@ -46,8 +46,12 @@ pub(super) fn server(families: &mut Families, server: &Server) {
         one(totals.resident),
     );
     families.bytes(
-        Name("server_resident_unique", "The same with nginx's shared memory counted once."),
+        Name("server_resident_unique", "What the server takes: each page in RAM once."),
         one(totals.resident_unique),
+    );
+    families.bytes(
+        Name("server_resident_unique_error", "By how much server_resident_unique may be wrong."),
+        one(totals.resident_unique_error),
     );
     families.bytes(
         Name("server_swap", "Memory of all processes that is swapped out."),

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use super::pools::name;
 use super::zones::failures;
-use super::{age, ages, section, systems};
+use super::{age, ages, once, section, systems};
 use crate::render::layout::{paragraph, Align, Table};
 use crate::render::units::{ascii, count, known, share, size};
 use crate::render::who::label;
@@ -40,10 +40,10 @@ pub(super) fn summary(out: &mut String, server: &Server) {
 fn totals(out: &mut String, server: &Server) {
     let totals = server.totals;
     let line = format!(
-        "{} processes: resident {}, {} with shared memory once; shared {}; swap {}",
+        "{} processes: {} in RAM, each page once; {} summed up; shared memory {}; swap {}",
         totals.processes,
+        once(&totals),
         known(totals.resident, size),
-        known(totals.resident_unique, size),
         known(totals.shared_memory, size),
         known(totals.swap, size),
     );

@@ -1,0 +1,305 @@
+//! Pages that several processes map, merged so that each page counts once.
+//!
+//! A process publishes which of its pages are mapped by others, too: anonymous pages by address,
+//! because a page that is shared since the fork has one address in the master and in its workers, and
+//! pages of files by file and offset. The union of these sets, with the pages that only one process
+//! maps, is what the server takes.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{Kind, Process, System};
+use super::pages::{PageSet, Spans};
+
+/// What a process maps alone and what it shares. Figures are bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// Anonymous pages that others map, too.
+    pub anon_shared: u64,
+    /// Pages of files that only this process maps.
+    pub file_private: u64,
+    /// Pages of shared memory that only this process maps, nginx's apart.
+    pub shmem_private: u64,
+    /// All pages that others map, too.
+    pub shared: u64,
+    /// The anonymous ones among these, by generation and address.
+    pub anon: PageSet,
+    /// The pages of files among these, by file and offset.
+    pub files: PageSet,
+    /// The pages of shared memory among these, nginx's apart, by file and offset.
+    pub shmem: PageSet,
+    /// `Pss_File`: pages of files, each divided by the number of processes that map it. Only where it
+    /// is cheap to ask for.
+    pub pss_file: Option<u64>,
+}
+
+impl Sharing {
+    /// Sets what is shared, `age` milliseconds ago, and the rest of what is resident now.
+    pub fn tell(&self, system: &mut System, age: u64) {
+        system.resident_shared = system.resident.map(|resident| resident.min(self.shared));
+        system.resident_private =
+            system.resident.map(|resident| resident.saturating_sub(self.shared));
+        system.shared_ms_ago = Some(age);
+    }
+}
+
+/// What is kept of one process.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    anon_shared: u64,
+    file_private: u64,
+    shmem_private: u64,
+    pss_file: Option<u64>,
+}
+
+/// The pages of several processes, each once.
+#[derive(Debug, Clone, Default)]
+pub struct Merged {
+    /// Shared anonymous pages, by generation.
+    anon: Vec<(Option<u64>, Spans)>,
+    files: Spans,
+    shmem: Spans,
+    known: HashMap<i32, Known>,
+}
+
+/// A number of bytes, and by how much it may be wrong.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// The figure.
+    pub bytes: u64,
+    /// The truth is at most so far from it.
+    pub error: u64,
+}
+
+impl Merged {
+    /// Takes in what a process published.
+    pub fn add(&mut self, pid: i32, generation: Option<u64>, sharing: &Sharing) {
+        let known = Known {
+            anon_shared: sharing.anon_shared,
+            file_private: sharing.file_private,
+            shmem_private: sharing.shmem_private,
+            pss_file: sharing.pss_file,
+        };
+        if self.known.insert(pid, known).is_some() {
+            return;
+        }
+        let anon = sharing.anon.spans();
+        match self.anon.iter_mut().find(|(of, _)| *of == generation) {
+            Some((_, spans)) => *spans = std::mem::take(spans).union(anon),
+            None => self.anon.push((generation, anon)),
+        }
+        self.files = std::mem::take(&mut self.files).union(sharing.files.spans());
+        self.shmem = std::mem::take(&mut self.shmem).union(sharing.shmem.spans());
+    }
+}
+
+/// What these processes take together, `shared_memory` being nginx's; or why that is not known.
+pub fn unique(
+    processes: &[Process],
+    merged: &Merged,
+    shared_memory: Option<u64>,
+    page_size: u64,
+) -> Result<Estimate, String> {
+    let bytes = |spans: &Spans| spans.estimate(page_size);
+    let shared_memory = shared_memory.ok_or("totals.shared_memory is not known")?;
+    let newest = processes.iter().filter_map(|process| process.generation).max();
+    let mut sum = Estimate { bytes: shared_memory, error: 0 };
+    let mut master = None;
+    let mut files = Files::default();
+    for process in processes {
+        let system = &process.system;
+        let missing = || format!("the kernel's figures of process {} are not known", process.pid);
+        let anon = system.resident_anon.ok_or_else(missing)?;
+        let file = system.resident_file.ok_or_else(missing)?;
+        match merged.known.get(&process.pid) {
+            Some(known) => {
+                sum.add(anon.saturating_sub(known.anon_shared), 0);
+                sum.add(known.shmem_private, 0);
+                files.add(file, known);
+            }
+            // What others share is the master's as well: its own pages hold both.
+            None if process.kind == Kind::Master => {
+                master = Some(anon);
+                files.unknown = files.unknown.saturating_add(file);
+            }
+            None => {
+                sum.add(anon, anon);
+                files.unknown = files.unknown.saturating_add(file);
+            }
+        }
+    }
+    let all = merged.anon.iter().fold(Spans::default(), |all, (_, spans)| all.union(spans.clone()));
+    let all = bytes(&all);
+    match master {
+        None => sum.add(all.bytes, all.error),
+        Some(master) => {
+            let current = merged.anon.iter().find(|(generation, _)| *generation == newest);
+            let current = current.map(|(_, spans)| bytes(spans)).unwrap_or_default();
+            // Pages of old workers that the master has written to since.
+            let left = all.bytes.saturating_sub(current.bytes);
+            sum.add(master.max(current.bytes).saturating_add(left), all.error);
+        }
+    }
+    let shmem = bytes(&merged.shmem);
+    sum.add(shmem.bytes, shmem.error);
+    let files = files.finish(bytes(&merged.files));
+    sum.add(files.bytes, files.error);
+    Ok(sum)
+}
+
+impl Estimate {
+    fn add(&mut self, bytes: u64, error: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.error = self.error.saturating_add(error);
+    }
+}
+
+/// Pages of files: those of one process, those of several, and what other programs have of them.
+#[derive(Debug, Default)]
+struct Files {
+    /// Pages that only one process maps.
+    private: u64,
+    /// Resident pages of the processes that did not publish.
+    unknown: u64,
+    /// Resident pages of all that published.
+    resident: u64,
+    /// Resident pages of those whose `Pss_File` is known, and the sum of these.
+    divided: (u64, u64),
+}
+
+impl Files {
+    fn add(&mut self, resident: u64, known: &Known) {
+        self.private = self.private.saturating_add(known.file_private);
+        self.resident = self.resident.saturating_add(resident);
+        if let Some(pss) = known.pss_file {
+            self.divided.0 = self.divided.0.saturating_add(resident);
+            self.divided.1 = self.divided.1.saturating_add(pss);
+        }
+    }
+
+    /// All of them, `shared` being the pages that several processes map.
+    fn finish(self, shared: Estimate) -> Estimate {
+        let Files { private, unknown, resident, divided } = self;
+        let whole = private.saturating_add(shared.bytes);
+        let (of, pss) = (u128::from(divided.0), u128::from(divided.1));
+        // Where the kernel's own division is known of some, it stands for the others.
+        let part = pss.saturating_mul(resident.into()).checked_div(of);
+        let part = part.and_then(|part| u64::try_from(part).ok()).filter(|part| *part < whole);
+        let error = match part {
+            Some(_) if divided.0 == resident => 0,
+            Some(part) => whole.saturating_sub(part),
+            // Other programs may map all that is shared, too.
+            None => shared.bytes.saturating_add(shared.error),
+        };
+        // Some of the pages of who did not publish are among those of the others.
+        Estimate {
+            bytes: part.unwrap_or(whole).saturating_add(unknown / 2),
+            error: error.saturating_add(unknown.div_ceil(2)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::bare;
+
+    fn set(pages: std::ops::Range<u64>) -> PageSet {
+        let mut spans = Spans::default();
+        pages.for_each(|page| spans.insert(page));
+        spans.pack(1000)
+    }
+
+    fn process(kind: Kind, pid: i32, generation: Option<u64>, anon: u64, file: u64) -> Process {
+        let system =
+            System { resident_anon: Some(anon), resident_file: Some(file), ..System::default() };
+        Process { kind, pid, generation, system, ..bare() }
+    }
+
+    /// Anonymous pages shared at these addresses, and a file.
+    fn sharing(anon: std::ops::Range<u64>, files: std::ops::Range<u64>) -> Sharing {
+        Sharing {
+            anon_shared: anon.end - anon.start,
+            anon: set(anon),
+            files: set(files),
+            ..Sharing::default()
+        }
+    }
+
+    fn of(all: &[(Process, Option<Sharing>)]) -> Estimate {
+        let mut merged = Merged::default();
+        for (process, sharing) in all {
+            if let Some(sharing) = sharing {
+                merged.add(process.pid, process.generation, sharing);
+            }
+        }
+        let processes: Vec<_> = all.iter().map(|(process, _)| process.clone()).collect();
+        unique(&processes, &merged, Some(1000), 1).unwrap()
+    }
+
+    #[test]
+    fn what_workers_share_counts_once() {
+        // 100 pages of the master's; one worker has written to 30 of them, and both have 5 of their own.
+        let one = process(Kind::Worker, 2, Some(1), 105, 50);
+        let other = process(Kind::Worker, 3, Some(1), 105, 40);
+        let told = vec![
+            (process(Kind::Master, 1, Some(1), 100, 20), Some(sharing(0..100, 0..20))),
+            (one.clone(), Some(sharing(0..100, 0..50))),
+            (other.clone(), Some(sharing(30..100, 10..50))),
+        ];
+        assert_eq!(of(&told), Estimate { bytes: 1000 + 100 + 5 + 35 + 50, error: 50 });
+        // The master's own figure stands for what it does not publish.
+        let mut silent = told;
+        silent[0] = (process(Kind::Master, 1, None, 100, 20), None);
+        assert_eq!(of(&silent), Estimate { bytes: 1000 + 100 + 5 + 35 + 50 + 10, error: 50 + 10 });
+    }
+
+    #[test]
+    fn old_workers_have_pages_that_the_master_has_written_to() {
+        let all = [
+            (process(Kind::Master, 1, None, 100, 0), None),
+            (process(Kind::Worker, 2, Some(1), 80, 0), Some(sharing(0..80, 0..0))),
+            (process(Kind::Worker, 3, Some(1), 80, 0), Some(sharing(0..80, 0..0))),
+            (process(Kind::Worker, 4, Some(2), 100, 0), Some(sharing(50..150, 0..0))),
+        ];
+        assert_eq!(of(&all).bytes, 1000 + 100 + 50);
+    }
+
+    #[test]
+    fn other_programs_have_their_part_of_files() {
+        let half = Sharing { pss_file: Some(25), ..sharing(0..0, 0..100) };
+        let all = [
+            (process(Kind::Worker, 2, Some(1), 0, 100), Some(half.clone())),
+            (process(Kind::Worker, 3, Some(1), 0, 100), Some(half)),
+        ];
+        assert_eq!(of(&all), Estimate { bytes: 1000 + 50, error: 0 });
+        // Of one that is too large to be asked the others tell.
+        let mut some = all.clone();
+        some[1].1 = Some(sharing(0..0, 0..100));
+        assert_eq!(of(&some), Estimate { bytes: 1000 + 50, error: 50 });
+        let nobody = [(all[0].0.clone(), Some(sharing(0..0, 0..100)))];
+        assert_eq!(of(&nobody), Estimate { bytes: 1000 + 100, error: 100 });
+    }
+
+    #[test]
+    fn unknown_is_said() {
+        let unknown = Process { system: System::default(), ..bare() };
+        let why = unique(&[unknown], &Merged::default(), Some(0), 1).unwrap_err();
+        assert_eq!(why, "the kernel's figures of process 1 are not known");
+        assert!(unique(&[], &Merged::default(), None, 1).is_err());
+    }
+
+    #[test]
+    fn private_is_the_rest() {
+        let sharing = Sharing { shared: 70, ..Sharing::default() };
+        let mut system = System { resident: Some(100), ..System::default() };
+        sharing.tell(&mut system, 9);
+        let told = (system.resident_private, system.resident_shared, system.shared_ms_ago);
+        assert_eq!(told, (Some(30), Some(70), Some(9)));
+        system.resident = Some(60);
+        sharing.tell(&mut system, 9);
+        assert_eq!((system.resident_private, system.resident_shared), (Some(0), Some(60)));
+    }
+}
