@@ -6,6 +6,7 @@ pub mod lua;
 pub mod mappings;
 pub mod mcode;
 pub mod pools;
+pub mod rounds;
 pub mod shared;
 pub mod sharing;
 pub mod snapshot;

@@ -1,7 +1,6 @@
 //! The largest mappings that nothing in the breakdown claims, and how much of them is in RAM.
 //!
-//! A file of many gigabytes takes long to count, so a snapshot goes on for a short while where the last
-//! one stopped, and each figure has its age, as those of zones have ([`super::touched`]).
+//! They are counted in rounds ([`Rounds`]), so each figure has its age.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
+use super::rounds::Rounds;
 use crate::budget::{Budget, Progress};
 use crate::report::mappings::{Mapping, Mappings};
 use crate::sys::pagemap::PageMap;
@@ -34,14 +34,12 @@ const ALLOWANCE: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub struct MappingsProbe {
     groups: Vec<Group>,
-    /// By address.
-    counts: Vec<Count>,
-    cursor: usize,
-    due: usize,
-    left: Option<Duration>,
+    counts: Rounds<Bytes>,
+    /// The anonymous ones of what is counted.
+    anonymous: Vec<Range<usize>>,
 }
 
-/// Mappings that are told together.
+/// Mappings of one path and with the same permissions.
 #[derive(Debug)]
 struct Group {
     path: Option<String>,
@@ -59,77 +57,29 @@ struct Bytes {
     huge: u64,
 }
 
-#[derive(Debug)]
-struct Count {
-    range: Range<usize>,
-    has_file: bool,
-    counted: Option<(Bytes, Instant)>,
-    counting: Option<(Instant, usize, Bytes)>,
-}
-
 impl MappingsProbe {
     /// Begins a snapshot. `taken` are the ranges that belong to something, normalized. Without
     /// `unnamed`, anonymous mappings without a name are left out. With `all`, everything is counted
     /// from the beginning and in full.
     pub fn begin(&mut self, maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool, all: bool) {
         self.groups = groups(maps, taken, unnamed);
-        let mut wanted: Vec<(Range<usize>, bool)> = Vec::new();
-        for has_file in [true, false] {
-            let of_kind = self.groups.iter().filter(|group| group.has_file == has_file);
-            for (place, group) in of_kind.enumerate() {
+        let wanted = |of_files: bool| {
+            let of_kind = self.groups.iter().filter(move |group| group.has_file == of_files);
+            of_kind.enumerate().flat_map(move |(place, group)| {
                 let is_wanted =
-                    |r: &&Range<usize>| place < COUNTED || (!has_file && r.len() >= HUGE);
-                wanted.extend(group.ranges.iter().filter(is_wanted).map(|r| (r.clone(), has_file)));
-            }
-        }
-        wanted.sort_by_key(|(range, _)| range.start);
-        let counts = wanted.into_iter().map(|(range, has_file)| {
-            let known = self.count(&range);
-            let counted = known.and_then(|count| count.counted);
-            let counting = known.and_then(|count| count.counting).filter(|_| !all);
-            Count { range, has_file, counted, counting }
-        });
-        self.counts = counts.collect();
-        self.due = self.counts.len();
-        self.left = (!all).then_some(ALLOWANCE);
+                    move |r: &&Range<usize>| place < COUNTED || (!of_files && r.len() >= HUGE);
+                group.ranges.iter().filter(is_wanted).cloned()
+            })
+        };
+        self.anonymous = wanted(false).collect();
+        let ranges = wanted(true).chain(self.anonymous.iter().cloned());
+        self.counts.begin(ranges, (!all).then_some(ALLOWANCE));
     }
 
     /// Goes on until the budget, or the snapshot's time for it, is spent, or all are counted.
     pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
-        while self.due > 0 && self.left != Some(Duration::ZERO) {
-            let begun = Instant::now();
-            self.piece(map, begun)?;
-            self.left = self.left.map(|left| left.saturating_sub(begun.elapsed()));
-            if budget.spent() {
-                return Ok(Progress::More);
-            }
-        }
-        Ok(Progress::Done)
-    }
-
-    fn piece(&mut self, map: &PageMap, now: Instant) -> io::Result<()> {
-        let all = self.counts.len();
-        let Some(count) = self.counts.get_mut(self.cursor % all.max(1)) else {
-            self.due = 0;
-            return Ok(());
-        };
-        let (begun, next, mut bytes) =
-            count.counting.take().unwrap_or((now, count.range.start, Bytes::default()));
-        let rest = next..count.range.end;
-        let next = map.count_huge(&rest, &mut bytes.resident, &mut bytes.huge)?;
-        if next < count.range.end {
-            count.counting = Some((begun, next, bytes));
-        } else {
-            count.counted = Some((bytes, begun));
-            self.cursor = (self.cursor + 1) % all;
-            self.due -= 1;
-        }
-        Ok(())
-    }
-
-    fn count(&self, range: &Range<usize>) -> Option<&Count> {
-        let place = self.counts.partition_point(|count| count.range.start < range.start);
-        self.counts.get(place).filter(|count| count.range == *range)
+        self.counts
+            .step(budget, |rest, bytes| map.count_huge(rest, &mut bytes.resident, &mut bytes.huge))
     }
 
     /// Bytes of a group in RAM, and when the oldest of its counts began.
@@ -137,7 +87,7 @@ impl MappingsProbe {
         let mut resident = 0u64;
         let mut oldest: Option<Instant> = None;
         for range in &group.ranges {
-            let (bytes, begun) = self.count(range)?.counted?;
+            let (bytes, begun) = self.counts.of(range)?;
             resident = resident.saturating_add(bytes.resident);
             if oldest.is_none_or(|oldest| begun < oldest) {
                 oldest = Some(begun);
@@ -173,10 +123,9 @@ impl MappingsProbe {
 
     /// Bytes of private memory in transparent huge pages; `None` as long as something was not counted.
     pub fn huge(&self) -> Option<u64> {
-        let anonymous = self.counts.iter().filter(|count| !count.has_file);
-        anonymous
-            .map(|count| Some(count.counted?.0.huge))
-            .try_fold(0u64, |sum, huge| sum.checked_add(huge?))
+        self.anonymous
+            .iter()
+            .try_fold(0u64, |sum, range| sum.checked_add(self.counts.of(range)?.0.huge))
     }
 }
 

@@ -1,14 +1,13 @@
 //! How much of each zone this process has touched: the pages of it in its own page table.
 //!
-//! A gigabyte that is touched takes some milliseconds to count, so a snapshot goes on for a short
-//! while where the last one stopped, and each figure is served with its age. Small zones are
-//! counted anew each time, large ones are complete every few snapshots.
+//! Zones are counted in rounds ([`Rounds`]), so each figure is served with its age.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::rounds::Rounds;
 use crate::budget::{Budget, Progress};
 use crate::sys::pagemap::PageMap;
 
@@ -18,94 +17,36 @@ const ALLOWANCE: Duration = Duration::from_micros(200);
 /// What is counted, and where counting goes on.
 #[derive(Debug, Default)]
 pub struct Touched {
-    /// By address.
-    zones: Vec<Zone>,
-    /// The zone that is next.
-    cursor: usize,
-    /// Zones that this snapshot has not got to.
-    due: usize,
-    /// What is left of its time; `None` where it has as much as it takes.
-    left: Option<Duration>,
+    zones: Rounds<u64>,
     /// When the snapshot began.
     begun: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Zone {
-    pages: Range<usize>,
-    /// Bytes, and when their count began.
-    counted: Option<(u64, Instant)>,
-    /// The count under way: when it began, the next page, and bytes so far.
-    counting: Option<(Instant, usize, u64)>,
-}
-
 impl Touched {
-    /// Begins a snapshot of these page ranges. With `all`, every one is counted anew and whole.
+    /// Begins a snapshot of these page ranges. With `all`, every one is counted from its beginning and
+    /// whole.
     pub fn begin(&mut self, ranges: impl Iterator<Item = Range<usize>>, all: bool) {
-        let mut zones: Vec<_> = ranges
-            .map(|pages| match self.zone(&pages) {
-                Some(Zone { counted, counting, .. }) => {
-                    let counting = counting.filter(|_| !all);
-                    Zone { pages, counted: *counted, counting }
-                }
-                None => Zone { pages, counted: None, counting: None },
-            })
-            .collect();
-        zones.sort_by_key(|zone| zone.pages.start);
-        self.zones = zones;
-        self.due = self.zones.len();
-        self.left = (!all).then_some(ALLOWANCE);
+        self.zones.begin(ranges, (!all).then_some(ALLOWANCE));
         self.begun = Some(Instant::now());
     }
 
     /// Goes on until the budget, or the snapshot's time for it, is spent, or all are counted.
     pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
-        while self.due > 0 && self.left != Some(Duration::ZERO) {
-            let begun = Instant::now();
-            self.piece(map, begun)?;
-            self.left = self.left.map(|left| left.saturating_sub(begun.elapsed()));
-            if budget.spent() {
-                return Ok(Progress::More);
-            }
-        }
-        Ok(Progress::Done)
-    }
-
-    /// The zone of a range.
-    fn zone(&self, pages: &Range<usize>) -> Option<&Zone> {
-        let place = self.zones.partition_point(|zone| zone.pages.start < pages.start);
-        self.zones.get(place).filter(|zone| zone.pages == *pages)
-    }
-
-    /// One piece of the zone that is next.
-    fn piece(&mut self, map: &PageMap, now: Instant) -> io::Result<()> {
-        let count = self.zones.len();
-        let Some(zone) = self.zones.get_mut(self.cursor % count.max(1)) else {
-            self.due = 0;
-            return Ok(());
-        };
-        let (begun, next, mut bytes) = zone.counting.take().unwrap_or((now, zone.pages.start, 0));
-        let next = map.count_alike(&(next..zone.pages.end), &mut bytes)?;
-        if next < zone.pages.end {
-            zone.counting = Some((begun, next, bytes));
-        } else {
-            zone.counted = Some((bytes, begun));
-            self.cursor = (self.cursor + 1) % count;
-            self.due -= 1;
-        }
-        Ok(())
+        self.zones.step(budget, |rest, bytes| map.count_alike(rest, bytes))
     }
 
     /// Touched bytes of all ranges, if this snapshot has counted every one of them.
     pub fn sum(&self) -> Option<u64> {
         let begun = self.begun?;
-        let fresh = |zone: &Zone| zone.counted.filter(|(_, since)| *since >= begun);
-        self.zones.iter().try_fold(0u64, |sum, zone| sum.checked_add(fresh(zone)?.0))
+        self.zones.all().try_fold(0u64, |sum, counted| {
+            let (bytes, _) = counted.filter(|(_, since)| *since >= begun)?;
+            sum.checked_add(bytes)
+        })
     }
 
     /// Touched bytes of a range, and their age in milliseconds; `None` before they were counted.
     pub fn of(&self, pages: &Range<usize>) -> Option<(u64, u64)> {
-        let (bytes, since) = self.zone(pages)?.counted?;
+        let (bytes, since) = self.zones.of(pages)?;
         Some((bytes, u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 }
