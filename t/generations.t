@@ -3,16 +3,6 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-use IO::Socket::INET;
-
-# A server that accepts and keeps silent: it holds a worker for as long as a test likes.
-sub silent_server {
-    my ($port) = @_;
-    return IO::Socket::INET->new(
-        LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1,
-    ) // die "cannot listen: $!\n";
-}
-
 # Sends slow requests until the upstream has accepted as many; returns both ends.
 sub hold {
     my ($t, $upstream, $count) = @_;

@@ -83,14 +83,6 @@ sub grown {
     return of_creators(pools_of($t->fresh), 'created', %values) - $before;
 }
 
-# A server that accepts and keeps silent.
-sub silent_server {
-    my ($port) = @_;
-    return IO::Socket::INET->new(
-        LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1,
-    ) // die "cannot listen: $!\n";
-}
-
 run_tests();
 
 __DATA__

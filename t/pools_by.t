@@ -33,12 +33,6 @@ sub of_name {
 
 sub held { return $_[0]{bytes} + $_[0]{large_bytes} }
 
-sub silent_server {
-    my ($port) = @_;
-    return IO::Socket::INET->new(LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1)
-        // die "cannot listen: $!\n";
-}
-
 # The next connection to it.
 sub taken {
     my ($server) = @_;

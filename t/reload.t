@@ -3,16 +3,6 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-use IO::Socket::INET;
-
-# A server that accepts and keeps silent, for requests that take as long as a test likes.
-sub silent_server {
-    my ($port) = @_;
-    return IO::Socket::INET->new(
-        LocalAddr => "127.0.0.1:$port", Listen => 16, ReuseAddr => 1,
-    ) // die "cannot listen: $!\n";
-}
-
 sub generations {
     my ($reply) = @_;
     my %seen = map { $_->{generation} => 1 } process_with($reply, kind => 'worker');

@@ -35,6 +35,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use IO::Socket::INET;
 use Test::Base ();
 use Test::More;
 
@@ -44,13 +45,21 @@ use Test::Memstat::Server;
 
 our @EXPORT = (
     @Test::More::EXPORT,
-    qw(run_tests near process_of process_with settled sum
+    qw(run_tests near process_of process_with settled silent_server sum
         children maps open_files page_size proc_status read_file threads uptime),
 );
 
 my $KNOWN = join '|', qw(main_config http_config config user_files env under module_copy request more_headers
     error_code response_body response_body_like response_headers error_log no_error_log must_die
     perl);
+
+# A server that accepts and keeps silent: it holds a request for as long as a test likes.
+sub silent_server {
+    my ($port) = @_;
+    return IO::Socket::INET->new(
+        LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1,
+    ) // die "cannot listen: $!\n";
+}
 
 # Runs every block after __DATA__ as one test.
 sub run_tests {
