@@ -99,7 +99,7 @@ struct Counts {
 }
 
 impl SharingProbe {
-    /// Begins a snapshot. With `all`, everything is read anew.
+    /// Begins a snapshot. With `all`, nothing that was read before is used.
     pub fn begin(&mut self, maps: &[MemoryMap], layout: &Layout, all: bool) {
         let now = Instant::now();
         let rest = self.took.saturating_mul(REST).max(OLD);

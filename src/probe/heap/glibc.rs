@@ -48,7 +48,7 @@ use walk::Stop;
 const LISTS_TIME: Duration = Duration::from_micros(500);
 /// The most that a count may take, over all its steps.
 const MOST_WORK: Duration = Duration::from_secs(2);
-/// A count is followed by a pause that is so many times as long as its steps took: it takes 10 % of
+/// The pause after a count, as a multiple of what its steps took: counting takes 10 % of
 /// the event loop at most.
 const PAUSE: u32 = 10;
 /// A count that takes no longer is taken for every snapshot.

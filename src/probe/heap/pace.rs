@@ -9,7 +9,7 @@ use rustix::time::{clock_gettime, ClockId};
 const MOST: Duration = Duration::from_millis(1);
 /// Dear answers in a row after which the allocator is asked less often: one may have been bad luck.
 const DEAR: u32 = 2;
-/// A dear answer is followed by a pause that is so many times as long as it took.
+/// The pause after a dear answer, as a multiple of what the answer took.
 const PAUSE: u32 = 1000;
 /// An allocator that takes longer is asked no more: that is a stall.
 const STALL: Duration = Duration::from_millis(20);

@@ -67,7 +67,7 @@ fn row(name: &str, zone: &SharedZone) -> Row {
     )
 }
 
-/// How many allocations failed, or at least so many.
+/// The number of failed allocations, or a lower bound of it.
 fn failures(zone: &SharedZone) -> Cell {
     match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
         (None, Some(failures)) => Cell::AtLeast(failures),

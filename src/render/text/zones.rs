@@ -72,7 +72,7 @@ fn contents(out: &mut String, mappings: &[(&str, &SharedZone)]) {
     table.print(out);
 }
 
-/// How many allocations failed, or at least so many.
+/// The number of failed allocations, or a lower bound of it.
 pub(super) fn failures(zone: &SharedZone) -> String {
     match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
         (None, Some(failures)) => format!(">={}", count(failures)),

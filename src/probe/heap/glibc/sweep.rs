@@ -228,7 +228,7 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Starts a walk that looks at so many chunks at most.
+    /// Starts a walk that looks at a limited number of chunks.
     pub fn begin(&mut self, extent: &Extent, visits: usize) {
         let at = extent.parts.first().map_or(0, |part| part.start);
         if let Some(first) = self.lanes.first_mut() {
