@@ -16,13 +16,14 @@ use crate::nginx::global::MainThread;
 use crate::nginx::process;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::report::model::{Hooks, Kind};
-use crate::scoreboard::{Asker, Board, Slot};
+use crate::scoreboard::{Asker, Board};
 
 pub use collect::Collected;
 use collect::{Arrived, Collecting};
 pub use master::asleep;
 use master::Master;
 use peers::Peer;
+use place::{WAKERS, WITHOUT_SLOT};
 use reading::Zones;
 use waiter::{wants, Waiter};
 pub use waiter::{Answer, Question, Stage};
@@ -30,6 +31,7 @@ pub use waiter::{Answer, Question, Stage};
 mod collect;
 mod master;
 mod peers;
+mod place;
 mod reading;
 mod waiter;
 
@@ -41,15 +43,6 @@ const POLL_MS: u64 = 5;
 
 /// How often a process that waits for others looks whether they are still alive.
 const ALIVE_MS: u64 = 20;
-
-/// How many wakers there are. More processes than that share them, and are woken for each other.
-const WAKERS: usize = 32;
-
-/// The waker for processes without a slot: there may be one to claim.
-const WITHOUT_SLOT: usize = WAKERS - 1;
-
-/// How long a process without a slot waits until it tries to claim one again.
-const CLAIM_MS: u64 = 500;
 
 /// This process's part in answering.
 pub static GATHER: MainThread<Option<Gather>> = MainThread::new(None);
@@ -182,65 +175,6 @@ impl Gather {
         }
     }
 
-    /// Sees to this process having a slot, if there is one for it: it may have had to make room for a
-    /// process that serves. One that is new to its slot asks itself for a snapshot, so that it is
-    /// there before anybody else asks.
-    fn settle(&mut self, now: u64) {
-        let pid = process::pid();
-        let is_mine = self.slot().is_some_and(|slot| slot.is_of(pid));
-        let Some(local) = self.local.as_mut().filter(|local| !is_mine && now >= local.claim_ms)
-        else {
-            return;
-        };
-        local.me = None;
-        local.claim_ms = now.saturating_add(CLAIM_MS);
-        let serves = !process::is_shutting_down();
-        let Some(index) = self.board.claim(pid, serves, process::exists) else {
-            self.listen(WITHOUT_SLOT);
-            return;
-        };
-        if !self.listen(waker_of(index)) {
-            if let Some(slot) = self.board.get(index) {
-                slot.leave(pid, |_| {});
-            }
-            return;
-        }
-        if let Some(local) = &mut self.local {
-            local.me = Some(index);
-        }
-        if let Some(slot) = self.slot() {
-            slot.ask(Some(index), 0);
-        }
-        self.wake(index);
-    }
-
-    fn has_slot(&self) -> bool {
-        self.local.as_ref().is_some_and(|local| local.me.is_some())
-    }
-
-    /// Listens to a waker; whether that is so.
-    fn listen(&mut self, waker: usize) -> bool {
-        let Some((local, to)) = self.local.as_mut().zip(self.wakers.get(waker)) else {
-            return false;
-        };
-        let bit = 1u32.checked_shl(waker as u32).unwrap_or(0);
-        if local.listens & bit == 0 && to.listen(local.woken) {
-            local.listens |= bit;
-        }
-        local.listens & bit != 0
-    }
-
-    /// Leaves: nobody waits for this process any more, and its slot is for the next one.
-    pub fn leave(&mut self) {
-        if let Some(slot) = self.slot() {
-            let mut askers = Vec::new();
-            slot.leave(process::pid(), |asker| askers.push(asker));
-            askers.into_iter().for_each(|asker| self.wake_asker(asker));
-            self.wake_those_without_slot();
-        }
-        self.local = None;
-    }
-
     /// A request came. Whether it can be answered right now, [`Gather::turn`] says.
     pub fn arrive(&mut self, question: Question, timeout_ms: u64) {
         let asked_ms = now_ms();
@@ -289,16 +223,6 @@ impl Gather {
             local.waiters.retain(|waiter| !waiter.question.is_of(address));
             local.answers.retain(|answer| !answer.question.is_of(address));
             local.collecting.take_if(|collecting| collecting.question().is_of(address));
-        }
-    }
-
-    /// Takes the wake-ups so far; what they are about, [`Gather::turn`] finds.
-    pub fn drain(&self) {
-        let listens = self.local.as_ref().map_or(0, |local| local.listens);
-        for (index, waker) in self.wakers.iter().enumerate() {
-            if listens >> index & 1 != 0 {
-                waker.drain();
-            }
         }
     }
 
@@ -414,41 +338,6 @@ impl Gather {
             (None, None) => local.timer.unset(),
         }
     }
-
-    /// This process's slot, as far as it is known.
-    fn slot(&self) -> Option<Slot<'_>> {
-        self.board.get(self.local.as_ref()?.me?)
-    }
-
-    /// Wakes the process in a slot.
-    fn wake(&self, index: usize) {
-        if !self.wake_master(index) {
-            self.ring(waker_of(index));
-        }
-    }
-
-    /// Wakes processes that have no slot: there may be one to claim.
-    fn wake_those_without_slot(&self) {
-        self.ring(WITHOUT_SLOT);
-    }
-
-    fn wake_asker(&self, asker: Asker) {
-        match asker {
-            Asker::Slot(index) => self.wake(index),
-            Asker::WithoutSlot => self.wake_those_without_slot(),
-        }
-    }
-
-    fn ring(&self, waker: usize) {
-        if let Some(waker) = self.wakers.get(waker) {
-            waker.wake();
-        }
-    }
-}
-
-/// The waker that the process in a slot listens to.
-fn waker_of(index: usize) -> usize {
-    index % WITHOUT_SLOT
 }
 
 /// Milliseconds of the clock that all processes share.
