@@ -13,13 +13,13 @@ use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError};
 use ngx::ngx_string;
 
+use crate::format::Format;
 use crate::hook::set::HookSet;
 use crate::loading;
 use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::shm::{self, Zone};
 use crate::nginx::{guard, log};
-use crate::render::Format;
 use crate::scoreboard::MAX_SLOTS;
 use crate::{ngx_http_memstat_module, ngx_memstat_module};
 

@@ -8,15 +8,17 @@ use ngx::http::HttpModule;
 
 use crate::budget::{Budget, Progress};
 use crate::conf::{LocationConf, Module};
+use crate::format::Media;
 use crate::gather::{Answer, Collected, Question, Stage, GATHER, SLICE};
 use crate::http::negotiate::{choose, Choice};
 use crate::http::query::{unknown_pid, unknown_zone, Query};
 use crate::http::reply::{Header, Reply, NO_STORE};
 use crate::nginx::request::{Request, Response, FAILED, PART};
 use crate::nginx::{guard, process};
-use crate::render::{html, Media, Writing};
+use crate::render::{html, Writing};
+use crate::report::assemble::{assemble, Facts};
 use crate::report::model::AnsweredBy;
-use crate::report::{assemble, pools, Facts};
+use crate::report::narrow::forget_requests;
 use crate::sys::pagemap::page_size;
 
 const BY_ACCEPT: Header = ("Vary", "Accept");
@@ -198,7 +200,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
     let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
     let Collected { mut processes, zones, merged } = collected;
     if !conf.is_some_and(LocationConf::has_uris) {
-        pools::forget_requests(&mut processes);
+        forget_requests(&mut processes);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let facts = Facts {

@@ -18,6 +18,7 @@
 
 pub mod abi;
 pub mod budget;
+pub mod format;
 pub mod hook;
 pub mod http;
 pub mod own;

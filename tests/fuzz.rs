@@ -1,12 +1,13 @@
 //! Input from outside, in any form: query strings, `Accept` fields, and the bytes of snapshots.
 #![forbid(unsafe_code)]
 
+use ngx_http_memstat_module::format::Format;
 use ngx_http_memstat_module::http::negotiate::choose;
 use ngx_http_memstat_module::http::query::Query;
-use ngx_http_memstat_module::render::{render, Format};
+use ngx_http_memstat_module::render::render;
+use ngx_http_memstat_module::report::assemble::{assemble, Facts};
+use ngx_http_memstat_module::report::merge::sharing::Merged;
 use ngx_http_memstat_module::report::model::{AnsweredBy, Published};
-use ngx_http_memstat_module::report::sharing::Merged;
-use ngx_http_memstat_module::report::{assemble, Facts};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -15,11 +15,11 @@ use ngx::http::{HttpModule, HttpModuleConfExt, NgxHttpCoreModule};
 use ngx::ngx_string;
 
 use super::{core_conf, main_conf, At, Here, LocationConf, SizeAt, UNSET_MSEC};
+use crate::format::Format;
 use crate::handler;
 use crate::hook::set::HookSet;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::guard;
-use crate::render::Format;
 
 /// The levels of what a location inherits.
 const INHERITED: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;

@@ -10,9 +10,12 @@ use crate::budget::{Budget, Progress};
 use crate::nginx::{process, zones};
 use crate::probe::title;
 use crate::probe::uses::NOT_COUNTED;
+use crate::report::merge::sharing::Merged;
+use crate::report::merge::zones::Reported;
+use crate::report::model::sharing::Sharing;
+use crate::report::model::zones::ZoneUse;
+use crate::report::model::Named;
 use crate::report::model::{Kind, Process, Published, State};
-use crate::report::sharing::{Merged, Sharing};
-use crate::report::zones::{Named, Reported, ZoneUse};
 use crate::scoreboard::{Board, ReadError, Slot};
 use crate::sys::{limits, status};
 

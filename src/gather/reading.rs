@@ -9,9 +9,9 @@ use crate::nginx::{process, trace, zones};
 use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
+use crate::report::model::zones::SharedZone;
 use crate::report::model::{Hooks, Published, State};
 use crate::report::shrink;
-use crate::report::zones::SharedZone;
 use crate::scoreboard::{Asker, PublishError, Slot};
 
 /// The reading of this process's zones, which only an answering process takes.

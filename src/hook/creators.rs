@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::trial;
 use super::imports::imports;
-use crate::report::pools::naming::prefix;
+use crate::report::naming::prefix;
 use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::exports::{self, Export};
 use crate::sys::image::Image;

@@ -30,7 +30,7 @@ use super::pin::pin;
 use super::refusal::Refusal;
 use super::state::State;
 use crate::abi::luajit::Footprint;
-use crate::report::lua::Subsystem;
+use crate::report::model::lua::Subsystem;
 use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::memory::Own;
 use crate::sys::symbol;

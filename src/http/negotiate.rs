@@ -6,7 +6,7 @@
 
 use mediatype::{MediaType, MediaTypeList, ReadParams};
 
-use crate::render::{Format, Media};
+use crate::format::{Format, Media};
 
 /// What a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use std::fmt;
 use percent_encoding::percent_decode;
 use thiserror::Error;
 
-use crate::render::{ascii, Format};
+use crate::format::{ascii, Format};
 use crate::report::fields::Fields;
-use crate::report::zones;
+use crate::report::model::named;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Query {
                     b"zones" => once(&mut zones, (), "refresh")?,
                     _ => return Err(QueryError::Refresh(Quoted::new(&value))),
                 },
-                b"zone" => once(&mut zone, zones::name(&value), "zone")?,
+                b"zone" => once(&mut zone, named::name(&value), "zone")?,
                 b"pid" => {
                     let known =
                         parse_pid(&value).ok_or_else(|| QueryError::Pid(Quoted::new(&value)))?;

@@ -1,8 +1,9 @@
 //! A reply on its way.
 
 use crate::budget::{Budget, Progress};
+use crate::format::Media;
 use crate::nginx::request::Response;
-use crate::render::{Media, RenderError, Writing};
+use crate::render::{RenderError, Writing};
 
 /// A header field.
 pub type Header = (&'static str, &'static str);

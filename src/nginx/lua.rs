@@ -7,7 +7,7 @@ use nginx_sys::{ngx_conf_t, ngx_cycle_t, ngx_module_t, ngx_pool_cleanup_t};
 
 use super::guard;
 use crate::hook::lua;
-use crate::report::lua::Subsystem;
+use crate::report::model::lua::Subsystem;
 use crate::sys::symbol;
 
 /// The VM of a subsystem.

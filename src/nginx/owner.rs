@@ -23,7 +23,7 @@ use nginx_sys::{
 use crate::abi::pool;
 use crate::abi::pool::Header;
 use crate::probe::pools::Owner;
-use crate::report::pools::Kind;
+use crate::report::model::pools::Kind;
 
 /// Bytes of a request line or a name that are told.
 const LINE: usize = 256;

@@ -27,7 +27,7 @@ use nginx_sys::{
 use super::owner;
 use crate::abi::pool;
 use crate::probe::pools::{Owner, Traced, Tracer};
-use crate::report::pools::Kind;
+use crate::report::model::pools::Kind;
 use crate::sys::memory::{word, Memory, Own};
 use crate::sys::symbol;
 

@@ -21,7 +21,7 @@ use crate::abi::slab::{Header, Layout, DESCRIPTOR, STATISTIC};
 use crate::hook::refusal::Refusal;
 use crate::hook::slab::{self as hook, Shm};
 use crate::probe::zones::ZoneMapping;
-use crate::report::zones::name;
+use crate::report::model::named::name;
 use crate::sys::memory::{Memory as _, Own};
 use crate::sys::pagemap::page_size;
 use crate::tally::mappings::Mapping;

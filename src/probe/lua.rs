@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::hook::lua::{Heap, Reading, VmReading};
-use crate::report::lua::{Lua, Mappings, Sizes, Subsystem};
+use crate::report::model::lua::{Lua, Mappings, Sizes, Subsystem};
 use crate::report::model::Category;
 use crate::sys::ranges;
 use crate::tally::lua::Figures;
@@ -151,7 +151,7 @@ impl Account {
 mod tests {
     use super::*;
     use crate::abi::luajit::Footprint;
-    use crate::report::lua::Gc;
+    use crate::report::model::lua::Gc;
 
     fn heap(from: usize, fixed: u64, largest_free: u64, directs: Vec<Range<usize>>) -> Heap {
         let segments = vec![from..from + 0x1000, from + 0x1000..from + 0x3000];

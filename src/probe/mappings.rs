@@ -13,7 +13,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use super::rounds::Rounds;
 use crate::budget::{Budget, Progress};
-use crate::report::mappings::{Mapping, Mappings};
+use crate::report::model::mappings::{Mapping, Mappings};
 use crate::sys::pagemap::PageMap;
 use crate::sys::{maps, ranges};
 
@@ -177,7 +177,7 @@ fn is_of_kernel(map: &MemoryMap) -> bool {
 fn path(map: &MemoryMap) -> Option<String> {
     let name = match &map.pathname {
         MMapPath::Anonymous => return None,
-        MMapPath::Path(path) => crate::report::zones::name(path.as_os_str().as_bytes()),
+        MMapPath::Path(path) => crate::report::model::named::name(path.as_os_str().as_bytes()),
         MMapPath::Heap => "[heap]".to_owned(),
         MMapPath::Stack => "[stack]".to_owned(),
         MMapPath::TStack(thread) => format!("[stack:{thread}]"),

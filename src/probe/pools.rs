@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use crate::abi::pool::{Held, Reading};
 use crate::budget::{Budget, Progress};
 use crate::hook;
-use crate::report::pools::{Creator, Kind, LivePool, Pools, Sizes};
+use crate::report::model::pools::{Creator, Kind, LivePool, Pools, Sizes};
 use crate::tally::pools::{self as tally, Pool};
 
 use names::{Name, Names};

@@ -17,8 +17,8 @@ use procfs::process::{MMapPath, MemoryMap};
 
 use super::layout::{Layout, ShmemDevices};
 use crate::budget::{Budget, Progress};
-use crate::report::pages::Spans;
-use crate::report::sharing::Sharing;
+use crate::report::merge::pages::Spans;
+use crate::report::model::sharing::Sharing;
 use crate::sys::pagemap::{page_size, PageMap};
 use crate::sys::{maps, status};
 

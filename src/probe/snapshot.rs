@@ -22,13 +22,13 @@ use crate::budget::{Budget, Progress};
 use crate::hook;
 use crate::probe::mcode::CodeReader;
 use crate::report::balance::{close, settle, Part};
-use crate::report::lua::Lua;
+use crate::report::model::lua::Lua;
+use crate::report::model::pools::Pools;
+use crate::report::model::sharing::Sharing;
+use crate::report::model::zones::{SharedZone, ZoneUses};
 use crate::report::model::{
     Allocator, Breakdown, Category, Object, Own, Process, Region, Stacks, State, System, Text,
 };
-use crate::report::pools::Pools;
-use crate::report::sharing::Sharing;
-use crate::report::zones::{SharedZone, ZoneUses};
 use crate::sys::elf::LoadedObject;
 use crate::sys::maps;
 use crate::sys::maps::MapsReader;

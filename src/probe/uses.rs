@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use super::touched::Touched;
 use super::zones::ZoneMapping;
 use crate::hook::slab;
-use crate::report::zones::{Named, SharedZone, ZoneUse, ZoneUses};
+use crate::report::model::zones::{SharedZone, ZoneUse, ZoneUses};
+use crate::report::model::Named;
 use crate::tally::zones::Counts;
 
 /// Bytes of a slot that the uses of zones may take, and as many the zones of before a reload.

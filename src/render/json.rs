@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::budget::Progress;
 use crate::report::fields::Fields;
+use crate::report::model::zones::Zone;
 use crate::report::model::{Process, Server};
-use crate::report::zones::Zone;
 
 /// What a process takes. With many, to grow takes longer than to write.
 const TYPICAL: usize = 8 * 1024;

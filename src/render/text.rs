@@ -11,8 +11,9 @@ mod summary;
 mod zones;
 
 use super::layout::{paragraph, Align, Table};
-use super::units::{ascii, count, known, micros, millis, seconds, size};
+use super::units::{count, known, micros, millis, seconds, size};
 use super::who::{groups, label, product, Names};
+use crate::format::ascii;
 use crate::report::fields::Fields;
 use crate::report::model::{Hooks, Process, Server, State, System, Text, Totals};
 

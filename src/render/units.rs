@@ -89,19 +89,6 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// Text as printable ASCII. The names of files and the reasons of errors come from outside.
-pub(crate) fn ascii(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            ' '..='~' => out.push(c),
-            _ => out.extend(c.escape_default()),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,14 +150,5 @@ mod tests {
             assert_eq!(seconds(s), expected);
         }
         assert_eq!(seconds(u64::MAX), "213503982334601d 07h");
-    }
-
-    #[test]
-    fn hostile_text() {
-        assert_eq!(ascii("libc.so.6 \"x\""), "libc.so.6 \"x\"");
-        assert_eq!(
-            ascii("a\\n\n\u{1b}[2J\u{7f}ä\u{202e}"),
-            "a\\\\n\\n\\u{1b}[2J\\u{7f}\\u{e4}\\u{202e}"
-        );
     }
 }

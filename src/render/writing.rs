@@ -4,8 +4,9 @@
 use super::html::Html;
 use super::json::Json;
 use super::prometheus::Metrics;
-use super::{text, Media, RenderError};
+use super::{text, RenderError};
 use crate::budget::{Budget, Progress};
+use crate::format::Media;
 use crate::report::fields::Fields;
 use crate::report::model::Server;
 
@@ -83,9 +84,9 @@ impl Writing {
 mod tests {
     use super::super::render;
     use super::*;
+    use crate::report::merge::zones::merge;
     use crate::report::model::Kind;
     use crate::report::sample::{self, Random};
-    use crate::report::zones::merge;
 
     const ALL: [Media; 5] =
         [Media::Json, Media::Html, Media::Text, Media::Classic, Media::OpenMetrics];

@@ -5,7 +5,7 @@
 //! nginx's names in that file begin with. That depends on nothing but the code.
 #![forbid(unsafe_code)]
 
-use crate::report::pools::naming::prefix;
+use crate::report::naming::prefix;
 
 /// A function that has a name, or whose file has one.
 #[derive(Debug, Clone, PartialEq, Eq)]

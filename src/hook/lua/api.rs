@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 
 use crate::hook::pin::pin;
 use crate::hook::refusal::Refusal;
-use crate::report::lua::Gc;
+use crate::report::model::lua::Gc;
 
 /// `lua_State *`.
 pub type Lua = *mut c_void;

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::report::lua::Subsystem;
+use crate::report::model::lua::Subsystem;
 use crate::sys::elf::objects;
 use crate::sys::exports::around;
 

@@ -13,7 +13,7 @@ use super::vm::{self, Vm};
 use super::{ALL_SEEN, ENDED, MISCOUNTED, UNWRAPPED};
 use crate::abi::luajit::{Footprint, Unreadable};
 use crate::hook::state::State;
-use crate::report::lua::{Gc, Subsystem};
+use crate::report::model::lua::{Gc, Subsystem};
 use crate::sys::memory::{Direct, Own};
 use crate::tally::lua::{Ended, Figures};
 

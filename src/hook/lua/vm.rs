@@ -19,7 +19,7 @@ use super::api::{Alloc, Lua};
 use super::directs::Directs;
 use crate::abi::luajit::SLACK;
 use crate::hook::errno::keep_errno;
-use crate::report::lua::Subsystem;
+use crate::report::model::lua::Subsystem;
 use crate::tally::lua::{Tally, SMALL};
 
 const FREE: u8 = 0;

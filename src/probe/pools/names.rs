@@ -6,8 +6,8 @@
 //!    The objects of the cycle's modules stay during a call: nginx unloads none meanwhile.
 
 use crate::hook::creators;
-use crate::report::pools::naming::{kind, name, Known};
-use crate::report::pools::Kind;
+use crate::report::model::pools::Kind;
+use crate::report::naming::{kind, name, Known};
 use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::{exports, symbol};
 use crate::tally::pools::{Creator, Origin};
@@ -15,9 +15,9 @@ use crate::tally::pools::{Creator, Origin};
 /// What a creator is called.
 #[derive(Debug, Clone)]
 pub struct Name {
-    /// See [`crate::report::pools::Creator::creator`].
+    /// See [`crate::report::model::pools::Creator::creator`].
     pub creator: Option<String>,
-    /// See [`crate::report::pools::Creator::object`].
+    /// See [`crate::report::model::pools::Creator::object`].
     pub object: String,
     /// What its pools are for.
     pub kind: Kind,

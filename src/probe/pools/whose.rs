@@ -7,8 +7,8 @@ use std::fmt::Debug;
 use std::hash::BuildHasherDefault;
 
 use crate::abi::pool::Held;
-use crate::report::pools::shares::{Share, Shares, Sum, SHARED};
-use crate::report::pools::Kind;
+use crate::report::model::pools::Kind;
+use crate::report::model::shares::{Share, Shares, Sum, SHARED};
 
 /// Names that are summed up apart; pools of further ones go to `other`.
 const NAMES: usize = 2048;
@@ -16,9 +16,9 @@ const NAMES: usize = 2048;
 /// Whom a pool in the lists belongs to, as far as that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// See [`LivePool::server_name`](crate::report::pools::LivePool::server_name).
+    /// See [`LivePool::server_name`](crate::report::model::pools::LivePool::server_name).
     pub server_name: Option<String>,
-    /// See [`LivePool::request`](crate::report::pools::LivePool::request).
+    /// See [`LivePool::request`](crate::report::model::pools::LivePool::request).
     pub request: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct Whose {
     server: Names,
     upstream: Names,
     listener: Names,
-    /// See [`Pools::idle`](crate::report::pools::Pools::idle).
+    /// See [`Pools::idle`](crate::report::model::pools::Pools::idle).
     pub idle: Sum,
 }
 
@@ -105,7 +105,7 @@ impl Names {
         let mut all: Vec<_> = self.sums.into_iter().collect();
         let mut other = self.other;
         // Those that are not listed need no text.
-        let last = crate::report::pools::shares::LISTED;
+        let last = crate::report::model::shares::LISTED;
         if all.len() > last {
             let rank = |(_, sum): &(Box<[u8]>, Sum)| std::cmp::Reverse((sum.size(), sum.live));
             all.select_nth_unstable_by(last, |a, b| rank(a).cmp(&rank(b)).then(a.0.cmp(&b.0)));

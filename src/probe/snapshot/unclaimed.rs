@@ -4,9 +4,9 @@
 use procfs::process::MMPermissions;
 
 use super::{Probes, Snapshot};
-use crate::report::mappings::Mappings;
+use crate::report::model::mappings::Mappings;
+use crate::report::model::Named;
 use crate::report::model::System;
-use crate::report::zones::Named;
 use crate::sys::{limits, maps, ranges};
 
 impl Snapshot {

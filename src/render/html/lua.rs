@@ -6,7 +6,7 @@ use maud::{html, Markup};
 use super::cells::{Cell, Row, Table};
 use super::section::{Section, ROWS};
 use crate::render::who;
-use crate::report::lua::Lua;
+use crate::report::model::lua::Lua;
 use crate::report::model::{Process, Server};
 
 /// The VMs of all processes.

@@ -4,7 +4,7 @@
 use maud::Markup;
 
 use super::cells::{Cell, Row, Table};
-use crate::report::mappings::Mapping;
+use crate::report::model::mappings::Mapping;
 use crate::report::model::{Category, Process};
 
 /// Those of a process.

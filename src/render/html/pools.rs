@@ -8,9 +8,10 @@ use maud::{html, Markup};
 use super::cells::{Cell, Row, Table};
 use crate::render::text::pools::{shared_name, RESERVED};
 use crate::render::who;
+use crate::report::merge::pools::{over, sum_by_creator, Way, WAYS};
+use crate::report::model::pools::{Creator, LivePool, Pools};
+use crate::report::model::shares::{Shares, Sum};
 use crate::report::model::Process;
-use crate::report::pools::shares::{over, Shares, Sum, Way, WAYS};
-use crate::report::pools::{sum_by_creator, Creator, LivePool, Pools};
 
 /// Rows of a table of creators, and of single pools.
 const CREATORS: usize = 10;

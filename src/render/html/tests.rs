@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{content_security_policy, SCRIPT, STYLE};
-use crate::render::{render, Media};
+use crate::format::Media;
+use crate::render::render;
+use crate::report::merge::zones::merge;
 use crate::report::model::{Kind, Process, Server, State};
 use crate::report::sample::{self, Random};
-use crate::report::zones::merge;
 
 fn html(server: &Server) -> String {
     String::from_utf8(render(Media::Html, server, None).unwrap()).unwrap()

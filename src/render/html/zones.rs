@@ -7,8 +7,8 @@ use super::cells::{unknown, visible, Cell, Row, Table};
 use super::section::{Section, ROWS};
 use crate::render::units::count;
 use crate::render::who;
+use crate::report::model::zones::{SharedZone, ZoneUse};
 use crate::report::model::{Process, Server};
-use crate::report::zones::{SharedZone, ZoneUse};
 
 /// The section of all zones.
 pub(super) fn zones(server: &Server) -> Section {

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{json, Value};
 
-use crate::render::{render, Media};
+use crate::format::Media;
+use crate::render::render;
+use crate::report::merge::zones::merge;
 use crate::report::model::{Category, Kind, Process, Server};
 use crate::report::sample::{self, Random};
-use crate::report::zones::merge;
 
 const SCHEMA: &str = include_str!("../../../schema/memstat.schema.json");
 

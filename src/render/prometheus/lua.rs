@@ -3,7 +3,7 @@
 
 use super::family::{Families, Labels, Name};
 use super::groups::Group;
-use crate::report::lua::{Lua, Subsystem};
+use crate::report::model::lua::{Lua, Subsystem};
 use crate::report::model::Process;
 
 type Figure = fn(&Lua) -> Option<u64>;

@@ -9,9 +9,9 @@ use std::cmp::Reverse;
 
 use super::family::{Families, Labels, Name};
 use super::groups::Group;
+use crate::report::merge::pools::{over, Way, WAYS};
+use crate::report::model::pools::{Creator, Pools};
 use crate::report::model::Process;
-use crate::report::pools::shares::{over, Way, WAYS};
-use crate::report::pools::{Creator, Pools};
 
 /// Creators with series of their own.
 const CREATORS: usize = 10;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::render::{render, Media};
+use crate::format::Media;
+use crate::render::render;
+use crate::report::merge::zones::merge;
 use crate::report::model::{Kind, Server, State};
 use crate::report::sample::{self, Random};
-use crate::report::zones::merge;
 
 fn classic(server: &Server) -> Result<String, std::string::FromUtf8Error> {
     String::from_utf8(render(Media::Classic, server, None).unwrap())
@@ -161,7 +162,11 @@ fn bounded() {
     let like = pools.by_creator[0].clone();
     for i in 0..500 {
         let creator = Some(format!("creator_{i}"));
-        pools.by_creator.push(crate::report::pools::Creator { creator, bytes: i, ..like.clone() });
+        pools.by_creator.push(crate::report::model::pools::Creator {
+            creator,
+            bytes: i,
+            ..like.clone()
+        });
     }
     (pools.live, pools.bytes) = (1_000, 10 << 30);
     let all = classic_series(&sample::server(vec![process.clone()]));

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use super::family::{Families, Label, Labels, Name};
-use crate::report::zones::{Pages, SharedZone, SharedZones, Slot, Zone};
+use crate::report::model::zones::{Pages, SharedZone, SharedZones, Slot, Zone};
 
 /// Zones whose slots are told: with a few hundred zones they would be thousands of series.
 const WITH_SLOTS: usize = 64;

@@ -5,7 +5,7 @@ use super::{groups, section};
 use crate::render::layout::{paragraph, Align, Table};
 use crate::render::units::{count, known, size};
 use crate::render::who::{label, Names};
-use crate::report::lua::{Gc, Lua};
+use crate::report::model::lua::{Gc, Lua};
 use crate::report::model::Process;
 
 /// A table of them, a line a subsystem; then what there is to say of their collectors.

@@ -5,10 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::section;
+use crate::format::ascii;
 use crate::render::layout::{paragraph, Align, Table};
-use crate::render::units::{ascii, count, known, size};
+use crate::render::units::{count, known, size};
 use crate::render::who::{groups, Names};
-use crate::report::mappings::Mapping;
+use crate::report::model::mappings::Mapping;
 use crate::report::model::{Category, Process};
 
 /// Mappings that the screen has of one entry.

@@ -4,12 +4,14 @@
 use std::cmp::Reverse;
 
 use super::{named, section};
+use crate::format::ascii;
 use crate::render::layout::{Align, Table};
-use crate::render::units::{ascii, count, known, seconds, size};
+use crate::render::units::{count, known, seconds, size};
 use crate::render::who::label;
+use crate::report::merge::pools::{over, sum_by_creator, WAYS};
+use crate::report::model::pools::{Creator, LivePool, Pools};
+use crate::report::model::shares::Sum;
 use crate::report::model::Process;
-use crate::report::pools::shares::{over, Sum, WAYS};
-use crate::report::pools::{sum_by_creator, Creator, LivePool, Pools};
 
 /// Creators, single pools, and names of each kind that are listed.
 const CREATORS: usize = 8;

@@ -6,12 +6,15 @@ use std::cmp::Reverse;
 use super::pools::name;
 use super::zones::failures;
 use super::{age, ages, once, section, systems};
+use crate::format::ascii;
 use crate::render::layout::{paragraph, Align, Table};
-use crate::render::units::{ascii, count, known, share, size};
+use crate::render::units::{count, known, share, size};
 use crate::render::who::label;
-use crate::report::lua::{by_subsystem, Lua, Subsystem};
+use crate::report::merge::lua::by_subsystem;
+use crate::report::merge::pools::sum_by_creator;
+use crate::report::model::lua::{Lua, Subsystem};
+use crate::report::model::pools::Pools;
 use crate::report::model::{Category, Process, Server};
-use crate::report::pools::{sum_by_creator, Pools};
 
 /// Rows of processes, creators and zones.
 const PROCESSES: usize = 8;

@@ -3,10 +3,10 @@
 use super::text as render;
 use crate::render::layout::WIDTH;
 use crate::report::fields::Fields;
-use crate::report::lua::Gc;
+use crate::report::merge::zones::merge;
+use crate::report::model::lua::Gc;
 use crate::report::model::{Kind, Process, Server, State};
 use crate::report::sample::{self, Random};
-use crate::report::zones::merge;
 
 /// All there is.
 fn text(server: &Server) -> String {
@@ -46,7 +46,7 @@ fn small_server() {
         format!(
             "nginx 1.22.1, memstat {}, 2026-01-01T00:00:00.007Z, answered by worker 0, pid 11 in \
              1.83 ms",
-            crate::report::MODULE
+            crate::report::model::MODULE
         )
     );
     let summary = section(&shown, "Processes");

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 
 use super::{named, section};
+use crate::format::ascii;
 use crate::render::layout::{paragraph, Align, Table};
-use crate::render::units::{ascii, count, known, millis, size};
+use crate::render::units::{count, known, millis, size};
+use crate::report::model::zones::{SharedZone, Slot, Slots, ZoneUse};
 use crate::report::model::{Process, Server};
-use crate::report::zones::{SharedZone, Slot, Slots, ZoneUse};
 
 /// The tables: of all zones, or of the one that was asked for in more detail.
 pub(super) fn zones(out: &mut String, server: &Server) {

@@ -1,7 +1,7 @@
 //! Mappings for tests.
 
 use super::Random;
-use crate::report::mappings::{Mapping, Mappings};
+use crate::report::model::mappings::{Mapping, Mappings};
 
 impl Random {
     pub(super) fn mappings(&mut self) -> Mappings {

@@ -1,8 +1,8 @@
 //! Pools shared out by server, upstream and listening socket.
 
 use super::{Random, K};
-use crate::report::pools::shares::{Share, Shares, Sum};
-use crate::report::pools::Pools;
+use crate::report::model::pools::Pools;
+use crate::report::model::shares::{Share, Shares, Sum};
 
 pub(super) fn sum(random: &mut Random) -> Sum {
     Sum { live: random.figure(), bytes: random.figure(), large_bytes: random.figure() }

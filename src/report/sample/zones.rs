@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::Random;
-use crate::report::zones::{Named, Pages, Reported, SharedZone, Slot, ZoneUse, ZoneUses};
+use crate::report::merge::zones::Reported;
+use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse, ZoneUses};
+use crate::report::model::Named;
 
 const K: u64 = 1024;
 

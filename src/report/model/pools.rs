@@ -1,20 +1,13 @@
-//! The part of the model that is about nginx's pools: what they hold, and who created them.
-//!
-//! All sizes are bytes.
+//! nginx's pools: what they hold, and who created them.
 #![forbid(unsafe_code)]
 
-pub mod naming;
-pub mod shares;
-
-use std::cmp::Reverse;
 use std::fmt;
 
 use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::model::Process;
-use shares::{Shares, Sum};
+use super::shares::{Shares, Sum};
 
 /// The live pools of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,52 +119,13 @@ pub struct LivePool {
     /// See [`Pools::large_bytes`].
     pub large_bytes: u64,
     /// The pool of a cycle: which configuration it is of, see
-    /// [`Process::generation`](super::model::Process::generation).
+    /// [`Process::generation`](super::Process::generation).
     pub generation: Option<u64>,
     /// The pool of an HTTP request or connection: the first name of its server. `null` where the
     /// server has no name.
     pub server_name: Option<String>,
     /// The pool of an HTTP request, with `memstat_uri on`: its request line.
     pub request: Option<String>,
-}
-
-/// The creators of several processes, each once, the one that holds most first. Their classes of
-/// sizes are left out.
-pub fn sum_by_creator(pools: &[&Pools]) -> Vec<Creator> {
-    let mut all: Vec<Creator> = Vec::new();
-    for creator in pools.iter().flat_map(|pools| &pools.by_creator) {
-        let same = |c: &&mut Creator| {
-            (&c.creator, &c.object, c.kind) == (&creator.creator, &creator.object, creator.kind)
-        };
-        let Some(sum) = all.iter_mut().find(same) else {
-            all.push(Creator { sizes: Sizes::default(), ..creator.clone() });
-            continue;
-        };
-        for (to, from) in [
-            (&mut sum.live, creator.live),
-            (&mut sum.created, creator.created),
-            (&mut sum.destroyed, creator.destroyed),
-            (&mut sum.reset, creator.reset),
-            (&mut sum.bytes, creator.bytes),
-            (&mut sum.unused, creator.unused),
-            (&mut sum.large_bytes, creator.large_bytes),
-            (&mut sum.large_count, creator.large_count),
-        ] {
-            *to = to.saturating_add(from);
-        }
-        sum.peak_bytes = sum.peak_bytes.max(creator.peak_bytes);
-    }
-    all.sort_by_key(|c| Reverse((c.bytes.saturating_add(c.large_bytes), c.created)));
-    all
-}
-
-/// Leaves the request lines out of what the processes say.
-pub fn forget_requests(processes: &mut [Process]) {
-    for pools in processes.iter_mut().filter_map(|process| process.pools.as_mut()) {
-        for pool in pools.oldest.iter_mut().chain(&mut pools.largest) {
-            pool.request = None;
-        }
-    }
 }
 
 /// What a pool is for.

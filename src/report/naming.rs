@@ -1,7 +1,7 @@
 //! From what is known of a creator's code to a name and a kind.
 #![forbid(unsafe_code)]
 
-use super::Kind;
+use super::model::pools::Kind;
 
 /// What is known of the code that creates pools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

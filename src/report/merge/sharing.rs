@@ -8,32 +8,9 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
-
-use super::model::{Kind, Process, System};
-use super::pages::{PageSet, Spans};
-
-/// What a process maps alone and what it shares. Figures are bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sharing {
-    /// Anonymous pages that others map, too.
-    pub anon_shared: u64,
-    /// Pages of files that only this process maps.
-    pub file_private: u64,
-    /// Pages of shared memory that only this process maps, nginx's apart.
-    pub shmem_private: u64,
-    /// All pages that others map, too.
-    pub shared: u64,
-    /// The anonymous ones among these, by generation and address.
-    pub anon: PageSet,
-    /// The pages of files among these, by file and offset.
-    pub files: PageSet,
-    /// The pages of shared memory among these, nginx's apart, by file and offset.
-    pub shmem: PageSet,
-    /// `Pss_File`: pages of files, each divided by the number of processes that map it. Only where it
-    /// is cheap to ask for.
-    pub pss_file: Option<u64>,
-}
+use super::pages::Spans;
+use crate::report::model::sharing::Sharing;
+use crate::report::model::{Kind, Process, System};
 
 impl Sharing {
     /// Sets what is shared, `age` milliseconds ago, and the rest of what is resident now.
@@ -204,6 +181,7 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::model::sharing::PageSet;
     use crate::report::sample::bare;
 
     fn set(pages: std::ops::Range<u64>) -> PageSet {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Pools};
+use super::pools::Kind;
 
 /// Names that are listed; further ones are [`Shares::other`].
 pub const LISTED: usize = 10;
@@ -15,9 +15,9 @@ pub const LISTED: usize = 10;
 pub struct Sum {
     /// Pools that were live when they were read.
     pub live: u64,
-    /// See [`Pools::bytes`].
+    /// See [`Pools::bytes`](super::pools::Pools::bytes).
     pub bytes: u64,
-    /// See [`Pools::large_bytes`].
+    /// See [`Pools::large_bytes`](super::pools::Pools::large_bytes).
     pub large_bytes: u64,
 }
 
@@ -42,9 +42,9 @@ pub struct Share {
     pub name: String,
     /// See [`Sum::live`].
     pub live: u64,
-    /// See [`Pools::bytes`].
+    /// See [`Pools::bytes`](super::pools::Pools::bytes).
     pub bytes: u64,
-    /// See [`Pools::large_bytes`].
+    /// See [`Pools::large_bytes`](super::pools::Pools::large_bytes).
     pub large_bytes: u64,
 }
 
@@ -87,27 +87,6 @@ impl Shares {
         shares
     }
 
-    /// The same over several processes.
-    pub fn sum<'a>(all: impl IntoIterator<Item = &'a Shares>) -> Self {
-        let (mut names, mut other, mut none) =
-            (Vec::<Share>::new(), Sum::default(), Sum::default());
-        for shares in all {
-            other.add(&shares.other);
-            none.add(&shares.none);
-            for share in &shares.largest {
-                match names.iter_mut().find(|known| known.name == share.name) {
-                    Some(known) => {
-                        let mut sum = known.sum();
-                        sum.add(&share.sum());
-                        *known = Share::new(std::mem::take(&mut known.name), sum);
-                    }
-                    None => names.push(share.clone()),
-                }
-            }
-        }
-        Shares::new(names, other, none)
-    }
-
     /// All of them together.
     pub fn total(&self) -> Sum {
         let mut total = self.none;
@@ -115,22 +94,6 @@ impl Shares {
         self.largest.iter().for_each(|share| total.add(&share.sum()));
         total
     }
-}
-
-/// One of the three ways to share pools out.
-pub type Way = (&'static str, fn(&Pools) -> Option<&Shares>);
-
-/// By what pools are shared out, and where that is.
-pub const WAYS: [Way; 3] = [
-    ("server", |pools| pools.by_server.as_ref()),
-    ("upstream", |pools| pools.by_upstream.as_ref()),
-    ("listener", |pools| pools.by_listener.as_ref()),
-];
-
-/// The sum over the processes that have shares; `None` when none has.
-pub fn over(pools: &[&Pools], way: Way) -> Option<Shares> {
-    let known: Vec<&Shares> = pools.iter().filter_map(|pools| way.1(pools)).collect();
-    (!known.is_empty()).then(|| Shares::sum(known))
 }
 
 #[cfg(test)]
@@ -165,18 +128,5 @@ mod tests {
         let shares = Shares::new(names, Sum::default(), Sum::default());
         let names: Vec<_> = shares.largest.iter().map(|share| share.name.as_str()).collect();
         assert_eq!(names, ["c", "a", "b"]);
-    }
-
-    #[test]
-    fn over_processes() {
-        let none = Sum { live: 1, bytes: 1, large_bytes: 1 };
-        let one = Shares::new([share("a", 1, 10, 1), share("b", 2, 20, 2)], none, none);
-        let two = Shares::new([share("b", 3, 30, 3), share("", 1, 5, 0)], Sum::default(), none);
-        let sum = Shares::sum([&one, &two]);
-        assert_eq!(sum.largest, [share("b", 5, 50, 5), share("a", 1, 10, 1), share("", 1, 5, 0)]);
-        assert_eq!(sum.none, Sum { live: 2, bytes: 2, large_bytes: 2 });
-        let mut total = one.total();
-        total.add(&two.total());
-        assert_eq!(sum.total(), total);
     }
 }

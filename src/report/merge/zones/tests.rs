@@ -93,10 +93,3 @@ fn what_may_be_hidden() {
     assert!(why.contains("zone one of process 7"), "{why}");
     assert!(hides(&sample::bare()).unwrap().contains("process 1 "));
 }
-
-#[test]
-fn names() {
-    assert_eq!(name(b"one"), "one");
-    assert_eq!(name("zöne \u{1b}\"".as_bytes()), "zöne \u{1b}\"");
-    assert_eq!(name(b"a\xff\xc3b"), r"a\xff\xc3b");
-}

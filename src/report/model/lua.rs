@@ -1,11 +1,11 @@
-//! The part of the model that is about Lua VMs.
+//! Lua VMs.
 #![forbid(unsafe_code)]
 
 use serde::de::Deserializer;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Category, Process};
+use super::breakdown::Category;
 use crate::tally::lua::{class_limit, CLASSES};
 
 /// Whose Lua VMs they are.
@@ -83,15 +83,6 @@ pub struct Lua {
     pub largest_free: Option<u64>,
     /// The garbage collector of the oldest VM.
     pub gc: Option<Gc>,
-}
-
-/// What all processes say of each subsystem that has VMs in any of them.
-pub fn by_subsystem(processes: &[Process]) -> Vec<(Subsystem, Vec<&Lua>)> {
-    let of = |subsystem| {
-        let all = processes.iter().flat_map(|process| process.lua.iter().flatten());
-        (subsystem, all.filter(|lua| lua.subsystem == subsystem).collect::<Vec<_>>())
-    };
-    Subsystem::ALL.into_iter().map(of).filter(|(_, all)| !all.is_empty()).collect()
 }
 
 /// Mappings of one kind.

@@ -5,7 +5,8 @@
 //! set. The union of such sets is known within bounds.
 #![forbid(unsafe_code)]
 
-use serde::{Deserialize, Serialize};
+use super::sharing::Estimate;
+use crate::report::model::sharing::PageSet;
 
 /// The most spans of a set in the making.
 const MOST: usize = 4096;
@@ -32,14 +33,6 @@ pub struct Spans {
     spans: Vec<Span>,
     /// Page ranges that are not among them yet.
     added: Vec<(u64, u64)>,
-}
-
-/// A set of page numbers as it travels between processes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageSet {
-    shift: u8,
-    /// Of each span: blocks since the last one, its blocks, the pages of each that are in the set.
-    runs: Vec<(u64, u64, u64)>,
 }
 
 impl Spans {
@@ -129,7 +122,7 @@ impl Spans {
     }
 
     /// The bytes of the set.
-    pub fn estimate(&self, page_size: u64) -> super::sharing::Estimate {
+    pub fn estimate(&self, page_size: u64) -> Estimate {
         let (mut low, mut high) = (0u64, 0u64);
         for span in &self.spans {
             let blocks = span.end.saturating_sub(span.start);
@@ -139,7 +132,7 @@ impl Spans {
         let added = self.added.iter().map(|(start, end)| end.saturating_sub(*start));
         let added = added.fold(0u64, u64::saturating_add);
         let middle = low / 2 + high / 2 + (low % 2 + high % 2) / 2;
-        super::sharing::Estimate {
+        Estimate {
             bytes: middle.saturating_add(added).saturating_mul(page_size),
             error: high.saturating_sub(low).div_ceil(2).saturating_mul(page_size),
         }

@@ -1,0 +1,8 @@
+//! The figures of several processes together.
+#![forbid(unsafe_code)]
+
+pub mod lua;
+pub mod pages;
+pub mod pools;
+pub mod sharing;
+pub mod zones;

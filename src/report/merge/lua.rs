@@ -1,0 +1,14 @@
+//! The Lua VMs of several processes together.
+#![forbid(unsafe_code)]
+
+use crate::report::model::lua::{Lua, Subsystem};
+use crate::report::model::Process;
+
+/// What all processes say of each subsystem that has VMs in any of them.
+pub fn by_subsystem(processes: &[Process]) -> Vec<(Subsystem, Vec<&Lua>)> {
+    let of = |subsystem| {
+        let all = processes.iter().flat_map(|process| process.lua.iter().flatten());
+        (subsystem, all.filter(|lua| lua.subsystem == subsystem).collect::<Vec<_>>())
+    };
+    Subsystem::ALL.into_iter().map(of).filter(|(_, all)| !all.is_empty()).collect()
+}

@@ -1,0 +1,71 @@
+//! The whole reply.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use super::process::Process;
+use super::zones::SharedZones;
+
+/// The version of the module.
+pub const MODULE: &str = env!("CARGO_PKG_VERSION");
+
+/// The version of the JSON shape.
+pub const SCHEMA: u32 = 1;
+
+/// The whole reply.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Server {
+    /// The version of this shape, [`SCHEMA`].
+    pub schema: u32,
+    /// The version of the module.
+    pub module: String,
+    /// The version of nginx, such as `1.22.1`.
+    pub nginx: String,
+    /// The executable by its own name and version, such as `openresty/1.27.1.2`; of nginx itself
+    /// `nginx/1.22.1`.
+    pub product: Option<String>,
+    /// When the reply was made, RFC 3339.
+    pub time: String,
+    /// The size of a page in bytes.
+    pub page_size: u64,
+    /// The process that answered.
+    pub answered_by: AnsweredBy,
+    /// From the arrival of the request at the handler to this reply, in microseconds.
+    pub elapsed_us: u64,
+    /// Master first, then by kind, id and generation.
+    pub processes: Vec<Process>,
+    /// The shared memory zones, by name.
+    pub shared_zones: SharedZones,
+    /// Sums over the processes.
+    pub totals: Totals,
+    /// Whether only one zone was asked for.
+    #[serde(skip)]
+    pub narrowed: bool,
+}
+
+/// The process that answered a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredBy {
+    /// Process id.
+    pub pid: i32,
+    /// The worker's number, as in `$worker_id`; `null` outside a worker.
+    pub id: Option<u32>,
+}
+
+/// Sums over all processes of the server, whichever of them are in the reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Processes of the server.
+    pub processes: u64,
+    /// Sum of `system.resident`: shared pages count once a process.
+    pub resident: Option<u64>,
+    /// What the server takes: each page in RAM once, whichever of the processes map it. Pages of
+    /// files that other programs map, too, count in part where that is known.
+    pub resident_unique: Option<u64>,
+    /// By how much the parts of `resident_unique` that had to be estimated may be wrong at most.
+    pub resident_unique_error: Option<u64>,
+    /// Sum of `system.swap`.
+    pub swap: Option<u64>,
+    /// nginx shared memory loaded in RAM, counted once.
+    pub shared_memory: Option<u64>,
+}
