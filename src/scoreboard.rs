@@ -38,6 +38,7 @@
 //! - **B2** Every field of a head, every owner and every word of a body is an atomic, and every bit
 //!   pattern is valid for it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{fence, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::report::model::Published;
@@ -370,6 +371,15 @@ impl Board {
         let owners = self.pids().iter().enumerate();
         let owners = owners.map(|(index, pid)| (index, pid.load(Ordering::Acquire)));
         owners.filter_map(|(index, pid)| Some((index, pid, self.get(index).filter(|_| pid > 0)?)))
+    }
+
+    /// A number that is another one once a process has claimed a slot or left its own.
+    pub fn membership(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.owned().filter(|(.., slot)| !slot.is_leaving()).for_each(|(index, pid, _)| {
+            (index, pid).hash(&mut hasher);
+        });
+        hasher.finish()
     }
 
     /// Claims a slot for a process: one whose owner is dead, else a free one, else one whose owner is

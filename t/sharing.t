@@ -25,10 +25,10 @@ sub steady {
 
 # The server takes what Pss says, to 5 percent.
 sub takes_what_pss_says {
-    my ($t, $when) = @_;
+    my ($t, $when, $reply) = @_;
     SKIP: {
         skip 'only root may read the smaps of all processes', 2 if $>;
-        my $reply  = steady($t);
+        $reply //= steady($t);
         my $pss    = rollup($t->master, children($t->master))->{Pss};
         my $totals = $reply->{totals};
         near $totals->{resident_unique}, $pss, 0.05 * $pss, "$when: as the sum of Pss";
@@ -68,7 +68,11 @@ my $reply = steady($t);
 cmp_ok $reply->{totals}{resident}, '>', 2 * $reply->{totals}{resident_unique}, 'much is shared';
 $t->reload;
 $t->wait_for('the old workers are gone', 10, sub { children($t->master) == 8 });
-takes_what_pss_says($t, 'after a reload');
+takes_what_pss_says($t, 'after a reload', $t->fresh('/memstat'));
+takes_what_pss_says($t, 'later');
+$t->reload;
+$t->wait_for('the old workers are gone again', 10, sub { children($t->master) == 8 });
+takes_what_pss_says($t, 'after one more reload', $t->fresh('/memstat'));
 
 === TEST 2: private and shared pages of a process, as in smaps
 --- main_config

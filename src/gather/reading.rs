@@ -186,6 +186,7 @@ impl Gather {
             started,
             hooks: self.hooks_here(),
             own_bytes: crate::own::live_bytes(),
+            membership: self.board.membership(),
             zones: zones::mappings(),
             slab: zones::LAYOUT,
             tracer: trace::tracer,

@@ -2,7 +2,10 @@
 //!
 //! The kernel looks at each page's own descriptor for that, about 12 us for a megabyte, so a snapshot
 //! spends a short while on it and goes on where the last one stopped. What is complete is served with
-//! its age, and begun again when it is a second old, or twenty times as old as it took.
+//! its age, and begun again when it is a second old, or twenty times as old as it took. A snapshot
+//! whose figures would be more than five seconds old, or from before a process of the server started
+//! or left, reads all of them, if its patience allows: with a fork or an exit, much of a process turns
+//! from private to shared, or back, in several processes at once.
 //!
 //! `smaps` has the same figures, but goes over all pages of a mapping in one call, and holds up whoever
 //! maps or unmaps meanwhile.
@@ -26,6 +29,12 @@ use crate::sys::{maps, status};
 const ALLOWANCE: Duration = Duration::from_micros(300);
 /// The age at which figures are taken again.
 const OLD: Duration = Duration::from_secs(1);
+/// The age from which a snapshot does not do with figures.
+const STALE: Duration = Duration::from_secs(5);
+/// How long after a process has started or left the pages of the others may still change hands.
+const SETTLES: Duration = Duration::from_secs(1);
+/// How much time may be lost by beginning again: a process with more pages than that is read on.
+const LARGE: Duration = Duration::from_millis(20);
 /// How many times longer than they took figures are used at least.
 const REST: u32 = 20;
 /// Bytes of a slot for the anonymous pages, and as many for those of files.
@@ -52,8 +61,43 @@ pub struct SharingProbe {
     ask: bool,
     /// Whether that waits for a slice of its own.
     deferred: bool,
-    /// What is left of a snapshot's time; `None` where it has as much as it takes.
-    left: Option<Duration>,
+    /// What this snapshot may spend.
+    allowance: Allowance,
+    /// Which processes there were, and when that has last changed.
+    membership: Option<(u64, Instant)>,
+}
+
+/// What a snapshot may spend.
+#[derive(Debug, Clone, Copy)]
+enum Allowance {
+    /// Time of the processor.
+    Slice(Duration),
+    /// As much as it takes until then.
+    Until(Instant),
+    /// As much as it takes.
+    All,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance::Slice(ALLOWANCE)
+    }
+}
+
+impl Allowance {
+    fn is_spent(&self) -> bool {
+        match self {
+            Allowance::Slice(left) => left.is_zero(),
+            Allowance::Until(then) => Instant::now() >= *then,
+            Allowance::All => false,
+        }
+    }
+
+    fn spend(&mut self, spent: Duration) {
+        if let Allowance::Slice(left) = self {
+            *left = left.saturating_sub(spent);
+        }
+    }
 }
 
 /// A reading under way.
@@ -99,29 +143,52 @@ struct Counts {
 }
 
 impl SharingProbe {
-    /// Begins a snapshot. With `all`, nothing that was read before is used.
-    pub fn begin(&mut self, maps: &[MemoryMap], layout: &Layout, all: bool) {
+    /// Begins a snapshot, `membership` standing for the processes that there are. With `all`, nothing
+    /// that was read before is used; stale figures are not used if there are others within `patience`.
+    pub fn begin(
+        &mut self,
+        maps: &[MemoryMap],
+        layout: &Layout,
+        all: bool,
+        membership: u64,
+        patience: Duration,
+    ) {
         let now = Instant::now();
-        let rest = self.took.saturating_mul(REST).max(OLD);
-        let is_old = match &self.known {
-            Some((_, since)) => now.saturating_duration_since(*since) >= rest,
-            None => true,
+        let changed = match self.membership {
+            Some((known, since)) if known == membership => since,
+            _ => now,
         };
-        if all || (is_old && self.reading.is_none()) {
+        self.membership = Some((membership, changed));
+        let age = |since: Instant| now.saturating_duration_since(since);
+        let is_stale = |since: Instant| {
+            age(since) >= STALE || since < changed.checked_add(SETTLES).unwrap_or(now)
+        };
+        let since = self.known.as_ref().map(|(_, since)| *since);
+        let is_wrong = all || since.is_none_or(is_stale);
+        let rest = self.took.saturating_mul(REST).max(OLD);
+        let begins = match &self.reading {
+            Some(reading) => {
+                all || (is_stale(reading.begun) && reading.spent < LARGE) || reading.begun < changed
+            }
+            None => is_wrong || since.is_none_or(|since| age(since) >= rest),
+        };
+        if begins {
             self.reading = Some(Reading::new(maps, layout, now));
         }
-        self.left = (!all && self.known.is_some()).then_some(ALLOWANCE);
+        self.allowance = match is_wrong {
+            _ if all => Allowance::All,
+            true => Allowance::Until(now.checked_add(patience).unwrap_or(now)),
+            false => Allowance::default(),
+        };
     }
 
     /// Goes on until the budget, or the snapshot's time for it, is spent, or all is read.
     pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
-        while let Some(reading) =
-            self.reading.as_mut().filter(|_| self.left != Some(Duration::ZERO))
-        {
+        while let Some(reading) = self.reading.as_mut().filter(|_| !self.allowance.is_spent()) {
             let begun = Instant::now();
             let progress = reading.piece(map);
             let spent = begun.elapsed();
-            self.left = self.left.map(|left| left.saturating_sub(spent));
+            self.allowance.spend(spent);
             reading.spent = reading.spent.saturating_add(spent);
             match progress {
                 Ok(Progress::More) => {}
@@ -264,12 +331,24 @@ mod tests {
     use super::*;
     use crate::sys::maps::MapsReader;
 
+    const PATIENCE: Duration = Duration::from_secs(600);
+
     fn read(probe: &mut SharingProbe, all: bool, budget: &Budget) -> usize {
+        read_as_member(probe, all, 0, PATIENCE, budget)
+    }
+
+    fn read_as_member(
+        probe: &mut SharingProbe,
+        all: bool,
+        membership: u64,
+        patience: Duration,
+        budget: &Budget,
+    ) -> usize {
         let mut reader = MapsReader::open().unwrap();
         reader.step(&Budget::unlimited()).unwrap();
         let maps = reader.finish();
         let map = PageMap::open().unwrap();
-        probe.begin(&maps, &Layout::find(&maps, &[]), all);
+        probe.begin(&maps, &Layout::find(&maps, &[]), all, membership, patience);
         let mut steps = 1;
         while probe.step(&map, budget).unwrap() == Progress::More {
             steps += 1;
@@ -288,7 +367,8 @@ mod tests {
         let resident = system.resident.unwrap();
         assert!(first.shared > 0 && first.shared <= resident, "{} {resident}", first.shared);
         assert!(first.files.spans().estimate(page_size() as u64).bytes > 0);
-        // Young figures are served as they are.
+        // Young figures are served as they are, once those who have just started or left are settled.
+        settle(&mut probe);
         let unlimited = Budget::unlimited();
         assert_eq!(read(&mut probe, false, &unlimited), 1);
         assert_eq!(probe.finish().unwrap().0, first);
@@ -296,5 +376,41 @@ mod tests {
         let since = probe.known.as_ref().unwrap().1;
         read(&mut probe, true, &unlimited);
         assert!(probe.known.as_ref().unwrap().1 > since);
+    }
+
+    /// As if the last reading had been some time after the last change.
+    fn settle(probe: &mut SharingProbe) {
+        if let (Some((_, since)), Some((_, changed))) = (&probe.known, &mut probe.membership) {
+            *changed = *since - SETTLES;
+        }
+    }
+
+    #[test]
+    fn who_starts_or_leaves_makes_figures_stale() {
+        let mut probe = SharingProbe::default();
+        let unlimited = Budget::unlimited();
+        let since = |probe: &SharingProbe| probe.known.as_ref().map(|(_, since)| *since);
+        read_as_member(&mut probe, false, 1, PATIENCE, &unlimited);
+        settle(&mut probe);
+        let first = since(&probe);
+        read_as_member(&mut probe, false, 1, PATIENCE, &unlimited);
+        assert_eq!(since(&probe), first);
+        read_as_member(&mut probe, false, 2, PATIENCE, &unlimited);
+        let second = since(&probe);
+        assert!(second > first);
+        // The others may need a moment to be gone.
+        read_as_member(&mut probe, false, 2, PATIENCE, &unlimited);
+        assert!(since(&probe) > second);
+    }
+
+    #[test]
+    fn patience_ends_and_the_next_snapshot_goes_on() {
+        let mut probe = SharingProbe::default();
+        let unlimited = Budget::unlimited();
+        assert_eq!(read_as_member(&mut probe, false, 1, Duration::ZERO, &unlimited), 1);
+        assert!(probe.finish().is_none());
+        assert!(probe.reading.is_some());
+        read_as_member(&mut probe, false, 1, PATIENCE, &unlimited);
+        assert!(probe.finish().is_some());
     }
 }

@@ -37,9 +37,13 @@ use crate::sys::{memory, ranges, status};
 
 pub use identity::{Identity, Probes};
 
-/// How long a snapshot waits for the allocator's count, where the last one is old; the count goes on
-/// without it then, and the rest is there before `memstat_timeout` is over.
+/// How long a snapshot waits for counts whose last figures are old: the allocator's, and the pages
+/// that other processes map, too. These counts go on in the next one then, and the rest is there
+/// before `memstat_timeout` is over.
 const PATIENCE: Duration = Duration::from_millis(150);
+
+/// The figures of a note about pages that other processes map, too.
+const SHARED: &str = "system.resident_private, resident_shared";
 
 /// A measurement that is done.
 #[derive(Debug, Clone)]
@@ -67,6 +71,7 @@ pub struct Snapshot {
     /// What of nginx's shared memory this process has touched, if all of it was counted.
     touched: Option<u64>,
     zones: Vec<(String, SharedZone)>,
+    begun: Instant,
     spent: Duration,
     longest: Duration,
     notes: Vec<String>,
@@ -74,8 +79,8 @@ pub struct Snapshot {
 
 #[derive(Debug)]
 enum Stage {
-    /// The allocator counts what it has free, since then.
-    Allocator(Option<Instant>),
+    /// The allocator counts what it has free.
+    Allocator,
     Maps(Option<MapsReader>),
     Heap,
     /// Looking for machine code of LuaJIT.
@@ -95,7 +100,7 @@ impl Snapshot {
     /// Begins a measurement.
     pub fn begin() -> Self {
         Snapshot {
-            stage: Stage::Allocator(None),
+            stage: Stage::Allocator,
             maps: Vec::new(),
             layout: Layout::default(),
             heap: None,
@@ -105,6 +110,7 @@ impl Snapshot {
             uses: None,
             touched: None,
             zones: Vec::new(),
+            begun: Instant::now(),
             spent: Duration::ZERO,
             longest: Duration::ZERO,
             notes: Vec::new(),
@@ -142,8 +148,8 @@ impl Snapshot {
         budget: &Budget,
     ) -> io::Result<Progress> {
         match &mut self.stage {
-            Stage::Allocator(since) => {
-                let waited = since.get_or_insert_with(Instant::now).elapsed();
+            Stage::Allocator => {
+                let waited = self.begun.elapsed();
                 let more = probes.heap.count(budget) == Progress::More;
                 if more && waited < PATIENCE && !probes.heap.is_fresh() {
                     return Ok(Progress::More);
@@ -229,7 +235,9 @@ impl Snapshot {
                 let ranges = identity.zones.iter().map(ZoneMapping::pages);
                 let all = std::mem::take(&mut probes.refresh_zones);
                 probes.touched.begin(ranges, all);
-                probes.sharing.begin(&self.maps, &self.layout, all);
+                let patience = PATIENCE.saturating_sub(self.begun.elapsed());
+                let membership = identity.membership;
+                probes.sharing.begin(&self.maps, &self.layout, all, membership, patience);
                 self.stage = Stage::Touched;
                 Ok(Progress::Done)
             }
@@ -251,8 +259,7 @@ impl Snapshot {
                 match self.pages.as_ref().map(|pages| probes.sharing.step(pages, budget)) {
                     Some(Ok(Progress::More)) => return Ok(Progress::More),
                     Some(Err(error)) => {
-                        let figures = "system.resident_private, resident_shared";
-                        self.notes.push(format!("{figures}: /proc/self/pagemap: {error}"));
+                        self.notes.push(format!("{SHARED}: /proc/self/pagemap: {error}"));
                     }
                     _ => {}
                 }
@@ -293,6 +300,9 @@ impl Snapshot {
         let sharing = probes.sharing.finish();
         if let Some((sharing, age)) = &sharing {
             sharing.tell(&mut system, *age);
+        } else if self.pages.is_some() && !self.notes.iter().any(|note| note.starts_with(SHARED)) {
+            self.notes
+                .push(format!("{SHARED}: there are so many pages that they are still being read"));
         }
         let stacks = self.stacks(threads);
         let lua = self.lua();

@@ -32,6 +32,8 @@ pub struct Identity {
     pub hooks: Hooks,
     /// See [`Own::bytes`].
     pub own_bytes: u64,
+    /// A number that is another one once a process of the server has started or left.
+    pub membership: u64,
     /// nginx's shared mappings.
     pub zones: Vec<ZoneMapping>,
     /// How a slab pool is laid out.

@@ -22,6 +22,9 @@ impl Sharing {
     }
 }
 
+/// The age from which on it matters how old the figures of shared pages are.
+const STALE_MS: u64 = 10_000;
+
 /// What is kept of one process.
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -92,7 +95,10 @@ pub fn unique(
         let file = system.resident_file.ok_or_else(missing)?;
         match merged.known.get(&process.pid) {
             Some(known) => {
-                sum.add(anon.saturating_sub(known.anon_shared), 0);
+                let age = system.shared_ms_ago.unwrap_or(0).saturating_add(process.age_ms);
+                // Others may have ended or written to these pages since.
+                let error = if age > STALE_MS { known.anon_shared } else { 0 };
+                sum.add(anon.saturating_sub(known.anon_shared), error);
                 sum.add(known.shmem_private, 0);
                 files.add(file, known);
             }
@@ -232,6 +238,16 @@ mod tests {
         let mut silent = told;
         silent[0] = (process(Kind::Master, 1, None, 100, 20), None);
         assert_eq!(of(&silent), Estimate { bytes: 1000 + 100 + 5 + 35 + 50 + 10, error: 50 + 10 });
+    }
+
+    #[test]
+    fn old_figures_may_be_wrong() {
+        let mut old = process(Kind::Worker, 2, Some(1), 80, 0);
+        old.system.shared_ms_ago = Some(9_000);
+        let of = |process: &Process| of(&[(process.clone(), Some(sharing(0..50, 0..0)))]);
+        assert_eq!(of(&old), Estimate { bytes: 1000 + 80, error: 0 });
+        old.age_ms = 2_000;
+        assert_eq!(of(&old), Estimate { bytes: 1000 + 80, error: 50 });
     }
 
     #[test]
