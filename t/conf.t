@@ -101,7 +101,7 @@ sub line_of {
     return $found[-1];
 }
 
-plan tests => @CASES + 3 + 10;
+plan tests => @CASES + 3 + 10 + 2;
 
 for my $case (@CASES) {
     my ($place, $text, $expected) = @$case;
@@ -165,4 +165,28 @@ for my $case (
     my @lines = grep { /^nginx: \[warn\] memstat: the location in \Q$place\E answers everybody/ } split /\n/, $said;
     my $name = ($address // 'loopback') . ": $config" =~ s/\n/ /gr;
     ok $accepted && @lines == $warned, $name or diag $said;
+}
+
+# The configuration in README works as it is pasted. Only the port is changed, and the folders that nginx
+# keeps files in.
+{
+    my $repository = "$FindBin::Bin/..";
+    my ($pasted)  = read_file("$repository/README.md") =~ /^```nginx\n(.*?)^```$/ms;
+    my ($example) = read_file("$repository/nginx-conf/minimal.conf") =~ /^(load_module .*)/ms;
+    is $pasted, $example, 'README has nginx-conf/minimal.conf';
+
+    my $t = Test::Memstat::Server->new;
+    my ($root, $port) = ($t->root, $t->port);
+    mkdir "$root/modules";
+    symlink $t->module, "$root/modules/ngx_http_memstat_module.so" or die "cannot link: $!\n";
+    my $folders = join '', "access_log logs/access.log;\n",
+        map { "${_}_temp_path temp_$_;\n" } qw(client_body proxy fastcgi uwsgi scgi);
+    open my $conf, '>', $t->conf_path or die "cannot write: $!\n";
+    print $conf "daemon off;\npid nginx.pid;\n", $pasted =~ s/:8080;/:$port;/r =~ s/^http \{\n/http {\n$folders/mr;
+    close $conf or die "cannot write: $!\n";
+    $t->start;
+    my ($worker) = process_with($t->memstat, kind => 'worker');
+    is $worker->{system}{resident}, sum(map { $_->{resident} } values %{ $worker->{breakdown} }),
+        'nginx serves with it, and its entries add up';
+    is $_, undef, 'nginx ends as told' for $t->stop;
 }

@@ -45,7 +45,7 @@ said('dpkg-deb', '-e', $deb, "$root/control");
 my $file = 'usr/share/nginx/modules-available/mod-http-memstat.conf';
 my $doc  = "usr/share/doc/$package";
 ok -s "$root/$_", "it has $_" for "usr/lib/nginx/modules/$name", map { "$doc/$_" }
-    qw(copyright changelog.Debian.gz README.Debian README.md.gz examples/minimal.conf memstat.schema.json.gz);
+    qw(copyright changelog.Debian.gz README.Debian README.md.gz doc/reading.md.gz doc/page.png examples/minimal.conf memstat.schema.json.gz);
 is read_file("$root/$file"), "load_module modules/$name;\n", "$file loads the module";
 is read_file("$root/etc/nginx/snippets/memstat.conf"), read_file("$repository/nginx-conf/memstat.conf"),
     'the location is as in the repository';

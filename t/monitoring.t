@@ -59,7 +59,7 @@ cmp_ok scalar @expressions, '>=', 20, 'expressions of the dashboard';
 my %named;
 for ([ dashboard => join ' ', @expressions ], [ alerts => Test::Memstat::read_file(FOLDER . '/alerts.yml') ],
     [ page => Test::Memstat::read_file(FOLDER . '/README.md') ],
-    [ README => Test::Memstat::read_file(FOLDER . '/../README.md') ]) {
+    [ formats => Test::Memstat::read_file(FOLDER . '/../doc/formats.md') ]) {
     my ($where, $text) = @$_;
     $named{$_}{$where} = 1 for grep { !/_$/ } $text =~ /\b(nginx_memstat_\w+)/g;
 }

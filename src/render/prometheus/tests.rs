@@ -212,11 +212,11 @@ fn any_server() {
     }
 }
 
-/// The README names every metric, and none that is not there.
+/// doc/formats.md names every metric, and none that does not exist.
 #[test]
 fn documented() {
-    let readme = include_str!("../../../README.md");
-    let section = readme.split_once("### Prometheus\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let formats = include_str!("../../../doc/formats.md");
+    let section = formats.split_once("\n## Prometheus\n").unwrap().1;
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
     let named =
         rows.flat_map(|row| row.split(['`', ',', ';', ' ']).filter(|name| !name.is_empty()));
