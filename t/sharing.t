@@ -140,3 +140,59 @@ $t->get_from($_, '/write') for $t->workers;
 takes_what_pss_says($t, 'after');
 my $after = steady($t);
 cmp_ok $after->{totals}{resident_unique}, '>', $before->{totals}{resident_unique} + 10 * MB, 'more';
+
+=== TEST 4: a large file that one worker maps
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /map {
+    content_by_lua_block {
+        local ffi = require "ffi"
+        ffi.cdef [[
+            int open(const char *, int); int ftruncate(int, long);
+            char *mmap(void *, size_t, int, int, int, long);
+        ]]
+        local fd = ffi.C.open("$TEST_NGINX_SERVER_ROOT/html/large", 0)
+        mapped = ffi.C.mmap(nil, 64 * 1048576, 1, 2, fd, 0)
+        local sum = 0
+        for at = 0, 64 * 1048576 - 1, 4096 do sum = sum + mapped[at] end
+        ngx.say(ngx.worker.pid(), " ", sum)
+    }
+}
+--- user_files eval
+">>> large\n" . 'x' x (64 * ::MB)
+--- perl
+$t->get('/map');
+takes_what_pss_says($t, 'with the file', $t->fresh('/memstat'));
+cmp_ok steady($t)->{totals}{resident_unique}, '>', 64 * MB, 'it is there';
+
+=== TEST 5: shared memory that no process has in its page tables
+--- main_config
+worker_processes 1;
+--- http_config
+lua_shared_dict dict 32m;
+--- config
+location /memstat { memstat; }
+location /fill {
+    content_by_lua_block {
+        for i = 1, 20000 do ngx.shared.dict:set(i, string.rep("x", 1000)) end
+        ngx.say(ngx.worker.pid())
+    }
+}
+--- perl
+SKIP: {
+    skip 'only root may read the smaps of all processes', 3 if $>;
+    $t->get('/fill');
+    my ($worker) = $t->workers;
+    kill 'KILL', $worker;
+    $t->wait_for('another worker', 10, sub { my @now = $t->workers; @now == 1 && $now[0] != $worker });
+    my $totals = steady($t)->{totals};
+    my $pss    = rollup($t->master, children($t->master));
+    cmp_ok $pss->{Pss_Shmem}, '<', 2 * MB, 'the kernel divides no pages that nobody has';
+    cmp_ok $totals->{shared_memory}, '>', 20 * MB, 'they are in RAM all the same';
+    near $totals->{resident_unique} - $totals->{shared_memory}, $pss->{Pss} - $pss->{Pss_Shmem},
+        0.05 * $pss->{Pss}, 'and count as what the server takes';
+}
+--- error_log
+exited on signal 9

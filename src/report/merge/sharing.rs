@@ -146,39 +146,40 @@ struct Files {
     private: u64,
     /// Resident pages of the processes that did not publish.
     unknown: u64,
-    /// Resident pages of all that published.
-    resident: u64,
-    /// Resident pages of those whose `Pss_File` is known, and the sum of these.
+    /// Pages that several processes map, counted in each process that published.
+    several: u64,
+    /// The same in those whose `Pss_File` is known, and what that makes of them.
     divided: (u64, u64),
 }
 
 impl Files {
     fn add(&mut self, resident: u64, known: &Known) {
+        let several = resident.saturating_sub(known.file_private);
         self.private = self.private.saturating_add(known.file_private);
-        self.resident = self.resident.saturating_add(resident);
+        self.several = self.several.saturating_add(several);
         if let Some(pss) = known.pss_file {
-            self.divided.0 = self.divided.0.saturating_add(resident);
-            self.divided.1 = self.divided.1.saturating_add(pss);
+            self.divided.0 = self.divided.0.saturating_add(several);
+            self.divided.1 = self.divided.1.saturating_add(pss.saturating_sub(known.file_private));
         }
     }
 
     /// All of them, `shared` being the pages that several processes map.
     fn finish(self, shared: Estimate) -> Estimate {
-        let Files { private, unknown, resident, divided } = self;
-        let whole = private.saturating_add(shared.bytes);
+        let Files { private, unknown, several, divided } = self;
         let (of, pss) = (u128::from(divided.0), u128::from(divided.1));
         // Where the kernel's own division is known of some, it stands for the others.
-        let part = pss.saturating_mul(resident.into()).checked_div(of);
-        let part = part.and_then(|part| u64::try_from(part).ok()).filter(|part| *part < whole);
+        let part = pss.saturating_mul(several.into()).checked_div(of);
+        let part =
+            part.and_then(|part| u64::try_from(part).ok()).filter(|part| *part < shared.bytes);
         let error = match part {
-            Some(_) if divided.0 == resident => 0,
-            Some(part) => whole.saturating_sub(part),
+            Some(_) if divided.0 == several => 0,
+            Some(part) => shared.bytes.saturating_sub(part),
             // Other programs may map all that is shared, too.
             None => shared.bytes.saturating_add(shared.error),
         };
         // Some of the pages of who did not publish are among those of the others.
         Estimate {
-            bytes: part.unwrap_or(whole).saturating_add(unknown / 2),
+            bytes: private.saturating_add(part.unwrap_or(shared.bytes)).saturating_add(unknown / 2),
             error: error.saturating_add(unknown.div_ceil(2)),
         }
     }
@@ -273,6 +274,10 @@ mod tests {
         let mut some = all.clone();
         some[1].1 = Some(sharing(0..0, 0..100));
         assert_eq!(of(&some), Estimate { bytes: 1000 + 50, error: 50 });
+        // What one of them maps alone is not divided.
+        let large = Sharing { file_private: 7000, ..sharing(0..0, 0..100) };
+        some[1] = (process(Kind::Worker, 3, Some(1), 0, 7100), Some(large));
+        assert_eq!(of(&some), Estimate { bytes: 1000 + 50 + 7000, error: 50 });
         let nobody = [(all[0].0.clone(), Some(sharing(0..0, 0..100)))];
         assert_eq!(of(&nobody), Estimate { bytes: 1000 + 100, error: 100 });
     }
