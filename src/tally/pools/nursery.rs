@@ -47,7 +47,7 @@
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::{least_size, size_class};
+use super::creators::{least_size, size_class};
 
 /// Places for pools.
 const PLACES: usize = 512;

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use super::creators::{least_size, CREATORS};
 use super::*;
 use crate::report::sample::Random;
 
@@ -298,7 +299,6 @@ fn ten_thousand_pools_take_little() {
     }
     pools.settle();
     assert_eq!(pools.live().count(), 10_000);
-    let creators = pools.creators.capacity() * size_of::<Creator>();
-    let bytes = pools.live().bytes() + creators + PLACES * size_of::<u16>() + size_of::<Nursery>();
+    let bytes = pools.live().bytes() + pools.creators.bytes() + size_of::<Nursery>();
     assert!(bytes <= 242 * 1024, "{bytes}");
 }
