@@ -8,6 +8,7 @@
 
 mod arenas;
 mod count;
+mod counting;
 mod elf;
 mod ffi;
 mod mapped;
@@ -18,7 +19,7 @@ mod calibrate;
 mod direct;
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
@@ -35,71 +36,13 @@ use arenas::{Held, Reader, State};
 #[cfg(test)]
 pub use ffi::told;
 pub use ffi::version;
+#[cfg(test)]
 pub use ffi::Told;
 
 use crate::abi::glibc::Mmapped;
-use count::{Count, Place};
+use counting::Counting;
 use ffi::Functions;
 use mapped::Finder;
-use walk::Stop;
-
-/// The most that reading malloc's lists of free chunks may take: it cannot be resumed, because the
-/// lists change in between.
-const LISTS_TIME: Duration = Duration::from_micros(500);
-/// The most that a count may take, over all its steps.
-const MOST_WORK: Duration = Duration::from_secs(2);
-/// The pause after a count, as a multiple of what its steps took: counting takes 10 % of
-/// the event loop at most.
-const PAUSE: u32 = 10;
-/// A count that takes no longer is taken for every snapshot.
-const CHEAP: Duration = Duration::from_millis(1);
-/// Figures of a longer ago are waited for.
-const FRESH: Duration = Duration::from_secs(2);
-/// Figures of a longer ago are said to be old.
-const OLD: Duration = Duration::from_secs(5);
-
-/// Figures that belong together.
-#[derive(Debug, Clone, Copy)]
-struct Figures {
-    free: usize,
-    in_use: Option<usize>,
-    reserved: Option<usize>,
-    mmapped: Option<usize>,
-    at: Instant,
-    /// How long the count took, where they are not of one moment.
-    over: Duration,
-    /// The process they are of.
-    pid: u32,
-}
-
-impl Figures {
-    fn of(told: &Told) -> Figures {
-        Figures {
-            free: told.fordblks,
-            in_use: told.uordblks.checked_add(told.hblkhd),
-            reserved: told.arena.checked_add(told.hblkhd),
-            mmapped: Some(told.hblkhd),
-            at: Instant::now(),
-            over: Duration::ZERO,
-            pid: std::process::id(),
-        }
-    }
-
-    /// What was counted just now, with the blocks that have a mapping of their own.
-    fn counted(count: &Count, mmapped: Option<Mmapped>) -> Figures {
-        let used = count.system.checked_sub(count.free);
-        let mmapped = mmapped.map(|mmapped| mmapped.bytes);
-        Figures {
-            free: count.free,
-            in_use: used.zip(mmapped).and_then(|(used, mmapped)| used.checked_add(mmapped)),
-            reserved: mmapped.and_then(|mmapped| count.system.checked_add(mmapped)),
-            mmapped,
-            at: Instant::now(),
-            over: if count.swept { count.begun.elapsed() } else { Duration::ZERO },
-            pid: std::process::id(),
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -118,21 +61,8 @@ pub struct Glibc {
     heap_start: usize,
     /// Whether the mappings of the heap had no hole when they were read last.
     heap_is_whole: bool,
-    /// [`LISTS_TIME`], but for tests.
-    pub(super) lists_time: Duration,
-    /// [`PAUSE`], but for tests.
-    pub(super) pause: u32,
-    /// [`OLD`], but for tests.
-    pub(super) old: Duration,
-    /// The count under way, and the process that counts.
-    count: Option<(Count, u32)>,
-    /// What the last count took, and when it ended.
-    counted: Option<(Duration, Instant)>,
-    /// Why it gave no figures.
-    failed: Option<Stop>,
-    /// Whether the first arena had many free chunks.
-    many: bool,
-    last: Option<Figures>,
+    /// When free chunks are counted, and the last totals.
+    pub(super) counting: Counting,
     finder: Finder,
     stage: Stage,
     now: Now,
@@ -165,14 +95,7 @@ impl Glibc {
             state: calibration.state,
             heap_start: calibration.heap_start,
             heap_is_whole: false,
-            lists_time: LISTS_TIME,
-            pause: PAUSE,
-            old: OLD,
-            count: None,
-            counted: None,
-            failed: None,
-            many: false,
-            last: calibration.told.as_ref().map(Figures::of),
+            counting: Counting::new(calibration.told.as_ref()),
             finder: Finder::default(),
             stage: Stage::Done,
             now: Now::default(),
@@ -181,54 +104,20 @@ impl Glibc {
 
     /// Whether a count is under way in this process.
     pub fn is_counting(&self) -> bool {
-        self.count.as_ref().is_some_and(|(_, pid)| *pid == std::process::id())
+        self.counting.is_under_way()
     }
 
-    /// Whether the last figures will do while a new count is under way: one that takes long.
+    /// Whether the last figures will do while a new count is under way.
     pub fn is_fresh(&self) -> bool {
-        if self.counted.is_none_or(|(work, _)| work <= CHEAP) {
-            return false;
-        }
-        let mine = self.last.filter(|last| last.pid == std::process::id());
-        mine.is_some_and(|last| last.at.elapsed() < FRESH)
+        self.counting.is_fresh()
     }
 
     /// Counts what is free, if the last figures call for that; goes on with a count under way.
     pub fn count(&mut self, budget: &Budget) -> Progress {
-        let pid = std::process::id();
-        self.count.take_if(|(_, counts)| *counts != pid);
-        self.last.take_if(|last| last.pid != pid);
-        let pause = self.pause;
-        let rests = |(work, at): (Duration, Instant)| work > CHEAP && at.elapsed() < work * pause;
-        if self.count.is_none() && self.last.is_some() && self.counted.is_some_and(rests) {
-            return Progress::Done;
-        }
-        let Ok((state, reader)) = &mut self.state else { return Progress::Done };
-        let begin = || (Count::begin(state, self.many), pid);
-        let (count, _) = self.count.get_or_insert_with(begin);
         let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
-        let place = Place { state, heap, lists: self.lists_time };
-        let begun = cpu_time();
-        let done = if self.functions.single_threaded() && self.heap_is_whole {
-            direct::step(count, reader, &place, budget)
-        } else {
-            count.step(reader, &Own, &place, budget)
-        };
-        count.work += cpu_time().saturating_sub(begun);
-        self.failed = match done {
-            Ok(Progress::More) if count.work < MOST_WORK => return Progress::More,
-            Ok(Progress::More) => Some(Stop::TooMany),
-            Err(stop) => Some(stop),
-            Ok(Progress::Done) => {
-                let mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
-                self.last = Some(Figures::counted(count, mmapped));
-                None
-            }
-        };
-        self.many = count.many;
-        self.counted = Some((count.work, Instant::now()));
-        self.count = None;
-        Progress::Done
+        let alone = self.functions.single_threaded() && self.heap_is_whole;
+        let Ok((state, reader)) = &mut self.state else { return Progress::Done };
+        self.counting.step(state, reader, heap, alone, budget)
     }
 
     /// Starts a measurement.
@@ -322,8 +211,10 @@ impl Glibc {
                 }
             },
         }
-        let last = self.last.filter(|last| last.pid == std::process::id());
-        notes.extend(self.doubt(last.as_ref()));
+        let last = self.counting.last();
+        if self.state.is_ok() {
+            notes.extend(self.counting.doubt());
+        }
         let millis = |time: Duration| time.as_millis() as u64;
         let size = |size: usize| size as u64;
         let reserved =
@@ -350,28 +241,6 @@ impl Glibc {
         }
     }
 
-    /// Why the figures are missing or old.
-    fn doubt(&self, last: Option<&Figures>) -> Option<String> {
-        let age = last.map(|last| last.at.elapsed());
-        if self.state.is_err() || age.is_some_and(|age| age < self.old) {
-            return None;
-        }
-        let which = match age {
-            Some(age) => format!("reserved, in_use, free and mmapped are {} s old", age.as_secs()),
-            None => "in_use and free are not known".to_owned(),
-        };
-        let why = match self.failed {
-            _ if self.is_counting() => "a new count is under way",
-            Some(Stop::TooMany) => "there are more chunks than can be counted",
-            Some(Stop::Broken) => "the heap changed while its free chunks were counted",
-            Some(Stop::Unreadable) => {
-                "the system does not allow process_vm_readv on the own process"
-            }
-            None => "they are counted again at the next request",
-        };
-        Some(format!("glibc: {which}: {why}"))
-    }
-
     /// Asks malloc itself, however long that takes: for an explicit query only.
     pub fn refresh_full(&mut self) {
         let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
@@ -380,10 +249,7 @@ impl Glibc {
         let begun = cpu_time();
         let told = self.functions.told().filter(|_| self.functions.wide());
         let Some(told) = told else { return };
-        self.last = Some(Figures::of(&told));
-        (self.count, self.failed) = (None, None);
-        let work = cpu_time().saturating_sub(begun);
-        self.counted = Some((work, Instant::now()));
+        self.counting.replace(&told, cpu_time().saturating_sub(begun));
         let says = Mmapped { count: told.hblks, bytes: told.hblkhd };
         if let (true, Ok((state, _))) = (before == mmapped(), &mut self.state) {
             // The counts were found by what was in them; here is a second opinion.

@@ -16,182 +16,27 @@
 //! it goes on in its place.
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+mod lane;
+mod window;
 
 use super::walk::Stop;
-use crate::abi::glibc::{Header, ALIGNMENT, BACKWARD, FORWARD, MIN_CHUNK};
+use crate::abi::glibc::ALIGNMENT;
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::Memory;
+pub use lane::Extent;
+use lane::{Lane, TRAIL};
+use window::Window;
 
 /// Chunks of a walk between two places that it remembers.
 const PIECE: usize = 32;
-/// Places that are remembered: every piece of the last ones, ever fewer of earlier ones.
-const MARKS: usize = 32;
 /// Walks side by side.
 const LANES: usize = 16;
 /// What is shorter is walked alone.
 const SHORT: usize = 1 << 20;
-/// Chunks in front of a place that must be the same.
-const TRAIL: usize = 8;
-/// Bytes that are read at once where chunks are small.
-const WINDOW: usize = 32 << 10;
 /// How often the walk may go back.
 const MOST_SETBACKS: usize = 4096;
 /// How often it may find the same place broken.
 const MOST_TRIES: usize = 3;
-
-/// Where an arena's chunks are.
-#[derive(Debug, Clone, Default)]
-pub struct Extent {
-    /// From the first chunk to the end of what can be read, in the order in which they were made.
-    pub parts: Vec<Range<usize>>,
-    /// The topmost chunk, in the last part.
-    pub top: usize,
-}
-
-/// The sizes of the chunks in front of a place.
-#[derive(Debug, Clone, Copy, Default)]
-struct Trail {
-    sizes: [usize; TRAIL],
-    pushed: usize,
-}
-
-impl Trail {
-    fn push(&mut self, size: usize) {
-        if let Some(place) = self.sizes.get_mut(self.pushed % TRAIL) {
-            *place = size;
-        }
-        self.pushed = self.pushed.wrapping_add(1);
-    }
-
-    /// The size of the chunk right in front; 0 at the start of a part.
-    fn last(&self) -> usize {
-        let last = self.pushed.checked_sub(1);
-        last.and_then(|last| self.sizes.get(last % TRAIL)).copied().unwrap_or(0)
-    }
-
-    fn is_whole(&self) -> bool {
-        self.pushed >= TRAIL
-    }
-
-    /// The sizes, by address.
-    fn kept(&self) -> impl Iterator<Item = usize> + '_ {
-        let from = self.pushed.saturating_sub(TRAIL);
-        (from..self.pushed).filter_map(|i| self.sizes.get(i % TRAIL).copied())
-    }
-
-    /// Whether headers are too far apart to read what is between them.
-    fn is_sparse<M: Memory>(&self) -> bool {
-        M::BULK == 0 || self.bytes() / TRAIL > M::BULK
-    }
-
-    fn bytes(&self) -> usize {
-        self.sizes.iter().fold(0usize, |sum, size| sum.saturating_add(*size))
-    }
-}
-
-/// Where the walk is, or has been.
-#[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    part: usize,
-    at: usize,
-    trail: Trail,
-    /// Free bytes and chunks so far, but for the chunk right in front.
-    free: usize,
-    chunks: usize,
-}
-
-/// One of the walks side by side.
-struct Lane {
-    start: Place,
-    /// Where the next one starts; the last one goes on to the end.
-    end: Option<usize>,
-    place: Place,
-    marks: Vec<Place>,
-    /// Where the walk failed last, and how often.
-    broken: (usize, usize),
-    done: bool,
-    /// Free bytes, once it is done.
-    total: usize,
-}
-
-impl Lane {
-    fn begin(&mut self, start: Place) {
-        (self.start, self.place) = (start, start);
-        self.marks.clear();
-        (self.end, self.broken, self.done, self.total) = (None, (0, 0), false, 0);
-    }
-
-    /// Counts the chunk in front and goes on to the next one.
-    fn advance<M: Memory>(
-        &mut self,
-        memory: &M,
-        window: &mut Window,
-        extent: &Extent,
-    ) -> Result<(), Stop> {
-        let place = &mut self.place;
-        let part = extent.parts.get(place.part).ok_or(Stop::Broken)?;
-        let has_top = part.contains(&extent.top);
-        let end = if has_top { extent.top } else { part.end };
-        let header = window.header(memory, place.at, part.end, place.trail.is_sparse::<M>())?;
-        let mut free = place.free;
-        if !header.previous_in_use() && place.at != self.start.at {
-            let last = place.trail.last();
-            if last == 0 || header.previous_size() != last {
-                return Err(Stop::Broken);
-            }
-            free = free.checked_add(last).ok_or(Stop::Broken)?;
-        }
-        let chunks = place.chunks + usize::from(free != place.free);
-        let size = header.size();
-        let is_top = has_top && place.at == end;
-        // All parts but the last end with a header that is no chunk's.
-        if is_top || (!has_top && size < MIN_CHUNK) {
-            let at = extent.parts.get(place.part + 1).map(|next| next.start);
-            match at {
-                Some(at) => {
-                    let part = place.part + 1;
-                    *place = Place { part, at, trail: Trail::default(), free, chunks };
-                }
-                None => {
-                    let top = if is_top { size } else { 0 };
-                    self.total = free.checked_add(top).ok_or(Stop::Broken)?;
-                    self.done = self.end.is_none();
-                }
-            }
-            return Ok(());
-        }
-        if self.end == Some(place.at) {
-            (self.total, self.done) = (free, true);
-            return Ok(());
-        }
-        let next = place.at.checked_add(size).filter(|next| *next <= end);
-        let good = size >= MIN_CHUNK && size % ALIGNMENT == 0 && !header.mapped();
-        place.at = next.filter(|_| good).ok_or(Stop::Broken)?;
-        (place.free, place.chunks) = (free, chunks);
-        place.trail.push(size);
-        memory.ahead(place.at);
-        Ok(())
-    }
-
-    /// Whether it has passed the start of the next one, where no chunk starts any more.
-    fn is_past_end(&self, extent: &Extent) -> bool {
-        let past = |end| self.place.at > end || self.place.at == extent.top;
-        !self.done && self.end.is_some_and(past)
-    }
-
-    /// Remembers the place.
-    fn mark(&mut self) {
-        if self.marks.len() >= MARKS {
-            let mut i = 0usize;
-            self.marks.retain(|_| {
-                i += 1;
-                i > MARKS / 2 || i % 2 == 0
-            });
-        }
-        self.marks.push(self.place);
-    }
-}
 
 /// A walk, and its buffers: made once, so that a walk allocates nothing.
 pub struct Sweep {
@@ -207,20 +52,11 @@ pub struct Sweep {
 
 impl Default for Sweep {
     fn default() -> Self {
-        let lane = || Lane {
-            start: Place::default(),
-            end: None,
-            place: Place::default(),
-            marks: Vec::with_capacity(MARKS),
-            broken: (0, 0),
-            done: true,
-            total: 0,
-        };
         Sweep {
-            lanes: std::iter::repeat_with(lane).take(LANES).collect(),
+            lanes: std::iter::repeat_with(Lane::default).take(LANES).collect(),
             used: 0,
             placed: false,
-            window: Window { bytes: vec![0; WINDOW], start: 0, length: 0 },
+            window: Window::default(),
             visits: 0,
             setbacks: 0,
         }
@@ -232,7 +68,7 @@ impl Sweep {
     pub fn begin(&mut self, extent: &Extent, visits: usize) {
         let at = extent.parts.first().map_or(0, |part| part.start);
         if let Some(first) = self.lanes.first_mut() {
-            first.begin(Place { at, ..Place::default() });
+            first.begin(at);
         }
         (self.used, self.placed) = (1, false);
         (self.visits, self.setbacks) = (visits, 0);
@@ -259,7 +95,7 @@ impl Sweep {
         extent: &Extent,
         budget: &Budget,
     ) -> Result<Progress, Stop> {
-        self.window.length = 0;
+        self.window.forget();
         if !std::mem::replace(&mut self.placed, true) && M::BULK == 0 {
             self.place_lanes(memory, extent);
         }
@@ -271,7 +107,7 @@ impl Sweep {
         while i < self.used {
             let Some(lane) = self.lanes.get(i) else { break };
             let (start, place, done) = (lane.start, lane.place, lane.done);
-            if !done && !self.holds(memory, extent, &start, &place)? {
+            if !done && !place.holds(&start, memory, &mut self.window, extent)? {
                 i = self.set_back(i, memory, extent)?;
             }
             i += 1;
@@ -339,14 +175,14 @@ impl Sweep {
             let start = lane.start;
             while let Some(mark) = self.lanes.get_mut(i).and_then(|lane| lane.marks.pop()) {
                 self.visits = self.visits.checked_sub(TRAIL).ok_or(Stop::TooMany)?;
-                if self.holds(memory, extent, &start, &mark)? {
+                if mark.holds(&start, memory, &mut self.window, extent)? {
                     if let Some(lane) = self.lanes.get_mut(i) {
                         lane.place = mark;
                     }
                     return Ok(i);
                 }
             }
-            if self.holds(memory, extent, &start, &start)? {
+            if start.holds(&start, memory, &mut self.window, extent)? {
                 if let Some(lane) = self.lanes.get_mut(i) {
                     lane.place = start;
                 }
@@ -356,7 +192,7 @@ impl Sweep {
             i = i.checked_sub(1).ok_or(Stop::Broken)?;
             let Some(lane) = self.lanes.get(i) else { return Err(Stop::Broken) };
             let (start, place) = (lane.start, lane.place);
-            if self.holds(memory, extent, &start, &place)? {
+            if place.holds(&start, memory, &mut self.window, extent)? {
                 return Ok(i);
             }
         }
@@ -374,35 +210,6 @@ impl Sweep {
         }
     }
 
-    /// Whether a chunk still starts at a place of the walk that began at `start`.
-    fn holds<M: Memory>(
-        &mut self,
-        memory: &M,
-        extent: &Extent,
-        start: &Place,
-        place: &Place,
-    ) -> Result<bool, Stop> {
-        let Some(part) = extent.parts.get(place.part) else { return Ok(false) };
-        let end = if part.contains(&extent.top) { extent.top } else { part.end };
-        let Some(mut at) = place.at.checked_sub(place.trail.bytes()) else { return Ok(false) };
-        if at < part.start || place.at > end {
-            return Ok(false);
-        }
-        let is_start = || at == part.start || (at == start.at && linked(memory, at));
-        if !place.trail.is_whole() && !is_start() {
-            return Ok(false);
-        }
-        let sparse = place.trail.is_sparse::<M>();
-        for size in place.trail.kept() {
-            match self.window.header(memory, at, part.end, sparse) {
-                Ok(header) if header.size() == size => at += size,
-                Ok(_) | Err(Stop::Broken) => return Ok(false),
-                Err(stop) => return Err(stop),
-            }
-        }
-        Ok(true)
-    }
-
     /// Places further walks in an arena of one part, evenly.
     fn place_lanes<M: Memory>(&mut self, memory: &M, extent: &Extent) {
         let [part] = &extent.parts[..] else { return };
@@ -418,78 +225,11 @@ impl Sweep {
             let Some(last) = last.filter(|last| last.start.at < at) else { continue };
             last.end = Some(at);
             if let Some(lane) = self.lanes.get_mut(next) {
-                lane.begin(Place { at, ..Place::default() });
+                lane.begin(at);
                 self.used += 1;
             }
         }
-        self.window.length = 0;
-    }
-}
-
-/// Whether there is a free chunk at the address, in one of malloc's lists.
-fn linked(memory: &impl Memory, at: usize) -> bool {
-    let read = |at: usize, offset: usize| {
-        let mut bytes = [0u8; 8];
-        memory.read(at.checked_add(offset)?, &mut bytes).ok()?;
-        Some(usize::from_ne_bytes(bytes))
-    };
-    let points_back = |link: usize, back: usize| {
-        let other = read(at, link)?;
-        (other % ALIGNMENT == 0 && read(other, back)? == at).then_some(())
-    };
-    points_back(FORWARD, BACKWARD).and_then(|()| points_back(BACKWARD, FORWARD)).is_some()
-}
-
-/// A copy of a piece of the arena.
-struct Window {
-    bytes: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl Window {
-    /// The header at an address; where headers are not sparse, what follows is read with it.
-    fn header<M: Memory>(
-        &mut self,
-        memory: &M,
-        at: usize,
-        end: usize,
-        sparse: bool,
-    ) -> Result<Header, Stop> {
-        let known = at.checked_sub(self.start).and_then(|from| {
-            let to = from.checked_add(Header::SIZE).filter(|to| *to <= self.length)?;
-            self.bytes.get(from..to)
-        });
-        if let Some(bytes) = known {
-            return Ok(Header::of(bytes));
-        }
-        let room = end.checked_sub(at).ok_or(Stop::Broken)?;
-        let length = if sparse { Header::SIZE } else { WINDOW };
-        let into = self.bytes.get_mut(..length.min(room)).ok_or(Stop::Broken)?;
-        if into.len() < Header::SIZE {
-            return Err(Stop::Broken);
-        }
-        (self.start, self.length) = (at, 0);
-        memory.read(at, into).map_err(Stop::of)?;
-        self.length = into.len();
-        Ok(Header::of(into))
-    }
-    /// A free chunk not far behind an address where none need start.
-    fn find_free<M: Memory>(&mut self, memory: &M, from: usize, end: usize) -> Option<usize> {
-        let room = end.checked_sub(from)?;
-        let into = self.bytes.get_mut(..WINDOW.min(room))?;
-        memory.read(from, into).ok()?;
-        (0..into.len()).step_by(ALIGNMENT).map_while(|at| Some((at, into.get(at..)?))).find_map(
-            |(at, bytes)| {
-                let size = Header::of(bytes).size();
-                let next = Header::of(bytes.get(size..)?);
-                let is_free = size >= MIN_CHUNK
-                    && size % ALIGNMENT == 0
-                    && !next.previous_in_use()
-                    && next.previous_size() == size;
-                Some(from + at).filter(|at| is_free && linked(memory, *at))
-            },
-        )
+        self.window.forget();
     }
 }
 

@@ -19,8 +19,8 @@ fn slices() -> Budget {
 /// limit of chunks is left.
 fn patient() -> HeapProbe {
     let mut probe = HeapProbe::new();
-    glibc(&mut probe).lists_time = Duration::from_secs(10);
-    glibc(&mut probe).pause = 0;
+    glibc(&mut probe).counting.lists_time = Duration::from_secs(10);
+    glibc(&mut probe).counting.pause = 0;
     probe
 }
 
@@ -214,7 +214,7 @@ fn refused(probe: &mut HeapProbe) {
     let after = read(probe);
     assert_eq!((after.reserved, after.free), (before.reserved, before.free));
     assert!(after.measured_ms_ago.unwrap() >= 20);
-    glibc(probe).old = Duration::ZERO;
+    glibc(probe).counting.old = Duration::ZERO;
     let (reading, _, _) = measure(probe, slices);
     assert!(reading.notes.iter().any(|note| note.contains("s old: the system does not allow")));
     // SAFETY: the process has one thread.
@@ -235,7 +235,7 @@ fn old(probe: &mut HeapProbe) {
     let before = agrees(probe).allocator;
     let kept = fragment(100_000, 1100);
     let (probe, slice) = (glibc(probe), Budget::new(Duration::ZERO));
-    probe.lists_time = Duration::ZERO;
+    probe.counting.lists_time = Duration::ZERO;
     // A count is begun, and not waited for.
     assert_eq!(probe.count(&slice), Progress::More);
     let read = |probe: &mut Glibc| {
@@ -247,7 +247,7 @@ fn old(probe: &mut HeapProbe) {
     let figures = |a: &Allocator| (a.reserved, a.in_use, a.free, a.mmapped);
     assert_eq!(figures(&reading.allocator), figures(&before), "of one moment together");
     assert!(!reading.notes.iter().any(|note| note.contains(" s old: ")));
-    probe.old = Duration::ZERO;
+    probe.counting.old = Duration::ZERO;
     let reading = read(probe);
     assert!(reading.notes.iter().any(|note| note.contains("s old: a new count is under way")));
     let mut steps = 1;
@@ -259,7 +259,7 @@ fn old(probe: &mut HeapProbe) {
     assert!(after.free.unwrap() > before.free.unwrap() + 100_000_000);
     assert_eq!(after.reserved, Some(after.free.unwrap() + after.in_use.unwrap()));
     // It rests now.
-    probe.pause = 1000;
+    probe.counting.pause = 1000;
     assert_eq!(probe.count(&Budget::unlimited()), Progress::Done);
     assert_eq!(figures(&read(probe).allocator), figures(&after));
     drop(black_box(kept));
@@ -270,7 +270,7 @@ fn bench(probe: &mut HeapProbe) {
     let start = Instant::now();
     *probe = HeapProbe::new();
     println!("new: {:?}", start.elapsed());
-    glibc(probe).pause = 0;
+    glibc(probe).counting.pause = 0;
     measure(probe, slices);
     for alone in [true, false] {
         for size in [1100, 64, 4000] {

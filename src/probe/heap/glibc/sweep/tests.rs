@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
+use crate::abi::glibc::{BACKWARD, FORWARD, MIN_CHUNK};
 use crate::report::sample::Random;
 use crate::sys::memory::Record;
 

@@ -1,0 +1,204 @@
+//! When malloc's free chunks are counted, and the totals of the last count.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::arenas::{self, Reader, State};
+use super::count::{Count, Place};
+use super::direct;
+use super::ffi::Told;
+use super::walk::Stop;
+use crate::abi::glibc::Mmapped;
+use crate::budget::{Budget, Progress};
+use crate::probe::heap::pace::cpu_time;
+use crate::sys::memory::Own;
+
+/// The most that reading malloc's lists of free chunks may take: it cannot be resumed, because the
+/// lists change in between.
+const LISTS_TIME: Duration = Duration::from_micros(500);
+/// The most that a count may take, over all its steps.
+const MOST_WORK: Duration = Duration::from_secs(2);
+/// The pause after a count, as a multiple of what its steps took: counting takes 10 % of
+/// the event loop at most.
+const PAUSE: u32 = 10;
+/// A count that takes no longer is taken for every snapshot.
+const CHEAP: Duration = Duration::from_millis(1);
+/// Figures of a longer ago are waited for.
+const FRESH: Duration = Duration::from_secs(2);
+/// Figures of a longer ago are said to be old.
+const OLD: Duration = Duration::from_secs(5);
+
+/// Totals of one count, or of one answer of malloc's.
+#[derive(Debug, Clone, Copy)]
+pub struct Totals {
+    /// Free bytes.
+    pub free: usize,
+    /// Bytes in use, where all parts of the sum are known.
+    pub in_use: Option<usize>,
+    /// Bytes that malloc has from the system.
+    pub reserved: Option<usize>,
+    /// Bytes of the blocks with a mapping of their own.
+    pub mmapped: Option<usize>,
+    /// When they were counted.
+    pub at: Instant,
+    /// How long the count took, where they are not of one moment.
+    pub over: Duration,
+    /// The process they are of.
+    pid: u32,
+}
+
+impl Totals {
+    fn of(told: &Told) -> Totals {
+        Totals {
+            free: told.fordblks,
+            in_use: told.uordblks.checked_add(told.hblkhd),
+            reserved: told.arena.checked_add(told.hblkhd),
+            mmapped: Some(told.hblkhd),
+            at: Instant::now(),
+            over: Duration::ZERO,
+            pid: std::process::id(),
+        }
+    }
+
+    /// What was counted just now, with the blocks that have a mapping of their own.
+    fn counted(count: &Count, mmapped: Option<Mmapped>) -> Totals {
+        let used = count.system.checked_sub(count.free);
+        let mmapped = mmapped.map(|mmapped| mmapped.bytes);
+        Totals {
+            free: count.free,
+            in_use: used.zip(mmapped).and_then(|(used, mmapped)| used.checked_add(mmapped)),
+            reserved: mmapped.and_then(|mmapped| count.system.checked_add(mmapped)),
+            mmapped,
+            at: Instant::now(),
+            over: if count.swept { count.begun.elapsed() } else { Duration::ZERO },
+            pid: std::process::id(),
+        }
+    }
+}
+
+/// The count under way, and what is known of the last one.
+pub struct Counting {
+    /// [`LISTS_TIME`], but for tests.
+    pub lists_time: Duration,
+    /// [`PAUSE`], but for tests.
+    pub pause: u32,
+    /// [`OLD`], but for tests.
+    pub old: Duration,
+    /// The count under way, and the process that counts.
+    count: Option<(Count, u32)>,
+    /// What the last count took, and when it ended.
+    counted: Option<(Duration, Instant)>,
+    /// Why it gave no figures.
+    failed: Option<Stop>,
+    /// Whether the first arena had many free chunks.
+    many: bool,
+    last: Option<Totals>,
+}
+
+impl Counting {
+    /// Begins with malloc's own answer, if there is one.
+    pub fn new(told: Option<&Told>) -> Counting {
+        Counting {
+            lists_time: LISTS_TIME,
+            pause: PAUSE,
+            old: OLD,
+            count: None,
+            counted: None,
+            failed: None,
+            many: false,
+            last: told.map(Totals::of),
+        }
+    }
+
+    /// The totals of the last count in this process.
+    pub fn last(&self) -> Option<Totals> {
+        self.last.filter(|last| last.pid == std::process::id())
+    }
+
+    /// Takes malloc's own answer in place of a count; `work` is the processor time it took.
+    pub fn replace(&mut self, told: &Told, work: Duration) {
+        self.last = Some(Totals::of(told));
+        (self.count, self.failed) = (None, None);
+        self.counted = Some((work, Instant::now()));
+    }
+
+    /// Whether a count is under way in this process.
+    pub fn is_under_way(&self) -> bool {
+        self.count.as_ref().is_some_and(|(_, pid)| *pid == std::process::id())
+    }
+
+    /// Whether the last figures will do while a new count is under way: one that takes long.
+    pub fn is_fresh(&self) -> bool {
+        if self.counted.is_none_or(|(work, _)| work <= CHEAP) {
+            return false;
+        }
+        self.last().is_some_and(|last| last.at.elapsed() < FRESH)
+    }
+
+    /// Counts what is free, if the last figures call for that; goes on with a count under way. The
+    /// first arena lies in `heap`, which is read directly where this thread is `alone`.
+    pub fn step(
+        &mut self,
+        state: &State,
+        reader: &mut Reader,
+        heap: Range<usize>,
+        alone: bool,
+        budget: &Budget,
+    ) -> Progress {
+        let pid = std::process::id();
+        self.count.take_if(|(_, counts)| *counts != pid);
+        self.last.take_if(|last| last.pid != pid);
+        let pause = self.pause;
+        let rests = |(work, at): (Duration, Instant)| work > CHEAP && at.elapsed() < work * pause;
+        if self.count.is_none() && self.last.is_some() && self.counted.is_some_and(rests) {
+            return Progress::Done;
+        }
+        let begin = || (Count::begin(state, self.many), pid);
+        let (count, _) = self.count.get_or_insert_with(begin);
+        let place = Place { state, heap, lists: self.lists_time };
+        let begun = cpu_time();
+        let done = if alone {
+            direct::step(count, reader, &place, budget)
+        } else {
+            count.step(reader, &Own, &place, budget)
+        };
+        count.work += cpu_time().saturating_sub(begun);
+        self.failed = match done {
+            Ok(Progress::More) if count.work < MOST_WORK => return Progress::More,
+            Ok(Progress::More) => Some(Stop::TooMany),
+            Err(stop) => Some(stop),
+            Ok(Progress::Done) => {
+                let mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
+                self.last = Some(Totals::counted(count, mmapped));
+                None
+            }
+        };
+        self.many = count.many;
+        self.counted = Some((count.work, Instant::now()));
+        self.count = None;
+        Progress::Done
+    }
+
+    /// Why the figures are missing or old.
+    pub fn doubt(&self) -> Option<String> {
+        let age = self.last().map(|last| last.at.elapsed());
+        if age.is_some_and(|age| age < self.old) {
+            return None;
+        }
+        let which = match age {
+            Some(age) => format!("reserved, in_use, free and mmapped are {} s old", age.as_secs()),
+            None => "in_use and free are not known".to_owned(),
+        };
+        let why = match self.failed {
+            _ if self.is_under_way() => "a new count is under way",
+            Some(Stop::TooMany) => "there are more chunks than can be counted",
+            Some(Stop::Broken) => "the heap changed while its free chunks were counted",
+            Some(Stop::Unreadable) => {
+                "the system does not allow process_vm_readv on the own process"
+            }
+            None => "they are counted again at the next request",
+        };
+        Some(format!("glibc: {which}: {why}"))
+    }
+}
