@@ -4,14 +4,15 @@
 //! totals are read, and what is left of them is `anon_other` and `file_other`.
 #![forbid(unsafe_code)]
 
+mod breakdown;
 mod identity;
+mod text;
 mod unclaimed;
 
 use std::io;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use procfs::process::{MMapPath, MemoryMap};
+use procfs::process::MemoryMap;
 
 use super::heap::HeapReading;
 use super::layout::{Layout, Target};
@@ -21,21 +22,18 @@ use super::zones::{ZoneMapping, ZonesReading};
 use crate::budget::{Budget, Progress};
 use crate::hook;
 use crate::probe::mcode::CodeReader;
-use crate::report::balance::{close, settle, Part};
+use crate::report::balance::settle;
 use crate::report::model::lua::Lua;
 use crate::report::model::pools::Pools;
 use crate::report::model::sharing::Sharing;
 use crate::report::model::zones::{SharedZone, ZoneUses};
-use crate::report::model::{
-    Allocator, Breakdown, Category, Object, Own, Process, Region, Stacks, State, System, Text,
-};
-use crate::sys::elf::LoadedObject;
-use crate::sys::maps;
+use crate::report::model::{Allocator, Own, Process, State, System};
 use crate::sys::maps::MapsReader;
 use crate::sys::pagemap::PageMap;
-use crate::sys::{memory, ranges, status};
+use crate::sys::{memory, status};
 
 pub use identity::{Identity, Probes};
+use text::text;
 
 /// How long a snapshot waits for counts whose last figures are old: the allocator's, and the pages
 /// that other processes map, too. These counts go on in the next one then, and the rest is there
@@ -373,26 +371,6 @@ impl Snapshot {
         }
     }
 
-    /// Stacks are known when every thread but the main one was seen by the hook.
-    fn stacks(&mut self, threads: Option<u64>) -> Stacks {
-        let unseen = threads.map(|threads| threads.saturating_sub(self.layout.threads_seen));
-        if unseen == Some(0) && !self.targets.is_empty() {
-            let mine = |target: &&Target| target.category == Some(Category::Stacks);
-            return Stacks {
-                threads,
-                reserved: Some(ranges::bytes(&self.layout.stacks)),
-                resident: Some(self.targets.iter().filter(mine).map(Target::bytes).sum()),
-            };
-        }
-        if let Some(unseen) = unseen.filter(|unseen| *unseen > 0) {
-            self.notes.push(format!(
-                "stacks: {unseen} threads were not seen at their creation; their stacks are in \
-                 anon_other"
-            ));
-        }
-        Stacks { threads, reserved: None, resident: None }
-    }
-
     /// The figures of the Lua VMs, with what is in RAM; `None` when VMs are not hooked.
     fn lua(&mut self) -> Option<Vec<Lua>> {
         self.notes.append(&mut self.layout.lua.notes);
@@ -404,110 +382,6 @@ impl Snapshot {
         }
         (!all.is_empty() || hook::lua::sees_all()).then_some(all)
     }
-
-    fn close(&mut self, system: &System, stacks: &Stacks) -> Option<Breakdown> {
-        let mut parts = vec![
-            self.part(Category::Text, &self.layout.text),
-            self.part(Category::Data, &self.layout.data),
-        ];
-        if stacks.reserved.is_some() {
-            parts.push(self.part(Category::Stacks, &self.layout.stacks));
-        }
-        let mut unknown = Vec::new();
-        if !self.layout.code.is_empty() {
-            parts.push(self.part(Category::LuajitMcode, &self.layout.code));
-        }
-        if !self.layout.other_code.is_empty() {
-            parts.push(self.part(Category::OtherMcode, &self.layout.other_code));
-        }
-        for (category, ranges) in &self.layout.lua.mappings {
-            match ranges {
-                Some(ranges) => parts.push(self.part(*category, ranges)),
-                None => unknown.push(*category),
-            }
-        }
-        if let Some(heap) = &self.heap {
-            match (heap.category, heap.resident) {
-                (Some(category), None)
-                    if !heap.ranges.is_empty() || !self.layout.huge.is_empty() =>
-                {
-                    parts.push(self.part(category, &heap.ranges));
-                    let reserved = ranges::bytes(&self.layout.huge);
-                    parts.push(Part { category, reserved, anon: 0, file: 0, shmem: 0 });
-                }
-                (Some(category), Some(resident)) => {
-                    let others: u64 = parts.iter().map(|part| part.anon).sum();
-                    let room = system.resident_anon.unwrap_or(0).saturating_sub(others);
-                    let reserved = heap.reserved.unwrap_or(resident);
-                    let anon = resident.min(room);
-                    parts.push(Part { category, reserved, anon, file: 0, shmem: 0 });
-                }
-                (Some(category), None) => unknown.push(category),
-                (None, _) => {}
-            }
-        }
-        if stacks.reserved.is_none() {
-            unknown.push(Category::Stacks);
-        }
-        // Zones may be gigabytes. Where not all of them were counted just now, what the kernel counts
-        // as shared memory and is not elsewhere is nginx's.
-        let shmem = match self.touched {
-            Some(touched) => touched,
-            None => {
-                let elsewhere = self.targets.iter().filter(|t| t.shmem).map(|t| t.resident.file);
-                system.resident_shmem?.saturating_sub(elsewhere.sum())
-            }
-        };
-        parts.push(Part {
-            category: Category::NginxShm,
-            reserved: ranges::bytes(&self.layout.shared),
-            anon: 0,
-            file: 0,
-            shmem,
-        });
-        let file_other_reserved = self
-            .maps
-            .iter()
-            .filter(|map| maps::has_file(map))
-            .map(|map| ranges::bytes(&ranges::subtract(&maps::range(map), &self.layout.claimed)))
-            .sum();
-        let (breakdown, notes) = close(system, &parts, file_other_reserved);
-        self.notes.extend(notes);
-        breakdown.map(|mut breakdown| {
-            breakdown.0.extend(unknown.into_iter().map(|category| (category, Region::default())));
-            breakdown.0.sort_by_key(|(category, _)| *category);
-            breakdown
-        })
-    }
-
-    fn part(&self, category: Category, ranges: &[Range<usize>]) -> Part {
-        let mut part =
-            Part { category, reserved: ranges::bytes(ranges), anon: 0, file: 0, shmem: 0 };
-        for target in self.targets.iter().filter(|t| t.category == Some(category)) {
-            part.anon += target.resident.anon;
-            *if target.shmem { &mut part.shmem } else { &mut part.file } += target.resident.file;
-        }
-        part
-    }
-}
-
-fn text(objects: &[LoadedObject], maps: &[MemoryMap]) -> Text {
-    let object = |object: &LoadedObject| Object {
-        path: file_name(object, maps).unwrap_or_else(|| object.name.clone()),
-        bytes: object.executable().map(|range| range.len() as u64).sum(),
-    };
-    let mut objects: Vec<Object> = objects.iter().map(object).collect();
-    objects.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
-    Text { bytes: objects.iter().map(|object| object.bytes).sum(), objects }
-}
-
-/// The base name of the file behind an object; its own name may be that of a link to it.
-fn file_name(object: &LoadedObject, maps: &[MemoryMap]) -> Option<String> {
-    let start = object.executable().next()?.start;
-    let map = maps.get(maps.partition_point(|map| maps::range(map).end <= start))?;
-    let MMapPath::Path(path) = &map.pathname else { return None };
-    let name = path.file_name()?.to_string_lossy();
-    Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
 }
 
 fn at(path: &str, error: io::Error) -> io::Error {

@@ -1,0 +1,28 @@
+//! The program and its libraries: how much code each has mapped.
+#![forbid(unsafe_code)]
+
+use procfs::process::{MMapPath, MemoryMap};
+
+use crate::report::model::{Object, Text};
+use crate::sys::elf::LoadedObject;
+use crate::sys::maps;
+
+/// The executable mappings of the loaded objects, the largest first.
+pub fn text(objects: &[LoadedObject], maps: &[MemoryMap]) -> Text {
+    let object = |object: &LoadedObject| Object {
+        path: file_name(object, maps).unwrap_or_else(|| object.name.clone()),
+        bytes: object.executable().map(|range| range.len() as u64).sum(),
+    };
+    let mut objects: Vec<Object> = objects.iter().map(object).collect();
+    objects.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
+    Text { bytes: objects.iter().map(|object| object.bytes).sum(), objects }
+}
+
+/// The base name of the file behind an object; its own name may be that of a link to it.
+fn file_name(object: &LoadedObject, maps: &[MemoryMap]) -> Option<String> {
+    let start = object.executable().next()?.start;
+    let map = maps.get(maps.partition_point(|map| maps::range(map).end <= start))?;
+    let MMapPath::Path(path) = &map.pathname else { return None };
+    let name = path.file_name()?.to_string_lossy();
+    Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
+}
