@@ -1,11 +1,12 @@
-//! Whether a location answers everybody.
+//! Finds out whether a location is open to every client.
 //!
-//! Invariants for `unsafe`, beside those of [`super`]:
+//! Invariants for `unsafe`, in addition to those of [`super`]:
 //!
-//! - **A1** The configurations of a location are an array with a place for each HTTP module
-//!   (`ctx_index`), each null or what that module made. Those of nginx's own access modules begin with
-//!   a pointer that is not null when there are rules for IPv4 (`ngx_http_access_module`), one to the
-//!   realm (`ngx_http_auth_basic_module`), and a string that is not empty (`ngx_http_auth_request_module`).
+//! - **A1** The configurations of a location are an array with one place for each HTTP module
+//!   (`ctx_index`). Each place is null or points to what that module created. The configurations of
+//!   nginx's own access modules begin with a pointer to the rules for IPv4, not null if there are
+//!   any (`ngx_http_access_module`), a pointer to the realm (`ngx_http_auth_basic_module`), or a
+//!   string whose first word is its length, not 0 if it is set (`ngx_http_auth_request_module`).
 
 use std::ffi::{c_void, CStr};
 
@@ -14,53 +15,54 @@ use nginx_sys::{
     NGX_HTTP_MODULE,
 };
 
-/// nginx's modules that let only some in.
+/// nginx's modules that restrict access.
 const MODULES: [&CStr; 3] =
     [c"ngx_http_access_module", c"ngx_http_auth_basic_module", c"ngx_http_auth_request_module"];
 
-/// The configurations of a location, an array of nginx's.
+/// The configurations of a location: an array that nginx owns.
 pub type LocationConfs = *mut *mut c_void;
 
-/// Whether some module of nginx's lets not everybody in, or the location is for nginx itself.
+/// Returns whether one of nginx's access modules restricts the location, or the location is
+/// `internal`.
 ///
 /// # Safety
 ///
-/// The location is one of the cycle's, all of which is read.
+/// `location` belongs to this cycle, whose configuration nginx has read completely.
 pub unsafe fn is_restricted(cycle: &ngx_cycle_t, location: LocationConfs) -> bool {
     http_modules(cycle).any(|(name, module)| {
-        // SAFETY: A1, by contract.
+        // SAFETY: the array has a place for this module, by contract (A1).
         let conf = unsafe { location.add(module.ctx_index).read() };
         if conf.is_null() {
             return false;
         }
         if name == c"ngx_http_core_module" {
-            // SAFETY: A1.
+            // SAFETY: the core module created a value of this type (A1).
             return unsafe { (*conf.cast::<ngx_http_core_loc_conf_t>()).internal } != 0;
         }
-        // SAFETY: A1.
+        // SAFETY: the configuration of each of these modules begins with a word (A1).
         MODULES.contains(&name) && unsafe { conf.cast::<usize>().read() } != 0
     })
 }
 
 fn http_modules(cycle: &ngx_cycle_t) -> impl Iterator<Item = (&CStr, &ngx_module_t)> {
-    // SAFETY: N2: an array of as many modules, with names.
+    // SAFETY: `modules` points to `modules_n` pointers (N2).
     let modules = unsafe { std::slice::from_raw_parts(cycle.modules, cycle.modules_n) };
     modules.iter().filter_map(|module| {
-        // SAFETY: N2.
+        // SAFETY: each pointer is null or points to a module of the cycle (N2).
         let module = unsafe { module.as_ref() }?;
         let is_http = module.type_ == NGX_HTTP_MODULE as usize && !module.name.is_null();
-        // SAFETY: N2: a string.
+        // SAFETY: nginx gave each module its name, a C string (N2).
         is_http.then(|| (unsafe { CStr::from_ptr(module.name) }, module))
     })
 }
 
-/// Whether HTTP listens for others than this machine itself.
+/// Returns whether HTTP listens on an address that other machines can reach.
 pub fn is_public(cycle: &ngx_cycle_t) -> bool {
     let listening = &cycle.listening;
     if listening.elts.is_null() {
         return false;
     }
-    // SAFETY: N2: an array of listening sockets.
+    // SAFETY: the cycle's array holds `nelts` listening sockets (N2).
     let sockets = unsafe {
         std::slice::from_raw_parts(listening.elts.cast::<ngx_listening_t>(), listening.nelts)
     };
@@ -71,7 +73,7 @@ pub fn is_public(cycle: &ngx_cycle_t) -> bool {
 }
 
 fn is_local(socket: &ngx_listening_t) -> bool {
-    // SAFETY: N2: the address of a socket, of the size that its family has.
+    // SAFETY: the address of a socket has the size of its family (N2).
     unsafe {
         match i32::from((*socket.sockaddr).sa_family) {
             libc::AF_INET => {

@@ -1,60 +1,66 @@
-//! What a directive says, and clear errors about it.
+//! The arguments of a directive, and error messages about them.
+//!
+//! Invariants for `unsafe`: those of [`super`].
 
 use std::ffi::c_char;
 
 use nginx_sys::{ngx_conf_t, ngx_str_t, NGX_LOG_EMERG};
 use ngx::ngx_conf_log_error;
 
-/// What a directive's function returns.
+/// What the function of a directive returns.
 pub type Outcome = *mut c_char;
 
-/// The directive is fine.
+/// The directive is accepted.
 pub const OK: Outcome = std::ptr::null_mut();
 
-/// The directive is wrong, and the log says why (`NGX_CONF_ERROR`).
+/// The directive is refused, and the log says why (`NGX_CONF_ERROR`).
 pub const ERROR: Outcome = usize::MAX as Outcome;
 
-/// A `&'static CStr` that nginx may keep, for its own message `"…" directive is duplicate`.
+/// The end of nginx's own message `"…" directive is duplicate`. It is static, so nginx may keep it.
 pub const DUPLICATE: Outcome = c"is duplicate".as_ptr().cast_mut();
 
-/// The configuration as nginx hands it to a directive's function.
+/// The configuration as nginx passes it to the function of a directive.
 pub struct Conf(*mut ngx_conf_t);
 
 impl Conf {
+    /// Wraps nginx's pointer.
+    ///
     /// # Safety
     ///
-    /// `cf` is what nginx handed to a function of this module while it reads the configuration.
+    /// `cf` is the pointer that nginx passed to a function of this module while it reads the
+    /// configuration.
     pub unsafe fn from_raw(cf: *mut ngx_conf_t) -> Self {
         Conf(cf)
     }
 
-    /// nginx's pointer.
+    /// Returns nginx's pointer.
     pub fn as_ptr(&self) -> *mut ngx_conf_t {
         self.0
     }
 
-    /// The arguments, without the directive's name.
+    /// Returns the arguments, without the name of the directive.
     pub fn args(&self) -> Vec<&[u8]> {
-        // SAFETY: N3: `args` is an array of strings, of which nginx has checked the number.
+        // SAFETY: `args` is an array of strings, and nginx has checked how many there are (N3).
         let words: &[ngx_str_t] = unsafe { (*(*self.0).args).as_slice() };
         words
             .iter()
             .skip(1)
-            // SAFETY: N4: the strings lie in the configuration's pool.
+            // SAFETY: the strings lie in the configuration's pool (N4).
             .map(|word| unsafe { std::slice::from_raw_parts(word.data, word.len) })
             .collect()
     }
 
-    /// File and line of the directive; nginx keeps the name as long as the cycle.
+    /// Returns the file and the line of the directive. nginx keeps the file's name as long as the
+    /// cycle.
     pub fn position(&self) -> (ngx_str_t, usize) {
-        // SAFETY: N3: while a directive is read there is a file it comes from, but for `-g`.
+        // SAFETY: null for a directive from `-g`, otherwise the file that nginx reads (N3).
         match unsafe { (*self.0).conf_file.as_ref() } {
             Some(file) => (file.file.name, file.line),
             None => (ngx_str_t::empty(), 0),
         }
     }
 
-    /// Says what is wrong, with file and line.
+    /// Logs an error with the file and the line, and returns [`ERROR`].
     pub fn error(&self, message: &str) -> Outcome {
         ngx_conf_log_error!(NGX_LOG_EMERG, self.0, "{message}");
         ERROR

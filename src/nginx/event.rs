@@ -1,4 +1,6 @@
-//! Waking other processes, being woken, and one-shot timers.
+//! Wakers between processes, and one-shot timers.
+//!
+//! Invariants for `unsafe`: those of [`super`].
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -8,60 +10,62 @@ use nginx_sys::{
 };
 use rustix::event::{eventfd, EventfdFlags};
 
-/// `NGX_READ_EVENT` of a Linux build, which the bindings leave out.
+/// `NGX_READ_EVENT` of a build for Linux. The bindings do not have it.
 #[cfg(ngx_feature = "have_epollrdhup")]
 const READ_EVENT: isize = (libc::EPOLLIN | libc::EPOLLRDHUP) as isize;
-/// `NGX_READ_EVENT` of a Linux build, which the bindings leave out.
+/// `NGX_READ_EVENT` of a build for Linux. The bindings do not have it.
 #[cfg(not(ngx_feature = "have_epollrdhup"))]
 const READ_EVENT: isize = libc::EPOLLIN as isize;
 
-/// `NGX_CLEAR_EVENT` (`EPOLLET`): an event for each wake-up, whoever else listens.
+/// `NGX_CLEAR_EVENT` (`EPOLLET`): one event for each wake-up, however many processes listen.
 const CLEAR_EVENT: usize = libc::EPOLLET as u32 as usize;
 
-/// Something to wake processes with. Made in the master, it has the same number in all processes
-/// forked later. Several may listen to one: with epoll, each wake-up is an event in all of them.
+/// Wakes processes. The master creates it, and it has the same descriptor number in all processes
+/// forked later. Several processes may listen to one waker: with epoll, each wake-up is an event in
+/// all of them.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
 impl Waker {
-    /// Makes one; fails when the process has no descriptor left.
+    /// Creates a waker. Fails when the process has no file descriptor left.
     pub fn new() -> std::io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Waker(eventfd(0, flags)?))
     }
 
-    /// Wakes whoever listens. Never blocks: a full counter wakes as well.
+    /// Wakes all listeners. Never blocks: a full counter wakes them as well.
     pub fn wake(&self) {
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Its descriptor, readable while there are wake-ups.
+    /// Returns the descriptor, which is readable while wake-ups are pending.
     pub fn descriptor(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
-    /// Takes the wake-ups so far, for a process that is the only one to listen.
+    /// Takes the pending wake-ups. Only for a process that is the only listener.
     pub fn take(&self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.0, &mut count);
     }
 
-    /// Takes the wake-ups so far, where the event would come again and again otherwise. With a method
-    /// other than epoll, one process may so take a wake-up from another that listens too.
+    /// Takes the pending wake-ups if the event would repeat otherwise, that is with any event
+    /// method but epoll. A process may then take a wake-up that another listener has not seen yet.
     pub fn drain(&self) {
-        // SAFETY: N2.
+        // SAFETY: nginx has set its flags before it calls a module (N2).
         if unsafe { ngx_event_flags } & NGX_USE_CLEAR_EVENT as usize == 0 {
             self.take();
         }
     }
 
-    /// Calls `handler` on the event loop of this process whenever this is woken. Takes one of the
-    /// process's connections; `false` when nginx has none left (it logs that), or cannot listen.
+    /// Calls `handler` on the event loop of this process whenever this waker is woken. Takes one of
+    /// the process's connections. Returns `false` if nginx has no connection left (nginx logs that)
+    /// or cannot listen.
     pub fn listen(&self, handler: Handler) -> bool {
         let fd = self.descriptor();
-        // SAFETY: N1, N2: the process runs an event loop, so its table of connections is there; a
-        // connection and its events stay where they are. To nginx the events are those of a channel,
-        // which keeps it from the warning about open sockets when the process ends.
+        // SAFETY: the process runs an event loop, so its table of connections exists, and a
+        // connection and its events keep their addresses (N1, N2). The events are marked as a
+        // channel's, so that nginx does not warn about an open socket when the process ends.
         unsafe {
             let log = (*ngx_cycle).log;
             let Some(connection) = ngx_get_connection(fd, log).as_mut() else { return false };
@@ -83,42 +87,43 @@ impl Waker {
     }
 }
 
-/// A handler of an event.
+/// The handler of an event.
 pub type Handler = unsafe extern "C" fn(*mut ngx_event_t);
 
-/// A timer of the process that fires once.
+/// A timer of this process that fires once.
 pub struct Timer {
-    /// Boxed: nginx's tree of timers points to the event.
+    /// Boxed because nginx's tree of timers points to the event.
     event: Box<ngx_event_t>,
     /// nginx's debug log reads the descriptor of an event's connection.
     _connection: Box<ngx_connection_t>,
 }
 
 impl Timer {
-    /// A timer that is not set.
+    /// Creates a timer that is not set.
     pub fn new(handler: Handler) -> Self {
-        // SAFETY: both are C structures for which all zeroes is the initial value nginx gives them.
+        // SAFETY: both are C structures, and nginx itself initialises them with zeroes.
         let (mut event, mut connection): (Box<ngx_event_t>, Box<ngx_connection_t>) =
             unsafe { (Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed())) };
         connection.fd = -1;
         event.data = std::ptr::addr_of_mut!(*connection).cast();
         event.handler = Some(handler);
-        // SAFETY: N2.
+        // SAFETY: `ngx_cycle` points to the current cycle (N2).
         event.log = unsafe { (*nginx_sys::ngx_cycle).log };
         Timer { event, _connection: connection }
     }
 
-    /// Sets the timer to fire in so many milliseconds, in place of an earlier setting.
+    /// Sets the timer to fire in `ms` milliseconds. Replaces an earlier setting.
     pub fn set(&mut self, ms: u64) {
         self.unset();
-        // SAFETY: N1; the event stays where it is until it is unset, at the latest by drop.
+        // SAFETY: the event keeps its address until the timer is unset, at the latest when it is
+        // dropped (N1).
         unsafe { ngx_add_timer(&mut *self.event, ms as _) };
     }
 
-    /// Takes the setting back.
+    /// Cancels the timer.
     pub fn unset(&mut self) {
         if self.event.timer_set() != 0 {
-            // SAFETY: N1; the event is in nginx's tree.
+            // SAFETY: the event is in nginx's tree (N1).
             unsafe { ngx_del_timer(&mut *self.event) };
         }
     }

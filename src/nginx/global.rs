@@ -1,12 +1,14 @@
-//! State of a process, used on its main thread.
+//! Values of a process that only its main thread uses.
+//!
+//! Invariants for `unsafe`: those of [`super`].
 
 use std::cell::RefCell;
 
 /// A value that only the main thread touches.
 pub struct MainThread<T>(RefCell<T>);
 
-// SAFETY: N1, whoever can name such a value runs on the main thread. Threads of other modules have
-// no way to it, and this module gives its own hooks on threads none.
+// SAFETY: code that can name such a value runs on the main thread: other modules' threads cannot
+// reach it, and this module's hooks that run on other threads do not use it (N1).
 unsafe impl<T> Sync for MainThread<T> {}
 
 impl<T> MainThread<T> {
@@ -15,7 +17,8 @@ impl<T> MainThread<T> {
         MainThread(RefCell::new(value))
     }
 
-    /// Uses the value; `None` when it is in use already, further up the stack.
+    /// Calls `body` with the value. Returns `None` if a caller further up the stack is using the
+    /// value.
     pub fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> Option<R> {
         Some(body(&mut *self.0.try_borrow_mut().ok()?))
     }

@@ -1,14 +1,15 @@
-//! Whom a pool belongs to: the server of a request or a connection, and the request line.
+//! The owner of a pool: the server of its request or connection, and the request line.
 //!
-//! Invariants for `unsafe`, beside those of [`super`]:
+//! Invariants for `unsafe`, in addition to those of [`super`]:
 //!
-//! - **O1** The pool is live, and its header is as [`pool::Header`] has it: this was found out
-//!   before its functions were hooked.
-//! - **O2** A request is recognised by its signature and by being the pool's own, a connection by
-//!   its place in nginx's table and by being the pool's own. Whatever fails that is not read on.
-//! - **O3** What a connection's `data` points to begins with a word, whatever it is: a connection
-//!   of HTTP (whose first word points to its address), one of HTTP/2 (to the connection), or a
-//!   request (its signature).
+//! - **O1** The pool is live, and its header has the layout of [`pool::Header`]. The module checks
+//!   this layout before it hooks the functions of pools.
+//! - **O2** A request is recognised by its signature and because its pool is this one. A connection
+//!   is recognised by its place in nginx's table and because its pool is this one. Nothing further
+//!   is read of what fails the check.
+//! - **O3** A connection's `data`, if not null, points to at least one word: to a connection of
+//!   HTTP (whose first word points to its address), a connection of HTTP/2 (whose first word points
+//!   to the connection), or a request (whose first word is its signature).
 
 use std::ffi::c_void;
 use std::slice::from_raw_parts;
@@ -25,16 +26,16 @@ use crate::abi::pool::Header;
 use crate::probe::pools::Owner;
 use crate::report::model::pools::Kind;
 
-/// Bytes of a request line or a name that are told.
+/// Bytes of a request line or a name that are reported at most.
 const LINE: usize = 256;
 
-/// Large allocations of a pool among which its request is looked for.
+/// The number of large allocations of a pool that are searched for its request.
 const LARGE: usize = 64;
 
-/// Addresses of a port among which a connection's is looked for.
+/// The number of a port's addresses that are searched for a connection's address.
 const ADDRESSES: usize = 1024;
 
-/// The owner of a live pool, as far as it is known; the request line only if it is wanted.
+/// Returns the owner of a live pool, if it is known. Reads the request line only if `request_line`.
 pub fn of(pool: usize, kind: Kind, request_line: bool) -> Owner {
     match kind {
         Kind::Request => request_of(pool).map_or_else(Owner::default, |request| Owner {
@@ -49,13 +50,13 @@ pub fn of(pool: usize, kind: Kind, request_line: bool) -> Owner {
     }
 }
 
-/// The request that a pool was created for: the first thing in it.
+/// Returns the request that a pool was created for. It is the first allocation in the pool.
 pub(super) fn request_of(pool: usize) -> Option<&'static ngx_http_request_t> {
-    // SAFETY: O1.
+    // SAFETY: the pool is live (O1).
     let header = unsafe { pool::header(pool) };
     let is_request = |address: &usize| {
-        // SAFETY: O1: this much of the pool or of an allocation in it is there to be read; the
-        // signature comes first, and only what has it is taken for a request (O2).
+        // SAFETY: the first bytes of the pool, or of an allocation in it, can be read (O1). The
+        // signature comes first, and only memory that has it is used as a request (O2).
         unsafe {
             let request = *address as *const ngx_http_request_t;
             (*request).signature == NGX_HTTP_MODULE && (*request).pool as usize == pool
@@ -64,91 +65,92 @@ pub(super) fn request_of(pool: usize) -> Option<&'static ngx_http_request_t> {
     let size = size_of::<ngx_http_request_t>();
     let first = pool.checked_add(size_of::<Header>())?;
     if header.max >= size {
-        // SAFETY: O2.
+        // SAFETY: `first` points to `size` bytes of the pool that are in use (O1).
         let request = (first.checked_add(size)? <= header.last).then_some(first)?;
-        // SAFETY: O2.
+        // SAFETY: the memory was recognised as a request of this pool (O2).
         return is_request(&request).then(|| unsafe { &*(request as *const ngx_http_request_t) });
     }
-    // In a small pool it is the first large allocation, which is the last of their list.
-    // SAFETY: O1.
+    // In a small pool, the request is the first large allocation, which is the last one in the
+    // list.
+    // SAFETY: the list of a live pool can be read (O1).
     let last = unsafe { pool::large(header.large) }.take(LARGE).last()?;
-    // SAFETY: O1: an allocation knows its size.
+    // SAFETY: the allocation is at least as large as a request (O1).
     let is_there = last.usable >= size && is_request(&last.address);
-    // SAFETY: O2.
+    // SAFETY: the memory was recognised as a request of this pool (O2).
     is_there.then(|| unsafe { &*(last.address as *const ngx_http_request_t) })
 }
 
-/// The connection that a pool was created for, by the log in it.
+/// Returns the connection that a pool was created for. The log in the pool leads to it.
 pub(super) fn connection_of(pool: usize) -> Option<&'static ngx_connection_t> {
-    // SAFETY: O1.
+    // SAFETY: the pool is live (O1).
     let header = unsafe { pool::header(pool) };
     let log_end = header.log.checked_add(size_of::<ngx_log_t>())?;
     if header.log < pool || log_end > header.end {
         return None;
     }
-    // SAFETY: O1: the log lies in the pool's first block.
+    // SAFETY: the log lies in the pool's first block (O1).
     let context = unsafe { (*(header.log as *const ngx_log_t)).data }.cast::<ngx_http_log_ctx_t>();
-    // SAFETY: O3: the log of a connection leads to its context, which begins with the connection.
+    // SAFETY: the log of a connection leads to its context, which begins with the connection (O3).
     let connection = unsafe { context.as_ref() }?.connection as usize;
     entry(connection).filter(|connection| connection.pool as usize == pool)
 }
 
-/// The connection at an address, if that is one of nginx's table.
+/// Returns the connection at an address, if the address is an entry of nginx's table.
 pub(super) fn entry(connection: usize) -> Option<&'static ngx_connection_t> {
-    // SAFETY: N2.
+    // SAFETY: `ngx_cycle` points to the current cycle (N2).
     let (table, count) = unsafe { ((*ngx_cycle).connections as usize, (*ngx_cycle).connection_n) };
     let offset = connection.checked_sub(table)?;
     let size = size_of::<ngx_connection_t>();
     if offset % size != 0 || offset / size >= count {
         return None;
     }
-    // SAFETY: N2: an entry of the table.
+    // SAFETY: the address is an entry of the table (N2).
     Some(unsafe { &*(connection as *const ngx_connection_t) })
 }
 
-/// Whether a listening socket is HTTP's.
+/// Returns whether HTTP uses a listening socket.
 pub(super) fn is_of_http(listening: &ngx_listening_t) -> bool {
     let http = ngx_http_init_connection as *const () as usize;
     listening.handler.is_some_and(|handler| handler as usize == http)
 }
 
-/// The configuration of the server that a connection of HTTP is for.
+/// Returns the configuration of the server that a connection of HTTP belongs to.
 pub(super) fn configuration(connection: &ngx_connection_t) -> Option<*mut *mut c_void> {
-    // SAFETY: N2: a connection's listening socket lasts as long as its cycle.
+    // SAFETY: a connection's listening socket lives as long as its cycle (N2).
     let listening = unsafe { connection.listening.as_ref() }?;
     let data = connection.data;
     if !is_of_http(listening) || data.is_null() {
         return None;
     }
-    // SAFETY: O3.
+    // SAFETY: `data` is not null, so it points to at least one word (O3).
     let word = unsafe { data.cast::<usize>().read() };
     if word as u32 == NGX_HTTP_MODULE {
-        // SAFETY: O2.
+        // SAFETY: the signature says that this is a request (O2).
         let request = unsafe { &*data.cast::<ngx_http_request_t>() };
         let is_its = std::ptr::eq(request.connection, connection);
         return is_its.then_some(request.srv_conf);
     }
-    // SAFETY: N2: HTTP keeps its port there.
+    // SAFETY: HTTP stores its port in `servers` (N2).
     let port = unsafe { listening.servers.cast::<ngx_http_port_t>().as_ref() }?;
     let http = if word == std::ptr::from_ref(connection) as usize {
         http_connection_of_http2(data)?
     } else {
         data.cast::<ngx_http_connection_t>()
     };
-    // SAFETY: O3: both kinds of connection of HTTP are larger than a word.
+    // SAFETY: both kinds of connections of HTTP are larger than a word (O3).
     let address = unsafe { (*http).addr_conf };
     if !is_of_port(port, address, listening.sockaddr) {
         return None;
     }
-    // SAFETY: O2: its address is one of the port's, so it is a connection of HTTP.
+    // SAFETY: `addr_conf` is one of the port's, so this is a connection of HTTP (O2).
     let context: *const ngx_http_conf_ctx_t = unsafe { (*http).conf_ctx };
-    // SAFETY: N4.
+    // SAFETY: the context is null or lies in the cycle's pool (N4).
     Some(unsafe { context.as_ref() }?.srv_conf)
 }
 
 #[cfg(ngx_feature = "http_v2")]
 fn http_connection_of_http2(data: *mut c_void) -> Option<*mut ngx_http_connection_t> {
-    // SAFETY: O3.
+    // SAFETY: the first word of `data` points to the connection, so this is HTTP/2's (O3).
     let http = unsafe { (*data.cast::<nginx_sys::ngx_http_v2_connection_t>()).http_connection };
     (!http.is_null()).then_some(http)
 }
@@ -158,14 +160,14 @@ fn http_connection_of_http2(_data: *mut c_void) -> Option<*mut ngx_http_connecti
     None
 }
 
-/// Whether an address configuration is one of a port's.
+/// Returns whether an address configuration belongs to a port.
 fn is_of_port(
     port: &ngx_http_port_t,
     address: *const ngx_http_addr_conf_t,
     socket: *const nginx_sys::sockaddr,
 ) -> bool {
     let count = port.naddrs.min(ADDRESSES);
-    // SAFETY: N2, N4: a port has an array of as many addresses, of the family of its socket.
+    // SAFETY: a port has an array of `naddrs` addresses, of the family of its socket (N2, N4).
     unsafe {
         match socket.as_ref().map(|socket| i32::from(socket.sa_family)) {
             Some(libc::AF_INET6) => from_raw_parts(port.addrs.cast::<ngx_http_in6_addr_t>(), count)
@@ -183,13 +185,13 @@ fn server_name(srv_conf: *mut *mut c_void) -> Option<String> {
     text(name_of(srv_conf)?)
 }
 
-/// The first name of a server, empty when it has none.
+/// Returns the first name of a server, which is empty if the server has no name.
 pub(super) fn name_of(srv_conf: *mut *mut c_void) -> Option<&'static [u8]> {
     if srv_conf.is_null() {
         return None;
     }
-    // SAFETY: N2, N4: the configurations of a server are an array with a place for each module, and
-    // the core module keeps its own there.
+    // SAFETY: the configurations of a server are an array with one place for each module, and the
+    // core module keeps its own in its place (N2, N4).
     let core = unsafe {
         let index = (*std::ptr::addr_of!(ngx_http_core_module)).ctx_index;
         srv_conf.add(index).read().cast::<ngx_http_core_srv_conf_t>().as_ref()
@@ -197,16 +199,17 @@ pub(super) fn name_of(srv_conf: *mut *mut c_void) -> Option<&'static [u8]> {
     Some(bytes(core.server_name))
 }
 
-/// What a string of nginx says; `None` when it is empty.
+/// Returns the text of a string of nginx, or `None` if it is empty.
 fn text(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// A string of nginx, as long as it lasts.
+/// Returns the first [`LINE`] bytes of a string of nginx. The slice is valid as long as the string
+/// is.
 pub(super) fn bytes(string: ngx_str_t) -> &'static [u8] {
     if string.data.is_null() {
         return &[];
     }
-    // SAFETY: N4: as long as it says.
+    // SAFETY: the string has at least that many bytes (N4).
     unsafe { from_raw_parts(string.data, string.len.min(LINE)) }
 }

@@ -1,17 +1,17 @@
-//! Whose pools are: the server, the upstream and the listening socket they are for.
+//! Traces a pool to the server, the upstream and the listening socket that it is for.
 //!
-//! A pool of a client's HTTP connection leads to the connection by its log (see [`owner`]). Those of
-//! other connections (to upstreams, of stream, mail and other modules) are found in a table that
-//! [`Traces::prepare`] makes of nginx's connections, by the address of their pool.
+//! The log of a pool of a client's HTTP connection leads to the connection (see [`owner`]). Other
+//! connections (to upstreams, of stream, mail and other modules) are found by the address of their
+//! pool, in a table that [`Traces::prepare`] builds from nginx's connections.
 //!
-//! Invariants for `unsafe`, beside those of [`super`] and [`owner`]:
+//! Invariants for `unsafe`, in addition to those of [`super`] and [`owner`]:
 //!
-//! - **T1** A connection to an upstream that is not idle has its request as `data`: nginx sets it
-//!   before the pool of kind `upstream` is made. It is taken for one by its signature, and only if the
-//!   request's upstream has this very connection.
-//! - **T2** The upstream of a request is null, or was made in the pool of the request.
-//! - **T3** The configuration of an upstream is compared with those that nginx's array of them has, and
-//!   read only when it is one of them. The array lasts as long as the cycle.
+//! - **T1** The `data` of a connection to an upstream that is not idle is its request: nginx sets
+//!   it before it creates the pool of kind `upstream`. It is accepted as a request if it has the
+//!   signature, and if the request's upstream has this very connection.
+//! - **T2** The upstream of a request is null, or was allocated in the pool of the request.
+//! - **T3** The configuration of an upstream is read only if it is found in nginx's array of
+//!   upstreams, which lives as long as the cycle.
 
 use std::ffi::c_void;
 use std::io::Write;
@@ -31,25 +31,26 @@ use crate::report::model::pools::Kind;
 use crate::sys::memory::{word, Memory, Own};
 use crate::sys::symbol;
 
-/// Bytes of a name, and of a name with a port.
+/// Bytes of a name that are reported at most, and of a name with a port.
 const NAME: usize = 128;
 const NAME_AND_PORT: usize = NAME + 6;
 
-/// The largest table, of which half is used: 512 KB.
+/// The entries of the largest table: 512 KB. At most half of them are used.
 const TABLE: usize = 1 << 17;
 
-/// What finds out whose pools are.
+/// Returns the tracer of this nginx.
 pub fn tracer() -> Box<dyn Tracer> {
     Box::new(Traces::new())
 }
 
-/// Connections by the address of their pool: a hash table of places in nginx's own table, each one
-/// more than the place, and 0 for none. A place may be out of date: the connection itself has its say.
+/// Connections by the address of their pool: a hash table of places in nginx's own table. An entry
+/// is the place plus 1, or 0 if it is empty. A place may be out of date, so the connection itself
+/// is checked.
 #[derive(Debug)]
 struct Traces {
     table: Vec<u32>,
     used: usize,
-    /// The connection to look at next.
+    /// The place of the connection to look at next.
     next: usize,
 }
 
@@ -86,7 +87,7 @@ impl Traces {
         }
     }
 
-    /// The connection that has this pool.
+    /// Returns the connection that has this pool.
     fn find(&self, pool: usize) -> Option<&'static ngx_connection_t> {
         let mut place = self.place(pool);
         loop {
@@ -148,9 +149,9 @@ impl Tracer for Traces {
     }
 }
 
-/// An entry of nginx's table of connections, which the master does not have.
+/// Returns an entry of nginx's table of connections. The master has no such table.
 fn connection(index: usize) -> Option<&'static ngx_connection_t> {
-    // SAFETY: a table of as many entries, which lasts as long as the process (N2).
+    // SAFETY: a table of `connection_n` entries, which lives as long as the process (N2).
     unsafe {
         let cycle = &*ngx_cycle;
         let is_one = index < cycle.connection_n && !cycle.connections.is_null();
@@ -158,12 +159,13 @@ fn connection(index: usize) -> Option<&'static ngx_connection_t> {
     }
 }
 
-/// nginx may close the connection when it needs one: it waits for a request, or for a use.
+/// Returns whether nginx may close the connection when it needs one: it waits for a request, or is
+/// kept for later use.
 fn is_idle(connection: &ngx_connection_t) -> bool {
     connection.idle() != 0 || connection.reusable() != 0
 }
 
-/// The listening socket of a connection, if it is one of the cycle's.
+/// Returns the listening socket of a connection, if it is one of the cycle's.
 fn listening(connection: &ngx_connection_t) -> Option<&'static ngx_listening_t> {
     // SAFETY: the cycle's array of listening sockets (N2).
     let (first, count) =
@@ -171,7 +173,7 @@ fn listening(connection: &ngx_connection_t) -> Option<&'static ngx_listening_t> 
     let offset = (connection.listening as usize).checked_sub(first)?;
     let size = size_of::<ngx_listening_t>();
     let is_one = offset % size == 0 && offset / size < count;
-    // SAFETY: an entry of that array (N2).
+    // SAFETY: the address is an entry of that array (N2).
     is_one.then(|| unsafe { &*connection.listening })
 }
 
@@ -183,7 +185,8 @@ fn cut(name: &[u8]) -> &[u8] {
     name.get(..NAME).unwrap_or(name)
 }
 
-/// The connection whose log a pool has that lies elsewhere: a further pool of that connection.
+/// Returns the connection whose log the pool uses, for a further pool of a connection: the log lies
+/// in another pool of that connection.
 fn of_log(pool: usize) -> Option<&'static ngx_connection_t> {
     // SAFETY: the pool is live (O1).
     let log = unsafe { pool::header(pool) }.log;
@@ -203,14 +206,14 @@ fn of_request<'a>(
     traced.server = owner::name_of(request.srv_conf).map(cut);
     // SAFETY: a request ends before its connection does (N3).
     traced.listener = unsafe { request.connection.as_ref() }.and_then(listening).map(address);
-    // SAFETY: null, or in the pool of the request (T2).
+    // SAFETY: the upstream is null, or lies in the pool of the request (T2).
     let upstream = unsafe { request.upstream.as_ref() };
     let known = upstream.and_then(|upstream| upstreams().find(|one| *one == upstream.upstream));
-    // SAFETY: one of the array (T3).
+    // SAFETY: the configuration is one of the array's (T3).
     traced.upstream = known.and_then(|known| unsafe { known.as_ref() }).map(|u| label(u, name));
 }
 
-/// Of a connection to an upstream.
+/// Traces a connection to an upstream.
 fn of_upstream<'a>(
     peer: &'static ngx_connection_t,
     traced: &mut Traced<'a>,
@@ -221,47 +224,47 @@ fn of_upstream<'a>(
         return;
     }
     let request = peer.data.cast::<ngx_http_request_t>();
-    // SAFETY: what is not null begins with a word (O3).
+    // SAFETY: `data` is not null, so it points to at least one word (O3).
     if request.is_null() || unsafe { request.cast::<u32>().read() } != NGX_HTTP_MODULE {
         return;
     }
-    // SAFETY: a request by its signature (T1).
+    // SAFETY: the signature says that this is a request (T1).
     let request = unsafe { &*request };
-    // SAFETY: null, or in the pool of the request (T2).
+    // SAFETY: the upstream is null, or lies in the pool of the request (T2).
     let upstream = unsafe { request.upstream.as_ref() };
     if upstream.is_some_and(|upstream| std::ptr::eq(upstream.peer.connection, peer)) {
         of_request(request, traced, name);
     }
 }
 
-/// The upstream that keeps an idle connection: nginx's own module has its configuration of that
-/// upstream first in what it remembers of the connection.
+/// Returns the upstream that an idle connection is kept for. In nginx's keepalive module, the data
+/// of such a connection begins with a pointer to the module's configuration of the upstream.
 fn kept_for(peer: &ngx_connection_t) -> Option<&'static ngx_http_upstream_srv_conf_t> {
     static MODULE: OnceLock<Option<usize>> = OnceLock::new();
     let module = *MODULE.get_or_init(|| symbol::address(c"ngx_http_upstream_keepalive_module"));
-    // SAFETY: a module of the executable, which nginx has numbered (N2).
+    // SAFETY: the symbol is a module of the executable, and nginx has set its index (N2).
     let index = unsafe { (*(module? as *const ngx_module_t)).ctx_index };
     let mut data = [0; 8];
     Own.read(peer.data as usize, &mut data).ok()?;
     let conf = word(&data, 0) as *mut c_void;
     let is_of = |upstream: &&ngx_http_upstream_srv_conf_t| {
-        // SAFETY: null, or an array with a place for each module of HTTP (N4).
+        // SAFETY: `srv_conf` is null, or an array with one place for each module of HTTP (N4).
         !upstream.srv_conf.is_null() && unsafe { upstream.srv_conf.add(index).read() } == conf
     };
-    // SAFETY: one of the array (T3).
+    // SAFETY: the configuration is one of the array's (T3).
     upstreams().filter_map(|upstream| unsafe { upstream.as_ref() }).find(is_of)
 }
 
-/// The upstreams of the cycle.
+/// Returns the upstreams of the cycle.
 fn upstreams() -> impl Iterator<Item = *mut ngx_http_upstream_srv_conf_t> {
     let (first, count) = all_upstreams().unwrap_or((std::ptr::null_mut(), 0));
-    // SAFETY: as many pointers (T3).
+    // SAFETY: the array has `count` pointers (T3).
     (0..count).map(move |index| unsafe { first.add(index).read() })
 }
 
 fn all_upstreams() -> Option<(*mut *mut ngx_http_upstream_srv_conf_t, usize)> {
-    // SAFETY: nginx has made a place for each core module, null without such a block; HTTP's leads to
-    // an array with a place for each of its modules (N2).
+    // SAFETY: nginx has made a place for each core module, null if the configuration has no such
+    // block. HTTP's leads to an array with one place for each of its modules (N2).
     let main = unsafe {
         let index = (*std::ptr::addr_of!(ngx_http_module)).index;
         let context = (*ngx_cycle).conf_ctx.add(index).read().cast::<ngx_http_conf_ctx_t>();
@@ -272,7 +275,7 @@ fn all_upstreams() -> Option<(*mut *mut ngx_http_upstream_srv_conf_t, usize)> {
     Some((main.upstreams.elts.cast(), main.upstreams.nelts))
 }
 
-/// The name of an upstream block, or the host and port of one without.
+/// Returns the name of an upstream block, or the host and the port of an upstream without one.
 fn label<'a>(
     upstream: &'static ngx_http_upstream_srv_conf_t,
     name: &'a mut [u8; NAME_AND_PORT],

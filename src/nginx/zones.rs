@@ -1,7 +1,9 @@
-//! The shared memory zones as nginx has them, and the proof that the hooks count in them.
+//! nginx's shared memory zones, and the trial that proves that the hooks count in them.
 //!
-//! Beyond the invariants of [`crate::nginx`]: **Z1** a pool made for the proof is memory of this
-//! function's own, aligned to a page, which nginx's slab functions use as they would a zone.
+//! Invariants for `unsafe`, in addition to those of [`super`]:
+//!
+//! - **Z1** The pool of the trial lies in memory that [`check`] allocated, aligned to a page.
+//!   nginx's slab functions use it like a zone.
 
 use std::alloc::Layout as Memory;
 use std::collections::{HashMap, HashSet};
@@ -27,7 +29,7 @@ use crate::sys::pagemap::page_size;
 use crate::tally::mappings::Mapping;
 use crate::tally::zones::Counts;
 
-/// A slab pool of this nginx.
+/// The layout of a slab pool in this nginx.
 pub const LAYOUT: Layout = Layout {
     size: size_of::<ngx_slab_pool_t>(),
     min_size: offset_of!(ngx_slab_pool_t, min_size),
@@ -57,37 +59,38 @@ const _: () = {
     assert!(offset_of!(ngx_shm_t, name) + 8 == offset_of!(Shm, name_data));
 };
 
-/// What nginx calls the mapping of its counters.
+/// The name of the mapping with the counters of nginx's core, as nginx has it.
 const COUNTERS: &str = "nginx_shared_zone";
 
-/// What this module calls the mapping of its own.
+/// The name of the mapping with the counters of this module.
 const OWN_COUNTERS: &str = "memstat_counters";
 
-/// The zones of a cycle.
+/// Returns the zones of a cycle.
 ///
 /// # Safety
 ///
-/// The cycle is a valid one, and stays so while the iterator lives.
+/// The cycle is valid, and stays valid while the iterator lives.
 unsafe fn zones_of(cycle: *const ngx_cycle_t) -> impl Iterator<Item = &'static ngx_shm_zone_t> {
-    // SAFETY: by contract; N4: the list is in the cycle and its parts are in the cycle's pool.
+    // SAFETY: the cycle is valid by contract. It contains the list's first part, and its pool the
+    // others (N4).
     let first: Option<&ngx_list_part_t> = unsafe { cycle.as_ref() }.map(|c| &c.shared_memory.part);
-    // SAFETY: as above.
+    // SAFETY: each further part is null or lies in the cycle's pool (N4).
     let parts = std::iter::successors(first, |part| unsafe { part.next.as_ref() });
     let zones = parts.flat_map(|part| {
         let zones: *const ngx_shm_zone_t = part.elts.cast();
-        // SAFETY: as above; a part holds `nelts` zones.
+        // SAFETY: a part holds `nelts` zones (N4).
         (0..part.nelts).map(move |i| unsafe { &*zones.add(i) })
     });
     zones.filter(|zone| !zone.shm.addr.is_null())
 }
 
-/// Tells the hook of the zones of a cycle that is loaded.
+/// Passes the zones of a loaded cycle to the hook.
 ///
 /// # Safety
 ///
-/// `cycle` is what nginx handed to `init_module`.
+/// `cycle` is the pointer that nginx passed to `init_module`.
 pub unsafe fn loaded(cycle: *const ngx_cycle_t, generation: u64) {
-    // SAFETY: by contract.
+    // SAFETY: nginx passes a valid cycle, by contract (N3).
     let zones = unsafe { zones_of(cycle) };
     let zones: Vec<_> = zones
         .map(|zone| (zone.shm.name.as_bytes().to_vec(), zone.shm.addr as usize, zone.shm.size))
@@ -95,15 +98,16 @@ pub unsafe fn loaded(cycle: *const ngx_cycle_t, generation: u64) {
     hook::loaded(generation, &zones);
 }
 
-/// nginx's shared mappings in this process: the zones of the cycle, those that the hook has seen
-/// beyond them, the counters of nginx's core, and those of this module. Each has another name.
+/// Returns nginx's shared mappings in this process: the zones of the cycle, further mappings that
+/// the hook has seen, the counters of nginx's core, and those of this module. No two have the same
+/// name.
 pub fn mappings() -> Vec<ZoneMapping> {
     let mut found = Found::default();
     let seen = hook::mappings();
     let by_address: HashMap<usize, &Mapping> = seen.iter().map(|m| (m.address, m)).collect();
-    // SAFETY: N2.
+    // SAFETY: a pointer that nginx has set (N2).
     let cycle = unsafe { ngx_cycle };
-    // SAFETY: N2: the cycle lasts until the next one, which begins on this thread.
+    // SAFETY: the cycle lives until the next one begins, on this thread (N2).
     for zone in unsafe { zones_of(cycle) } {
         let (start, size) = (zone.shm.addr as usize, zone.shm.size);
         let seen = by_address.get(&start).filter(|mapping| mapping.size == size);
@@ -119,9 +123,9 @@ pub fn mappings() -> Vec<ZoneMapping> {
         let range = mapping.address..mapping.address.saturating_add(mapping.size);
         found.add(other(name(&mapping.name), range, Some(mapping.clone())));
     }
-    // SAFETY: N2.
+    // SAFETY: a pointer that nginx has set, and that is not followed (N2).
     let counters = unsafe { ngx_connection_counter } as usize;
-    // Together they are less than a page, in a mapping of their own.
+    // The counters take less than a page, in a mapping of their own.
     let start = counters / page_size() * page_size();
     if start != 0 {
         found.add(other(COUNTERS.to_owned(), start..start + page_size(), None));
@@ -133,7 +137,7 @@ pub fn mappings() -> Vec<ZoneMapping> {
     found.mappings
 }
 
-/// Mappings by their addresses and names.
+/// The mappings found so far, with their addresses and names.
 #[derive(Default)]
 struct Found {
     mappings: Vec<ZoneMapping>,
@@ -142,8 +146,8 @@ struct Found {
 }
 
 impl Found {
-    /// Adds a mapping, unless one at that address is there; it gets another name, if its own is
-    /// taken.
+    /// Adds a mapping, unless there is one at that address. If the name is taken, the mapping gets
+    /// a number after its name.
     fn add(&mut self, mut mapping: ZoneMapping) {
         if !self.starts.insert(mapping.range.start) {
             return;
@@ -158,34 +162,35 @@ impl Found {
     }
 }
 
-/// A mapping that is no zone of the cycle.
+/// Returns a mapping that is no zone of the cycle.
 fn other(name: String, range: Range<usize>, seen: Option<Mapping>) -> ZoneMapping {
     let owner = Err("it is no zone of a module".to_owned());
     ZoneMapping { name, owner, range, is_zone: false, seen }
 }
 
-/// The module that a zone belongs to: the one whose address is the zone's tag, as is the custom.
+/// Returns the module that a zone belongs to. By convention, the zone's tag is the address of its
+/// module.
 fn owner(zone: &ngx_shm_zone_t) -> Result<String, String> {
-    // SAFETY: N2: the modules of the cycle, an array of pointers that ends with a null.
+    // SAFETY: `modules` points to `modules_n` pointers (N2).
     let modules = unsafe {
         let cycle = &*ngx_cycle;
         std::slice::from_raw_parts(cycle.modules, cycle.modules_n)
     };
     let found = modules.iter().find(|module| module.cast() == zone.tag);
-    // SAFETY: N2: modules of the cycle are loaded, and nginx has given each its name.
+    // SAFETY: the modules of the cycle are loaded, and nginx has given each its name (N2).
     let name = found.and_then(|module| unsafe { module.as_ref() }).map(|module| module.name);
     match name.filter(|name| !name.is_null()) {
-        // SAFETY: as above.
+        // SAFETY: the name is a C string (N2).
         Some(name) => Ok(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()),
         None => Err("the zone's tag is no module".to_owned()),
     }
 }
 
-/// Pages of the pool in which the proof allocates.
+/// The number of pages of the pool in which the trial allocates.
 const PAGES: usize = 16;
 
-/// Allocates in a pool of its own in every way that modules do, and sees whether the hooks counted
-/// it all, and the pool's header reads as it should. To be called in a child process.
+/// Tries the hooks: allocates from a slab pool in every way that modules do, and checks that the
+/// hooks counted all of it and that the pool's header can be read. To be called in a child process.
 pub fn check() -> Result<(), Refusal> {
     hook::begin_process();
     let memory = Memory::from_size_align(PAGES * page_size(), page_size());
@@ -195,9 +200,9 @@ pub fn check() -> Result<(), Refusal> {
     if start.is_null() {
         return Err(Refusal::Memory);
     }
-    // SAFETY: Z1: the memory just allocated.
+    // SAFETY: `start` points to the memory just allocated (Z1).
     let proven = unsafe { slab_is_counted(start) } && mappings_are_seen();
-    // SAFETY: allocated above, and used by nobody any more.
+    // SAFETY: the memory was allocated above with this layout, and nothing uses it any more (Z1).
     unsafe { std::alloc::dealloc(start, memory) };
     if proven {
         Ok(())
@@ -206,9 +211,12 @@ pub fn check() -> Result<(), Refusal> {
     }
 }
 
+/// Allocates and frees in a slab pool, and compares the hooks' counts and the pool's header with
+/// what was done.
+///
 /// # Safety
 ///
-/// Z1: `start` is zeroed memory of [`PAGES`] pages.
+/// `start` points to zeroed memory of [`PAGES`] pages (Z1).
 unsafe fn slab_is_counted(start: *mut u8) -> bool {
     let page = page_size();
     let pool: *mut ngx_slab_pool_t = start.cast();
@@ -228,7 +236,7 @@ unsafe fn slab_is_counted(start: *mut u8) -> bool {
         }
         Some((runs.free, runs.largest, runs.count))
     };
-    // SAFETY: Z1; the fields that nginx itself sets before it makes a pool.
+    // SAFETY: these are the fields that nginx itself sets before it initialises a pool (Z1).
     unsafe {
         (*pool).end = start.add(PAGES * page);
         (*pool).min_shift = 3;
@@ -244,7 +252,7 @@ unsafe fn slab_is_counted(start: *mut u8) -> bool {
     let all = empty.pages as u64;
     let is_empty = empty.free == all && runs(&empty) == Some((all, all, 1));
 
-    // SAFETY: Z1; what is given back was got from the pool.
+    // SAFETY: only blocks that came from the pool are freed (Z1).
     let blocks = unsafe {
         let blocks = [
             ngx_slab_alloc(pool, 64),
@@ -265,7 +273,7 @@ unsafe fn slab_is_counted(start: *mut u8) -> bool {
         let class = used.classes.iter().find(|class| class.size == size);
         class.map(|class| (class.used, class.reqs, class.fails))
     };
-    // One page has the two slots; the others are free again, behind it.
+    // The two slots share one page. The other pages are free again, in one run behind it.
     blocks
         && is_empty
         && hook::counts(at) == Some(counted)
@@ -275,26 +283,26 @@ unsafe fn slab_is_counted(start: *mut u8) -> bool {
         && runs(&used) == Some((all - 1, all - 1, 1))
 }
 
-/// Makes and unmakes a mapping: the hooks see both.
+/// Creates and frees a mapping, and returns whether the hooks saw both.
 fn mappings_are_seen() -> bool {
     let name = OWN_COUNTERS.as_bytes();
-    // SAFETY: a C structure for which zeroes are valid; its name is static.
+    // SAFETY: a C structure for which zeroes are valid. The name is static.
     let mut shm: ngx_shm_t = unsafe { std::mem::zeroed() };
     shm.size = page_size();
     shm.name.len = name.len();
     shm.name.data = name.as_ptr().cast_mut();
-    // SAFETY: N2: `ngx_cycle` has a log.
+    // SAFETY: `ngx_cycle` points to the current cycle, which has a log (N2).
     shm.log = unsafe { (*ngx_cycle).log };
     let seen = |shm: &ngx_shm_t| {
         hook::mappings().into_iter().find(|m| m.address == shm.addr as usize && m.name == name)
     };
-    // SAFETY: as nginx calls them.
+    // SAFETY: nginx calls these functions in the same way, on this thread (N1).
     unsafe {
         if ngx_shm_alloc(&mut shm) != NGX_OK as isize {
             return false;
         }
         let begun = seen(&shm).filter(|mapping| mapping.size == page_size());
-        // No pool is there; the counters of its address are.
+        // The mapping has no slab pool, but its address has counters.
         let counted = begun.is_some() && hook::counts(shm.addr as usize) == Some(Counts::default());
         ngx_shm_free(&mut shm);
         let ended = begun.is_some_and(|mapping| hook::page_counts(&mapping).is_none());
