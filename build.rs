@@ -1,7 +1,9 @@
-//! Passes on what nginx was configured with, as `cfg(ngx_feature = "…")` and `cfg(ngx_os = "…")`.
+//! Passes on the features that nginx was configured with, as `cfg(ngx_feature = "…")` and
+//! `cfg(ngx_os = "…")`.
 //!
-//! nginx-sys finds it out and tells the build scripts of its direct dependents. Undefined symbols of
-//! nginx need no flag: the linker allows them in a shared library on Linux.
+//! The build script of nginx-sys detects them and passes them to the build scripts of its direct
+//! dependents. Undefined symbols of nginx need no flag: the linker allows them in a shared library
+//! on Linux.
 
 use std::env::var;
 use std::process::exit;
@@ -22,7 +24,7 @@ fn main() {
     cfgs("ngx_os", "DEP_NGINX_OS");
 }
 
-/// What the module cannot be built for.
+/// Returns a name for the target if the module cannot be built for it.
 fn unsupported() -> Option<String> {
     let target = |name: &str| var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
     let (os, arch) = (target("OS"), target("ARCH"));
@@ -39,7 +41,8 @@ fn unsupported() -> Option<String> {
     None
 }
 
-/// Sets `name` to each value of a comma-separated variable; `<variable>_CHECK` has all possible ones.
+/// Sets `name` to each value of a comma-separated variable. `<variable>_CHECK` has all possible
+/// values.
 fn cfgs(name: &str, variable: &str) {
     println!("cargo::rerun-if-env-changed={variable}");
     println!("cargo::rerun-if-env-changed={variable}_CHECK");

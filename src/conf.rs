@@ -1,4 +1,5 @@
-//! The configuration: what the directives set, how it merges, and what is settled when all is read.
+//! The configuration: what the directives set, how levels are merged, and what is decided once
+//! nginx has read everything.
 //!
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
@@ -27,33 +28,33 @@ pub use directives::{CORE_COMMANDS, HTTP_COMMANDS};
 
 mod directives;
 
-/// How long a request waits for other processes, in milliseconds, unless `memstat_timeout` says.
+/// The default of `memstat_timeout`: how long a request waits for other processes, in milliseconds.
 const DEFAULT_TIMEOUT_MS: ngx_msec_t = 200;
 
-/// "Not set" of a time, as nginx has it (`NGX_CONF_UNSET_MSEC`).
+/// nginx's value for a time that is not set (`NGX_CONF_UNSET_MSEC`).
 const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
 
-/// What holds for the whole server, hooks apart.
+/// The settings of the whole server, except for hooks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MainConf {
-    /// Locations with `memstat`. With none the module does nothing.
+    /// The number of locations with `memstat`. With none, the module does nothing.
     locations: usize,
-    /// The last one read; the others are behind it.
+    /// The location read last. It links to the one before.
     last: Option<NonNull<LocationConf>>,
-    /// Whether `memstat_uri on` stands anywhere.
+    /// Whether any level has `memstat_uri on`.
     uris: bool,
     zone: Option<Zone>,
     zone_size: Option<SizeAt>,
 }
 
-/// Where a directive stands.
+/// The position of a directive.
 #[derive(Debug, Clone, Copy)]
 struct At {
     file: ngx_str_t,
     line: usize,
 }
 
-/// The size in `memstat_zone`, and where it stands.
+/// The size in `memstat_zone`, in bytes, and the position of the directive.
 #[derive(Debug, Clone, Copy)]
 struct SizeAt {
     size: usize,
@@ -64,40 +65,40 @@ struct SizeAt {
 #[derive(Debug, Clone, Copy)]
 struct Here {
     at: At,
-    /// All modules' configurations of it.
+    /// The configurations that all modules have for this location.
     confs: access::LocationConfs,
-    /// The location read before.
+    /// The location read before this one.
     before: Option<NonNull<LocationConf>>,
 }
 
-/// What `memstat_hooks` says, in whichever context it stands.
+/// The setting of `memstat_hooks`, from either of its contexts.
 #[derive(Debug, Clone, Copy)]
 struct CoreConf {
     hooks: Option<HookSet>,
 }
 
-/// What holds for a location.
+/// The settings of a location.
 #[derive(Debug, Clone, Copy)]
 pub struct LocationConf {
     timeout: ngx_msec_t,
     uri: Option<bool>,
     format: Option<Format>,
-    /// Set where `memstat` stands in this very location.
+    /// Set if `memstat` is in this very location: it is not inherited.
     here: Option<Here>,
 }
 
 impl LocationConf {
-    /// How long a request waits for other processes, in milliseconds.
+    /// Returns how long a request waits for other processes, in milliseconds.
     pub fn timeout_ms(&self) -> u64 {
         self.timeout as u64
     }
 
-    /// Whether replies may have request lines.
+    /// Returns whether replies may contain request lines.
     pub fn has_uris(&self) -> bool {
         self.uri == Some(true)
     }
 
-    /// The format for those who ask for none.
+    /// Returns the format for requests that ask for none.
     pub fn format(&self) -> Format {
         self.format.unwrap_or_default()
     }
@@ -128,13 +129,13 @@ pub struct Module;
 
 impl HttpModule for Module {
     fn module() -> &'static ngx_module_t {
-        // SAFETY: nginx writes the structure only while it loads modules.
+        // SAFETY: nginx writes the structure only while it loads modules, on this thread (N1).
         unsafe { &*addr_of!(ngx_http_memstat_module) }
     }
 
     unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         guard(Status::NGX_ERROR.0, || {
-            // SAFETY: N3.
+            // SAFETY: nginx passes the configuration that it reads (N3).
             let cf = unsafe { Conf::from_raw(cf) };
             let Some(main) = main_conf(&cf).filter(|main| main.locations > 0) else {
                 return Status::NGX_OK.0;
@@ -145,17 +146,17 @@ impl HttpModule for Module {
     }
 }
 
-// SAFETY: `create_main_conf` makes this type, and the one of `HttpModule` is used.
+// SAFETY: `create_main_conf` is that of `HttpModule`, which creates this type.
 unsafe impl HttpModuleMainConf for Module {
     type MainConf = MainConf;
 }
 
-// SAFETY: as above, for `create_loc_conf`.
+// SAFETY: `create_loc_conf` is that of `HttpModule`, which creates this type.
 unsafe impl HttpModuleLocationConf for Module {
     type LocationConf = LocationConf;
 }
 
-/// The functions of the HTTP module.
+/// The callbacks of the HTTP module.
 pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
     postconfiguration: Some(Module::postconfiguration),
@@ -167,17 +168,18 @@ pub static HTTP_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     merge_loc_conf: Some(Module::merge_loc_conf),
 };
 
-/// The beginning of `ngx_stream_module_t`, which nginx may have been built without.
+/// The beginning of `ngx_stream_module_t`, which the bindings lack if nginx was built without
+/// stream.
 #[repr(C)]
 pub struct StreamContext {
     preconfiguration: unsafe extern "C" fn(*mut ngx_conf_t) -> ngx_int_t,
     rest: [Option<extern "C" fn()>; 5],
 }
 
-/// The functions of the stream module.
+/// The callbacks of the stream module.
 pub static STREAM_CONTEXT: StreamContext = StreamContext { preconfiguration, rest: [None; 5] };
 
-/// `http {}` or `stream {}` begins: all modules are loaded.
+/// Called when `http {}` or `stream {}` begins. All modules are loaded then.
 unsafe extern "C" fn preconfiguration(_cf: *mut ngx_conf_t) -> ngx_int_t {
     guard(Status::NGX_OK.0, || {
         loading::modules_loaded();
@@ -185,33 +187,33 @@ unsafe extern "C" fn preconfiguration(_cf: *mut ngx_conf_t) -> ngx_int_t {
     })
 }
 
-/// The functions of the core module.
+/// The callbacks of the core module.
 pub static mut CORE_CONTEXT: nginx_sys::ngx_core_module_t = nginx_sys::ngx_core_module_t {
     name: ngx_string!("memstat"),
     create_conf: Some(create_core_conf),
     init_conf: Some(init_core_conf),
 };
 
-/// What a cycle asks of the module, once its configuration is read.
+/// What the configuration of a cycle demands of the module.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Which hooks are wanted.
+    /// The hooks that are wanted.
     pub hooks: HookSet,
-    /// Whether some location's replies have request lines.
+    /// Whether replies of any location contain request lines.
     pub uris: bool,
-    /// The zone, made by nginx.
+    /// The zone, which nginx has created.
     pub zone: Zone,
     /// Whether there is a master process.
     pub has_master: bool,
 }
 
-/// The settings of a cycle; `None` when it has no `memstat` location.
+/// Returns the settings of a cycle, or `None` if it has no `memstat` location.
 ///
 /// # Safety
 ///
-/// `cycle` is what nginx handed to `init_module`.
+/// `cycle` is the pointer that nginx passed to `init_module`.
 pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
-    // SAFETY: N3.
+    // SAFETY: nginx passes a valid cycle, by contract (N3).
     let cycle = unsafe { cycle.as_ref() }?;
     let main = Module::main_conf(cycle).filter(|main| main.locations > 0)?;
     let hooks = core_conf(cycle).and_then(|core| core.hooks).unwrap_or_default();
@@ -219,22 +221,22 @@ pub unsafe fn settings(cycle: *mut ngx_cycle_t) -> Option<Settings> {
     Some(Settings { hooks, uris: main.uris, zone: main.zone?, has_master })
 }
 
-/// Warns of each location that answers everybody.
+/// Logs a warning for each location that is open to every client.
 ///
 /// # Safety
 ///
 /// As for [`settings`].
 pub unsafe fn warn_of_open(cycle: *mut ngx_cycle_t) {
-    // SAFETY: N3.
+    // SAFETY: nginx passes a valid cycle, by contract (N3).
     let Some(cycle) = (unsafe { cycle.as_ref() }) else { return };
     if !access::is_public(cycle) {
         return;
     }
     let mut next = Module::main_conf(cycle).and_then(|main| main.last);
-    // SAFETY: N4: locations of this cycle, which nothing changes any more.
+    // SAFETY: the locations lie in this cycle's pool, and nothing changes them any more (N4).
     let here = |location: NonNull<LocationConf>| unsafe { location.as_ref() }.here;
     while let Some(Here { at, confs, before }) = next.and_then(here) {
-        // SAFETY: N4: a location of this cycle.
+        // SAFETY: the location belongs to this cycle, whose configuration is read (N4).
         if !unsafe { access::is_restricted(cycle, confs) } {
             log::warn(&format!(
                 "memstat: the location in {}:{} answers everybody: it has no \"allow\", \"deny\", \
@@ -247,23 +249,23 @@ pub unsafe fn warn_of_open(cycle: *mut ngx_cycle_t) {
 }
 
 fn main_conf(cf: &Conf) -> Option<&'static mut MainConf> {
-    // SAFETY: N3: these functions run inside `http`, so the context is that of HTTP modules.
+    // SAFETY: these functions run inside `http`, so the context is that of HTTP modules (N3).
     Module::main_conf_mut(unsafe { cf.as_ptr().as_ref() }?)
 }
 
 fn core_conf(cycle: &ngx_cycle_t) -> Option<&'static mut CoreConf> {
-    // SAFETY: N2; N4: `create_core_conf` put the value there.
+    // SAFETY: `create_core_conf` put the value there, in the cycle's pool (N2, N4).
     unsafe {
         let index = (*addr_of!(ngx_memstat_module)).index;
         cycle.conf_ctx.add(index).cast::<*mut CoreConf>().read().as_mut()
     }
 }
 
-/// nginx loads the module.
+/// Called when nginx loads the module.
 unsafe extern "C" fn create_core_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
-    // SAFETY: N3.
+    // SAFETY: nginx passes a valid cycle (N3).
     guard((), || unsafe { loading::begin(cycle) });
-    // SAFETY: N3, N4.
+    // SAFETY: the memory comes from the cycle's pool, with the size of this type (N3, N4).
     unsafe {
         let place: *mut CoreConf =
             nginx_sys::ngx_palloc((*cycle).pool, std::mem::size_of::<CoreConf>()).cast();
@@ -274,26 +276,26 @@ unsafe extern "C" fn create_core_conf(cycle: *mut ngx_cycle_t) -> *mut c_void {
     }
 }
 
-/// `http {}` is read; next its modules make their Lua VMs. Hooks go in here that the configuration before
-/// did not want.
+/// Called when `http {}` is read, before its modules create their Lua VMs. Installs the hooks that
+/// the previous configuration did not want.
 unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, conf: *mut c_void) -> *mut c_char {
     guard(conf::OK, || {
-        // SAFETY: N3: nginx hands over what `create_main_conf` made.
+        // SAFETY: nginx passes the pointer that `create_main_conf` returned (N3).
         let (cycle, main) = unsafe { ((*cf).cycle, conf.cast::<MainConf>().as_ref()) };
-        // SAFETY: N3.
+        // SAFETY: the configuration belongs to a valid cycle (N3).
         let hooks = core_conf(unsafe { &*cycle }).and_then(|core| core.hooks).unwrap_or_default();
         if main.is_some_and(|main| main.locations > 0) {
-            // SAFETY: the cycle whose configuration is read.
+            // SAFETY: this is the cycle whose configuration nginx reads (N3).
             unsafe { loading::want(cycle, hooks) };
         }
         conf::OK
     })
 }
 
-/// All is read, and the number of workers is known: settles the size of the zone.
+/// Called when everything is read and the number of workers is known. Sets the size of the zone.
 unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3.
+        // SAFETY: nginx passes a valid cycle (N3).
         let cycle = unsafe { &*cycle };
         let Some(main) = Module::main_conf(cycle).filter(|main| main.locations > 0) else {
             return conf::OK;
@@ -303,7 +305,7 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
         };
         let needed = needed_slots(worker_processes(cycle));
         let Some(SizeAt { size, at: At { file, line } }) = main.zone_size else {
-            // The same for nearly all configurations, so that a reload keeps the zone.
+            // Nearly all configurations get the same size, so that a reload keeps the zone.
             let slots = needed.next_multiple_of(shm::DEFAULT_SLOTS).min(MAX_SLOTS);
             zone.set_size(shm::zone_size(slots));
             return conf::OK;
@@ -323,8 +325,8 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
     })
 }
 
-/// Two generations of workers, as during a reload, each with a cache manager, a cache loader, a
-/// privileged agent and one to spare.
+/// Returns the number of slots that a server needs: two generations of workers, as during a reload,
+/// each with a cache manager, a cache loader, a privileged agent and one spare slot.
 fn needed_slots(workers: usize) -> usize {
     2 * (workers + 4)
 }
@@ -334,9 +336,10 @@ fn worker_processes(cycle: &ngx_cycle_t) -> usize {
     core.map_or(1, |core| usize::try_from(core.worker_processes).unwrap_or(1).max(1))
 }
 
-/// The settings of nginx's core module.
+/// Returns the settings of nginx's core module.
 fn nginx_conf(cycle: &ngx_cycle_t) -> Option<&ngx_core_conf_t> {
-    // SAFETY: N2, N4: nginx's core module settles its own part before any other module's.
+    // SAFETY: the core module has its settings in its place, in the cycle's pool. nginx initialises
+    // them before those of any other module (N2, N4).
     unsafe {
         let core = cycle.conf_ctx.add((*addr_of!(ngx_core_module)).index);
         core.cast::<*const ngx_core_conf_t>().read().as_ref()

@@ -1,4 +1,4 @@
-//! One HTTP request: what it asks, and how the reply is sent.
+//! HTTP requests and replies: the query string, the format, and the reply.
 
 pub mod negotiate;
 pub mod query;

@@ -1,4 +1,4 @@
-//! The module tables, and what happens when a cycle begins and when a process begins and ends.
+//! The module tables, and what happens when a cycle begins, and when a process begins and ends.
 //!
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
@@ -17,8 +17,8 @@ use crate::hook::{creators, pool, slab};
 use crate::loading;
 use crate::nginx::{guard, log, process, zones};
 
-/// What nginx looks for in a dynamic module: its modules. The macro of the `ngx` crate takes one
-/// only.
+/// The modules of this library, where nginx looks for them. The macro of the `ngx` crate supports
+/// only one.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_modules: [*const ngx_module_t; 4] = [
@@ -28,7 +28,7 @@ pub static mut ngx_modules: [*const ngx_module_t; 4] = [
     std::ptr::null(),
 ];
 
-/// Their names.
+/// The names of the modules.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_module_names: [*const c_char; 4] = [
@@ -38,12 +38,12 @@ pub static mut ngx_module_names: [*const c_char; 4] = [
     std::ptr::null(),
 ];
 
-/// Where they belong among the others: anywhere.
+/// The position of the modules in nginx's order: anywhere.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_module_order: [*const c_char; 1] = [std::ptr::null()];
 
-/// The core module: the directive outside `http`, and the life of the processes.
+/// The core module: the directive outside `http`, and the callbacks for cycles and processes.
 #[no_mangle]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_memstat_module: ngx_module_t = ngx_module_t {
@@ -56,7 +56,8 @@ pub static mut ngx_memstat_module: ngx_module_t = ngx_module_t {
     ..ngx_module_t::default()
 };
 
-/// The stream module: it sees that `stream` begins. nginx without stream has no use for it.
+/// The stream module: its only purpose is to notice that `stream` begins. An nginx without stream
+/// ignores it.
 #[allow(non_upper_case_globals)]
 static mut ngx_stream_memstat_module: ngx_module_t = ngx_module_t {
     ctx: addr_of!(conf::STREAM_CONTEXT).cast_mut().cast(),
@@ -77,19 +78,19 @@ pub static mut ngx_http_memstat_module: ngx_module_t = ngx_module_t {
     ..ngx_module_t::default()
 };
 
-/// Configurations loaded so far, in the master.
+/// The number of configurations loaded so far, in the master.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// A cycle begins: in the master, before it forks the cycle's workers.
+/// Called when a cycle begins: in the master, before it forks the cycle's workers.
 unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
         let generation = GENERATION.fetch_add(1, Relaxed) + 1;
-        // SAFETY: N3.
+        // SAFETY: nginx passes a valid cycle (N3).
         unsafe { conf::warn_of_open(cycle) };
         if process::is_config_test() {
             return NGX_OK as ngx_int_t;
         }
-        // SAFETY: N3.
+        // SAFETY: nginx passes a valid cycle (N3).
         let settings = unsafe { conf::settings(cycle) };
         GATHER.with(|gather| {
             let before = gather.take();
@@ -111,7 +112,7 @@ fn prepare(
     generation: u64,
     before: Option<Gather>,
 ) -> Option<Gather> {
-    // Whatever points into the module from now on stays valid when nginx unloads it.
+    // Pointers into the module, which exist from now on, must stay valid when nginx unloads it.
     if let Err(refusal) = loading::pin_module() {
         loading::withdraw();
         log::alert(&format!("memstat: {refusal}, so it does nothing"));
@@ -120,15 +121,15 @@ fn prepare(
     process::product();
     let HookSet { master, .. } = settings.hooks;
     let wanted = HookSet { master: master && settings.has_master, ..settings.hooks };
-    // SAFETY: N3: this is `init_module`.
+    // SAFETY: this is `init_module`, which passes nginx's cycle, and the module is pinned (N3).
     let hooks = unsafe { loading::settle(cycle, wanted) };
     if hooks.pool == State::On.to_string() {
         creators::find();
     }
-    // SAFETY: N3.
+    // SAFETY: nginx passes a valid cycle (N3).
     let cycle = unsafe { &*cycle };
     if slab::state() == State::On {
-        // SAFETY: N3.
+        // SAFETY: nginx passes a valid cycle (N3).
         unsafe { zones::loaded(cycle, generation) };
     }
     pool::cycle(cycle.pool as usize, generation, c"ngx_init_cycle");
@@ -146,7 +147,7 @@ fn prepare(
     }
 }
 
-/// A worker or a helper begins.
+/// Called when a worker or a helper begins.
 unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
         GATHER.with(|gather| {
@@ -158,7 +159,7 @@ unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {
     })
 }
 
-/// A worker or a helper ends.
+/// Called when a worker or a helper ends.
 unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
     guard((), || {
         GATHER.with(|gather| {

@@ -1,14 +1,16 @@
-//! Which hooks are in place while a configuration is read.
+//! Installs and removes hooks while nginx reads a configuration.
 //!
 //! nginx calls `create_conf` of a core module inside `load_module`, before it reads the rest of the
-//! configuration. All hooks go in there, so that they see what the configuration allocates: pools, shared
-//! memory, Lua VMs. Once all is read, [`settle`] takes out those that no location wants. A later
-//! configuration finds the hooks as the last one left them.
+//! configuration. All hooks except the master's are installed there, so that they see what the
+//! configuration allocates: pools, shared memory, Lua VMs. Once everything is read, [`settle`]
+//! removes the hooks that no location wants. When nginx reads a later configuration, the hooks are
+//! as the previous one left them.
 //!
-//! Until a configuration with a `memstat` location is loaded, the module is not pinned, so that nginx can
-//! unload it. When a configuration is given up, the hooks go out before its `load_module` is undone:
-//! cleanups run in the reverse order. Code of the module may be on the stack then (`ngx_destroy_pool` is
-//! hooked), so the module stays mapped until the next configuration is loaded.
+//! The module is not pinned until a configuration with a `memstat` location is loaded, so that
+//! nginx can unload it. If a configuration fails, the hooks are removed before its `load_module` is
+//! undone: cleanups run in reverse order. Code of the module may be on the stack at that time
+//! (`ngx_destroy_pool` is hooked), so the module stays mapped until the next configuration is
+//! loaded.
 //!
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
@@ -36,46 +38,48 @@ static COURSE: MainThread<Course> = MainThread::new(Course {
 });
 
 struct Course {
-    /// The cycle whose configuration is being read, once hooks were installed for it.
+    /// The cycle whose configuration nginx is reading, once hooks were installed for it.
     cycle: *mut ngx_cycle_t,
-    /// The hooks that were installed for it.
+    /// The hooks that were installed for this cycle.
     early: HookSet,
-    /// Why some of them are not in place.
+    /// Why some of these hooks are not in place.
     refused: Refused,
-    /// The hooks that the last configuration wants; `None` when it has no `memstat` location.
+    /// The hooks that the last loaded configuration wants, or `None` if it has no `memstat`
+    /// location.
     settled: Option<HookSet>,
 }
 
-/// Why hooks are not in place that are tried in a child first. One try for each configuration is enough.
+/// Why hooks are not in place that are tried in a child process first. They are tried once for each
+/// configuration.
 #[derive(Default)]
 struct Refused {
     pool: Option<Refusal>,
     slab: Option<Refusal>,
 }
 
-/// nginx loads the module, or begins with a configuration that has it linked in.
+/// Called when nginx loads the module, or begins a configuration with the module linked in.
 ///
 /// # Safety
 ///
-/// `cycle` is what nginx handed to `create_conf`.
+/// `cycle` is the pointer that nginx passed to `create_conf`.
 pub unsafe fn begin(cycle: *mut ngx_cycle_t) {
     if !process::will_serve() {
         return;
     }
     slab::loading();
     if COURSE.with(|course| course.settled.is_none()) == Some(true) {
-        // SAFETY: the caller's contract.
+        // SAFETY: nginx passes a valid cycle, by contract (N3).
         unsafe { want(cycle, HookSet::ALL) };
     }
 }
 
-/// Installs hooks for a configuration that is being read.
+/// Installs hooks for a configuration that nginx is reading.
 ///
 /// # Safety
 ///
-/// `cycle` is the one whose configuration is read.
+/// `cycle` is the cycle whose configuration nginx is reading.
 pub unsafe fn want(cycle: *mut ngx_cycle_t, hooks: HookSet) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the cycle is valid by contract (N3).
     if !process::will_serve() || !unsafe { watch(cycle) } {
         return;
     }
@@ -84,7 +88,7 @@ pub unsafe fn want(cycle: *mut ngx_cycle_t, hooks: HookSet) {
         (course.refused.pool.is_some(), course.refused.slab.is_some())
     });
     let Some((pool_tried, slab_tried)) = tried else { return };
-    // Errors are kept or ignored here: `settle` reports them.
+    // Errors are ignored or kept here: `settle` reports them.
     if hooks.pool && !pool_tried {
         let refused = pool::install().err();
         COURSE.with(|course| course.refused.pool = refused);
@@ -96,7 +100,8 @@ pub unsafe fn want(cycle: *mut ngx_cycle_t, hooks: HookSet) {
     install_imports(hooks);
 }
 
-/// All modules are loaded, and some of them may import what is hooked by then.
+/// Called when all modules are loaded. Modules loaded later may import functions that are hooked,
+/// so the hooks on imports are installed again.
 pub fn modules_loaded() {
     if process::will_serve() {
         let in_place = COURSE.with(|c| c.early.or(c.settled.unwrap_or(HookSet::NONE)));
@@ -104,7 +109,7 @@ pub fn modules_loaded() {
     }
 }
 
-/// The hooks that are slots of the loaded objects.
+/// Installs the hooks that replace entries in the loaded objects' import tables.
 fn install_imports(hooks: HookSet) {
     if hooks.lua {
         let _ = lua_hook::install();
@@ -114,7 +119,8 @@ fn install_imports(hooks: HookSet) {
     }
 }
 
-/// Has [`given_up`] called when the pool of the cycle goes; whether it will be.
+/// Makes nginx call [`given_up`] when it destroys the pool of the cycle. Returns whether that
+/// succeeded.
 ///
 /// # Safety
 ///
@@ -123,7 +129,7 @@ unsafe fn watch(cycle: *mut ngx_cycle_t) -> bool {
     if COURSE.with(|course| course.cycle == cycle) == Some(true) {
         return true;
     }
-    // SAFETY: N3: the cycle has its pool from the beginning.
+    // SAFETY: a cycle has its pool from the beginning (N3).
     if !unsafe { at_end((*cycle).pool, given_up, cycle.cast()) } {
         return false;
     }
@@ -135,17 +141,17 @@ unsafe fn watch(cycle: *mut ngx_cycle_t) -> bool {
     true
 }
 
-/// Adds a cleanup to a pool; whether there was memory.
+/// Adds a cleanup to a pool. Returns whether there was memory for it.
 ///
 /// # Safety
 ///
-/// The pool is valid, and the handler may be called with `data` when the pool ends.
+/// The pool is valid, and the handler may be called with `data` when the pool is destroyed.
 unsafe fn at_end(
     pool: *mut ngx_pool_t,
     handler: unsafe extern "C" fn(*mut c_void),
     data: *mut c_void,
 ) -> bool {
-    // SAFETY: N4: the cleanup ends with its pool.
+    // SAFETY: the pool is valid by contract, and the cleanup lives as long as the pool (N4).
     let Some(cleanup) = (unsafe { ngx_pool_cleanup_add(pool, 0).as_mut() }) else {
         return false;
     };
@@ -154,8 +160,8 @@ unsafe fn at_end(
     true
 }
 
-/// The pool of a cycle goes. Where its configuration was not settled, it failed, and the hooks are again
-/// those that the last good one wanted.
+/// Called when nginx destroys the pool of a cycle. If the configuration was not settled, it failed:
+/// the hooks become those that the last loaded configuration wanted.
 unsafe extern "C" fn given_up(cycle: *mut c_void) {
     guard((), || {
         let cycle: *mut ngx_cycle_t = cycle.cast();
@@ -169,30 +175,31 @@ unsafe extern "C" fn given_up(cycle: *mut c_void) {
         });
         let Some((early, settled)) = unsettled.flatten() else { return };
         let is_out = take_out(early);
-        // SAFETY: N3: the cycle's own memory goes after this cleanup.
+        // SAFETY: nginx frees the cycle itself after this cleanup (N3).
         if settled.is_none() && !(is_out && unsafe { stay_for_now(cycle) }) {
             let _ = pin::pin(own_code());
         }
     });
 }
 
-/// Keeps the module mapped as long as the configuration lives that stays in force.
+/// Keeps the module mapped as long as the configuration lives that remains in force.
 ///
 /// # Safety
 ///
 /// As for [`want`].
 unsafe fn stay_for_now(cycle: *mut ngx_cycle_t) -> bool {
-    // SAFETY: N3: the cycle before it is alive while a cycle is made.
+    // SAFETY: the previous cycle is alive while nginx creates a cycle (N3).
     let before = unsafe { (*cycle).old_cycle.as_ref() };
     let Some((before, reference)) = before.zip(Reference::of(own_code()).ok()) else {
         return false;
     };
     let (release, handle) = reference.into_parts();
-    // SAFETY: N3, N4; the handle is released once, by code of the C library.
+    // SAFETY: the pool is the previous cycle's. Its cleanup releases the handle once, and is code
+    // of the C library (N3, N4).
     unsafe { at_end(before.pool, release, handle) }
 }
 
-/// Takes hooks out; whether no code of the module can be called any more.
+/// Removes hooks. Returns whether no code of the module can be called any more.
 fn take_out(hooks: HookSet) -> bool {
     let take =
         |wanted: bool, uninstall: fn() -> Result<(), Refusal>| !wanted || uninstall().is_ok();
@@ -201,12 +208,12 @@ fn take_out(hooks: HookSet) -> bool {
     let pool = take(hooks.pool, pool::uninstall);
     let slab = take(hooks.slab, slab::uninstall);
     let master = take(hooks.master, sleep::uninstall);
-    // Another thread may have been created through the hook, or use a VM.
+    // Another thread may have been created through the hook, or may use a VM.
     let alone = status::own().is_ok_and(|reading| reading.threads == 1);
     lua && thread && pool && slab && master && alone
 }
 
-/// Keeps the module in the process for good.
+/// Pins the module: it stays in the process for good.
 pub fn pin_module() -> Result<(), Refusal> {
     pin::pin(own_code())
 }
@@ -215,7 +222,7 @@ fn own_code() -> *const c_void {
     begin as *const () as *const c_void
 }
 
-/// A configuration is loaded that wants no hook: it has no `memstat` location.
+/// Called when a configuration without a `memstat` location is loaded: it wants no hooks.
 pub fn withdraw() {
     settled(None);
     if !take_out(HookSet::ALL) {
@@ -223,7 +230,7 @@ pub fn withdraw() {
     }
 }
 
-/// A configuration is loaded. Why hooks are not in place that were tried for it.
+/// Marks the configuration as loaded. Returns why hooks that were tried for it are not in place.
 fn settled(wanted: Option<HookSet>) -> Refused {
     let refused = COURSE.with(|course| {
         course.cycle = std::ptr::null_mut();
@@ -234,16 +241,16 @@ fn settled(wanted: Option<HookSet>) -> Refused {
     refused.unwrap_or_default()
 }
 
-/// A configuration is loaded: installs the hooks that it wants, takes out the others, and says in which
-/// state each is.
+/// Called when a configuration is loaded: installs the hooks that it wants and removes the others.
+/// Returns the state of each.
 ///
 /// # Safety
 ///
-/// `cycle` is what nginx handed to `init_module`, and the module is pinned.
+/// `cycle` is the pointer that nginx passed to `init_module`, and the module is pinned.
 pub unsafe fn settle(cycle: *mut ngx_cycle_t, hooks: HookSet) -> Hooks {
     let Refused { pool, slab } = settled(Some(hooks));
     let lua = if hooks.lua {
-        // SAFETY: the caller's contract.
+        // SAFETY: nginx passes a valid cycle, by contract (N3).
         unsafe { lua::settle(cycle) }
     } else {
         let _ = lua_hook::uninstall();

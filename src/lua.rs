@@ -1,6 +1,7 @@
-//! The Lua VMs of a configuration that is loaded.
+//! Takes over the Lua VMs of a loaded configuration.
 //!
-//! Those whose making was not seen are taken over, with LuaJIT linked into the executable for one.
+//! The hook does not see how some VMs are created, for example if LuaJIT is linked into the
+//! executable. These are taken over after they were created.
 //!
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
@@ -16,11 +17,12 @@ use crate::nginx::log;
 use crate::nginx::lua::{end_with_cleanup, global_states, GlobalState};
 use crate::probe::lua::LuaReading;
 
-/// The configuration is read, and wants the hook. Returns its state, as in `hooks`.
+/// Installs the hook for a loaded configuration that wants it. Returns the state of the hook, as in
+/// `hooks` of a reply.
 ///
 /// # Safety
 ///
-/// `cycle` is what nginx handed to `init_module`.
+/// `cycle` is the pointer that nginx passed to `init_module`.
 pub unsafe fn settle(cycle: *mut ngx_cycle_t) -> String {
     let installed = hook::install().and_then(|()| hook::keep());
     match &installed {
@@ -28,38 +30,38 @@ pub unsafe fn settle(cycle: *mut ngx_cycle_t) -> String {
         Err(refusal) => log::warn(&format!("memstat: no hook on Lua VMs: {refusal}")),
     }
     if !matches!(installed, Err(Refusal::NoLua)) {
-        // SAFETY: the caller's contract.
+        // SAFETY: nginx passes a valid cycle, by contract (N3).
         unsafe { take_over(cycle, installed.is_ok()) };
     }
     hook::state().to_string()
 }
 
-/// Takes the VMs of the cycle over.
+/// Takes over the VMs of the cycle. `ends_are_seen`: the hook sees when a VM is closed.
 ///
 /// # Safety
 ///
 /// As for [`settle`].
 unsafe fn take_over(cycle: *mut ngx_cycle_t, ends_are_seen: bool) {
-    // SAFETY: the caller's contract.
+    // SAFETY: nginx passes a valid cycle, by contract (N3).
     let states = unsafe { global_states(cycle) };
-    // SAFETY: alive, as their modules say, and nobody else uses them now.
+    // SAFETY: the modules say that the VM is alive, and nothing else uses it now (N1).
     let is_new = |state: &&GlobalState| unsafe { !hook::is_known(state.lua) };
     let alone = states.iter().filter(is_new).count() == 1;
     let found: Cell<Option<Vec<Range<usize>>>> = Cell::new(None);
     for state in &states {
-        // It may have been made by a call that is not seen, and so may its end.
-        // SAFETY: the caller's contract.
+        // If the hook did not see how the VM was created, it may not see how it is closed either.
+        // SAFETY: nginx passes a valid cycle, and `state` is one of its VMs (N3).
         if is_new(&state) && !unsafe { end_with_cleanup(cycle, *state) } && !ends_are_seen {
             log::warn("memstat: no hook on a Lua VM: where it ends is not found");
             continue;
         }
-        // With several, nobody knows which mapping is whose.
+        // With several new VMs, it is not known which mapping belongs to which VM.
         let directs = || {
             let directs = found.take().or_else(directs)?;
             found.set(Some(directs.clone()));
             (alone || directs.is_empty()).then_some(directs)
         };
-        // SAFETY: as above.
+        // SAFETY: the VM is alive, and nothing else uses it now (N1).
         let adopted = unsafe { hook::adopt(state.lua, state.subsystem, directs) };
         if let Err(refusal) = adopted {
             log::warn(&format!("memstat: no hook on a Lua VM: {refusal}"));
@@ -67,7 +69,7 @@ unsafe fn take_over(cycle: *mut ngx_cycle_t, ends_are_seen: bool) {
     }
 }
 
-/// The direct mappings that no VM is known to have.
+/// Returns the direct mappings that belong to no known VM.
 fn directs() -> Option<Vec<Range<usize>>> {
     let known = LuaReading::new(&hook::read());
     direct::find_all(&known.claimed().collect::<Vec<_>>()).ok()

@@ -1,4 +1,4 @@
-//! The directives: what they take, and clear errors about the rest.
+//! The directives: their arguments, and the errors for all others.
 //!
 //! Invariants for `unsafe`: those of [`crate::nginx`].
 
@@ -21,7 +21,7 @@ use crate::hook::set::HookSet;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::guard;
 
-/// The levels of what a location inherits.
+/// The levels of a directive that a location inherits.
 const INHERITED: u32 = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
 /// The directives inside `http`.
@@ -78,8 +78,8 @@ pub static mut CORE_COMMANDS: [ngx_command_t; 2] = [
 
 type Setter = unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_command_t, *mut c_void) -> *mut c_char;
 
-/// A directive: its name, where it may stand and what it takes, whose part of the configuration its
-/// setter gets.
+/// Returns a directive: its name, its contexts and number of arguments (`kind`), and which part of
+/// the configuration (`conf`) its setter gets.
 const fn command(name: ngx_str_t, kind: u32, conf: usize, set: Setter) -> ngx_command_t {
     ngx_command_t {
         name,
@@ -98,9 +98,10 @@ unsafe extern "C" fn set_memstat(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3.
+        // SAFETY: nginx passes the configuration that it reads (N3).
         let cf = unsafe { Conf::from_raw(cf) };
-        // SAFETY: N3, N4: inside a location, that is where the core module keeps its part.
+        // SAFETY: inside a location, the context has the core module's settings of this location
+        // (N3, N4).
         let location = unsafe {
             (*cf.as_ptr()).http_location_conf_unchecked::<nginx_sys::ngx_http_core_loc_conf_t>(
                 NgxHttpCoreModule::module(),
@@ -109,16 +110,17 @@ unsafe extern "C" fn set_memstat(
         let (Some(mut location), Some(main)) = (location, main_conf(&cf)) else {
             return conf::ERROR;
         };
-        // SAFETY: as above.
+        // SAFETY: the pointer is the core module's, and nothing else uses the settings now (N1,
+        // N4).
         let location = unsafe { location.as_mut() };
-        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this location.
+        // SAFETY: nginx passes the pointer that `create_loc_conf` returned for this location (N3).
         let Some(conf) = (unsafe { conf.cast::<LocationConf>().as_mut() }) else {
             return conf::ERROR;
         };
         if conf.here.is_some() {
             return conf::DUPLICATE;
         }
-        // SAFETY: N3: inside a location the context has the configurations of it.
+        // SAFETY: inside a location, the context has the location's configurations (N3).
         let confs = unsafe { (*(*cf.as_ptr()).ctx.cast::<ngx_http_conf_ctx_t>()).loc_conf };
         let (file, line) = cf.position();
         conf.here = Some(Here { at: At { file, line }, confs, before: main.last });
@@ -136,7 +138,7 @@ unsafe extern "C" fn set_zone(
     _conf: *mut c_void,
 ) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3.
+        // SAFETY: nginx passes the configuration that it reads (N3).
         let cf = unsafe { Conf::from_raw(cf) };
         let Some(main) = main_conf(&cf) else {
             return conf::ERROR;
@@ -167,7 +169,8 @@ unsafe extern "C" fn set_timeout(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
+        // SAFETY: nginx passes the configuration that it reads, and the pointer that
+        // `create_loc_conf` returned for this level (N3).
         let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
         let Some(conf) = conf else { return conf::ERROR };
         if conf.timeout != UNSET_MSEC {
@@ -193,7 +196,8 @@ unsafe extern "C" fn set_uri(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
+        // SAFETY: nginx passes the configuration that it reads, and the pointer that
+        // `create_loc_conf` returned for this level (N3).
         let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
         let (Some(conf), Some(main)) = (conf, main_conf(&cf)) else { return conf::ERROR };
         let parse = |word: &[u8]| match word {
@@ -214,7 +218,8 @@ unsafe extern "C" fn set_format(
     conf: *mut c_void,
 ) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3: nginx hands over what `create_loc_conf` made for this level.
+        // SAFETY: nginx passes the configuration that it reads, and the pointer that
+        // `create_loc_conf` returned for this level (N3).
         let (cf, conf) = unsafe { (Conf::from_raw(cf), conf.cast::<LocationConf>().as_mut()) };
         let Some(conf) = conf else { return conf::ERROR };
         let choices = Format::choices();
@@ -222,7 +227,7 @@ unsafe extern "C" fn set_format(
     })
 }
 
-/// Sets what a directive with one of a few words says.
+/// Sets the value of a directive whose only argument is one of a few words.
 fn set_word<T>(
     cf: &Conf,
     place: &mut Option<T>,
@@ -246,13 +251,13 @@ fn set_word<T>(
 
 fn parse_milliseconds(text: &[u8]) -> Option<ngx_msec_t> {
     let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: the string is as long as it says; nginx only reads it.
+    // SAFETY: the string is as long as its length says, and nginx only reads it.
     ngx_msec_t::try_from(unsafe { ngx_parse_time(&mut text, 0) }).ok()
 }
 
 fn parse_size(text: &[u8]) -> Option<usize> {
     let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: the string is as long as it says; nginx only reads it.
+    // SAFETY: the string is as long as its length says, and nginx only reads it.
     usize::try_from(unsafe { ngx_parse_size(&mut text) }).ok()
 }
 
@@ -263,9 +268,9 @@ unsafe extern "C" fn set_hooks(
     _conf: *mut c_void,
 ) -> *mut c_char {
     guard(conf::ERROR, || {
-        // SAFETY: N3.
+        // SAFETY: nginx passes the configuration that it reads (N3).
         let cf = unsafe { Conf::from_raw(cf) };
-        // SAFETY: N3.
+        // SAFETY: the configuration belongs to a valid cycle (N3).
         let Some(core) = core_conf(unsafe { &*(*cf.as_ptr()).cycle }) else {
             return conf::ERROR;
         };

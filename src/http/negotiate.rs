@@ -1,6 +1,6 @@
-//! Which format a request gets.
+//! Chooses the format of a reply.
 //!
-//! What `format=` names comes first, then what `Accept` prefers (RFC 9110, section 12.5.1), then the
+//! `format=` comes first, then what `Accept` prefers (RFC 9110, section 12.5.1), then the
 //! location's default. A range such as `*/*` leaves the choice to the location.
 #![forbid(unsafe_code)]
 
@@ -8,24 +8,24 @@ use mediatype::{MediaType, MediaTypeList, ReadParams};
 
 use crate::format::{Format, Media};
 
-/// What a request gets.
+/// The format chosen for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// What is sent.
+    /// The media type that is sent.
     pub media: Media,
-    /// Whether `Accept` had a say, so that a cache must tell requests apart by it.
+    /// Whether the choice depends on `Accept`, so that a cache must keep replies apart by it.
     pub by_accept: bool,
 }
 
-/// What a request gets: `asked` is `format=`, `accept` the values of all `Accept` fields, joined by
-/// commas.
+/// Chooses the media type for a request. `asked` is the format in `format=`, `accept` the values of
+/// all `Accept` fields, joined by commas.
 pub fn choose(asked: Option<Format>, default: Format, accept: &str) -> Choice {
     let ranges: Vec<Range> = MediaTypeList::new(accept).flatten().filter_map(Range::new).collect();
     let best = |offers: &[Media]| {
         let mut best: Option<(Media, Quality)> = None;
         for offer in offers {
             let quality = quality(*offer, &ranges);
-            // The first of equals.
+            // Of equal offers, the first one is taken.
             if quality > 0 && best.is_none_or(|(_, known)| quality > known) {
                 best = Some((*offer, quality));
             }
@@ -42,14 +42,15 @@ pub fn choose(asked: Option<Format>, default: Format, accept: &str) -> Choice {
             let mut offers = default.media().to_vec();
             let others = Format::ALL.into_iter().filter(|format| *format != default);
             offers.extend(others.flat_map(Format::media));
-            // Where nothing fits, an answer is of more use than a refusal.
+            // If nothing is acceptable, a reply in the default format is more useful than a
+            // refusal.
             let media = best(&offers).unwrap_or(plain(default));
             Choice { media, by_accept: true }
         }
     }
 }
 
-/// The first of a format's media types.
+/// Returns the first media type of a format.
 fn plain(format: Format) -> Media {
     match format {
         Format::Json => Media::Json,
@@ -59,7 +60,7 @@ fn plain(format: Format) -> Media {
     }
 }
 
-/// In thousandths.
+/// The quality of a range, in thousandths.
 type Quality = u16;
 
 /// An element of `Accept`.
@@ -83,8 +84,8 @@ impl<'a> Range<'a> {
         Some(Range { media, quality })
     }
 
-    /// How closely it names what is offered: 0 for `*/*`, up to a type with a version. `None` when
-    /// it names something else.
+    /// Returns how specific the range is for an offer: 0 for `*/*`, 3 for a type with a version.
+    /// `None` if the range does not match the offer.
     fn specificity(&self, offer: Media) -> Option<usize> {
         let (ty, subty, versions) = offer.essence();
         let is =
@@ -109,7 +110,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// The quality that the most specific range gives to what is offered.
+/// Returns the quality that the most specific matching range gives to an offer.
 fn quality(offer: Media, ranges: &[Range]) -> Quality {
     let fitting = ranges.iter().filter_map(|r| Some((r.specificity(offer)?, r.quality)));
     fitting.max().map_or(0, |(_, quality)| quality)

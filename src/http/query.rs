@@ -1,4 +1,4 @@
-//! The query string of `GET /memstat`.
+//! Parses the query string of `GET /memstat`.
 #![forbid(unsafe_code)]
 
 use crate::report::fields;
@@ -13,57 +13,57 @@ use crate::format::{ascii, Format};
 use crate::report::fields::Fields;
 use crate::report::model::named;
 
-/// What a request asks for.
+/// The parameters of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
-    /// `format=`: the format of the reply; without it, another part of the request may tell.
+    /// `format=`: the format of the reply. Without it, the `Accept` header or the location decides.
     pub format: Option<Format>,
-    /// `refresh=heap`: fresh statistics of each allocator, even where they are expensive.
+    /// `refresh=heap`: read the statistics of each allocator again, even if that is expensive.
     pub refresh_heap: bool,
-    /// `refresh=zones`: all touched pages of zones are counted anew.
+    /// `refresh=zones`: count all touched pages of zones again.
     pub refresh_zones: bool,
-    /// `zone=`: only this zone, by its name in the reply.
+    /// `zone=`: report only this zone, by its name in the reply.
     pub zone: Option<String>,
-    /// `pid=`: only this process.
+    /// `pid=`: report only this process.
     pub pid: Option<i32>,
     /// `fields=`: only these properties of the reply.
     pub fields: Option<Fields>,
 }
 
-/// Why a query string was refused, in one sentence that names what is accepted.
+/// Why a query string is refused, in one sentence that names what is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueryError {
-    /// A parameter that does not exist.
+    /// The parameter is unknown.
     #[error("unknown parameter \"{0}\": accepted are {PARAMETERS}")]
     Parameter(Quoted),
-    /// A format that does not exist.
+    /// The format is unknown.
     #[error("unknown format \"{0}\": accepted are {formats}", formats = Format::names())]
     Format(Quoted),
-    /// Something to refresh that does not exist.
+    /// The value of `refresh` is unknown.
     #[error("unknown refresh \"{0}\": accepted are \"heap\" and \"zones\"")]
     Refresh(Quoted),
-    /// Something that is no process id.
+    /// The value of `pid` is no process id.
     #[error("invalid pid \"{0}\": accepted is the number of a process")]
     Pid(Quoted),
-    /// A field that does not exist.
+    /// The field is unknown.
     #[error("unknown field \"{0}\": accepted are {names}, separated by commas", names = .1.names())]
     Field(Quoted, fields::Level),
-    /// The same parameter twice.
+    /// A parameter appears twice.
     #[error("repeated parameter \"{0}\": accepted are one each of {PARAMETERS}, and one \"refresh\" of a kind")]
     Repeated(&'static str),
-    /// A parameter without `=`.
+    /// A parameter has no `=`.
     #[error("no value in \"{0}\": accepted are parameters with a value, {PARAMETERS}")]
     NoValue(Quoted),
-    /// Parameters for a reply that has no such parts.
+    /// The format cannot be narrowed by these parameters.
     #[error("\"pid\" and \"fields\" do not go with this format: accepted are {0}")]
     Narrowed(&'static str),
 }
 
-/// The parameters there are.
+/// The known parameters.
 const PARAMETERS: &str = "\"fields\", \"format\", \"pid\", \"refresh\" and \"zone\"";
 
 impl Query {
-    /// Parses the arguments of a request, as the client sent them.
+    /// Parses the query string as the client sent it.
     pub fn parse(args: &[u8]) -> Result<Query, QueryError> {
         let (mut format, mut zone) = (None, None);
         let (mut pid, mut fields) = (None, None);
@@ -104,7 +104,7 @@ impl Query {
         Ok(Query { format, refresh_heap, refresh_zones, zone, pid, fields })
     }
 
-    /// Whether a reply of this format can be narrowed as it is asked.
+    /// Returns an error if a reply of this format cannot be narrowed by the parameters.
     pub fn fits(&self, format: Format) -> Result<(), QueryError> {
         match format {
             Format::Json | Format::Text => Ok(()),
@@ -116,14 +116,14 @@ impl Query {
     }
 }
 
-/// A positive number in plain digits.
+/// Parses a process id: a positive number in decimal digits, without a sign or a leading 0.
 fn parse_pid(value: &[u8]) -> Option<i32> {
     let digits = std::str::from_utf8(value).ok()?;
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     digits.parse().ok().filter(|_| plain)
 }
 
-/// The sentence about a process that does not exist: the ids of those that do.
+/// Returns the sentence about a process that does not exist, with the ids of those that exist.
 pub fn unknown_pid(pid: i32, pids: &[i32]) -> String {
     let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
     format!("unknown pid \"{pid}\": there are {}\n", list(&pids))
@@ -140,25 +140,25 @@ fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), Qu
     }
 }
 
-/// The sentence about a zone that does not exist: the names of those that do.
+/// Returns the sentence about a zone that does not exist, with the names of those that exist.
 pub fn unknown_zone(zone: &str, names: &[String]) -> String {
     let mut names: Vec<_> = names.iter().map(|name| format!("\"{}\"", ascii(name))).collect();
     names.sort();
     format!("unknown zone \"{}\": there are {}\n", Quoted::new(zone.as_bytes()), list(&names))
 }
 
-/// A part of the query string that is fit to be quoted: printable ASCII, at most 32 characters.
+/// A quoted part of the query string: printable ASCII, at most 32 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quoted(String);
 
 impl Quoted {
-    /// The most characters that are quoted, `...` for the rest among them.
+    /// The maximum number of characters, including the `...` that stands for the rest.
     const LIMIT: usize = 32;
     const REST: &'static str = "...";
 
     fn new(bytes: &[u8]) -> Self {
         let mut text = String::new();
-        // Where the text ends if the rest does not fit.
+        // Where the text is cut if the rest does not fit.
         let mut end = 0;
         for byte in bytes {
             text.extend(byte.escape_ascii().map(char::from));
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    /// Random arguments are accepted, or refused with one short printable line.
+    /// Random query strings are accepted, or refused with one short printable line.
     #[test]
     fn any_bytes() {
         let mut random = Random::new(5);

@@ -1,18 +1,18 @@
-//! A reply on its way.
+//! A reply: its header fields, and its body, which is written in steps.
 
 use crate::budget::{Budget, Progress};
 use crate::format::Media;
 use crate::nginx::request::Response;
 use crate::render::{RenderError, Writing};
 
-/// A header field.
+/// The name and the value of a header field.
 pub type Header = (&'static str, &'static str);
 
-/// Replies are about now.
+/// No cache may store a reply, because it shows the present.
 pub const NO_STORE: Header = ("Cache-Control", "no-store");
 const NO_SNIFF: Header = ("X-Content-Type-Options", "nosniff");
 
-/// A reply: what its head says, and its body as far as it is written.
+/// A reply: its header fields, and the part of its body that is written so far.
 pub struct Reply {
     status: u16,
     content_type: &'static str,
@@ -26,7 +26,8 @@ enum Body {
 }
 
 impl Reply {
-    /// A report in the making, with these header fields and those that all replies have.
+    /// Creates a reply with a report that is still to be written. It has the header fields in
+    /// `more` and those of all replies.
     pub fn new(media: Media, more: Vec<Header>, writing: Writing) -> Self {
         let mut headers = vec![NO_STORE, NO_SNIFF];
         headers.extend(more);
@@ -34,13 +35,13 @@ impl Reply {
         Reply { status: 200, content_type: media.content_type(), headers, body }
     }
 
-    /// A sentence instead of a report.
+    /// Creates a reply that is one sentence, with this status, instead of a report.
     pub fn sentence(status: u16, sentence: String) -> Self {
         let (content_type, headers) = (Media::Text.content_type(), vec![NO_STORE, NO_SNIFF]);
         Reply { status, content_type, headers, body: Body::Sentence(sentence) }
     }
 
-    /// Writes until the budget is spent.
+    /// Writes the body until the budget is spent.
     pub fn step(&mut self, budget: &Budget) -> Result<Progress, RenderError> {
         match &mut self.body {
             Body::Sentence(_) => Ok(Progress::Done),
@@ -48,7 +49,7 @@ impl Reply {
         }
     }
 
-    /// The size of the body so far, in bytes.
+    /// Returns the size of the body so far, in bytes.
     pub fn len(&self) -> usize {
         match &self.body {
             Body::Sentence(sentence) => sentence.len(),
@@ -56,7 +57,7 @@ impl Reply {
         }
     }
 
-    /// All of it, once [`Reply::step`] is done.
+    /// Returns the complete response. To be called after [`Reply::step`] is done.
     pub fn response(self) -> Response {
         let Reply { status, content_type, headers, body } = self;
         let body = match body {

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// As these programs send them; those of curl, Chromium and Prometheus are seen in `t/faces.t` too.
+/// The headers that these programs send. `t/format.t`, `t/page.t` and `t/prometheus.t` test the real
+/// curl, Chromium and Prometheus, too.
 const CURL: &str = "*/*";
 const WGET: &str = "*/*";
 const GO: &str = "";
@@ -63,7 +64,7 @@ fn as_really_sent() {
     for (who, accept, expected) in table {
         let choice = choose(None, Format::Json, accept);
         assert_eq!(choice, Choice { media: expected, by_accept: true }, "{who}");
-        // The default of the location is for those who leave it open only.
+        // Only requests that leave the choice open get the location's default.
         let open = [CURL, GO].contains(&accept);
         for (default, media) in [
             (Format::Html, Media::Html),
@@ -123,7 +124,7 @@ fn by_the_book() {
         ("text/*;q=0.3, text/html;q=0.1, text/plain;q=0.2", Media::Text),
         ("text/html , application/json;q=0.1", Media::Html),
         ("text/html\t;\tq=0.2,application/json ; q=0.1", Media::Html),
-        // Something else only, and nothing that can be read: the default.
+        // Only other types, and values that cannot be parsed, give the default.
         ("image/png", Media::Json),
         ("text/html+xml", Media::Json),
         ("*/json", Media::Json),
