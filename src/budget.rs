@@ -1,7 +1,8 @@
-//! How long a probe may keep the event loop.
+//! The time that a probe may take of the event loop.
 //!
-//! A probe that may have much to read is a job in steps: each step gets a [`Budget`], does a piece
-//! of bounded size, asks [`Budget::spent`], and returns [`Progress::More`] when it is.
+//! A probe that may have much to read works in steps. Each step takes a [`Budget`], does pieces of
+//! bounded size, checks [`Budget::spent`] after each, and returns [`Progress::More`] once the time
+//! is used up.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -20,23 +21,24 @@ impl Budget {
         Budget { begun, deadline: begun.checked_add(time) }
     }
 
-    /// No limit: for start-up and tests.
+    /// A budget without a limit, for start-up and tests.
     pub fn unlimited() -> Self {
         Budget { begun: Instant::now(), deadline: None }
     }
 
-    /// The time used so far; of no limit, none.
+    /// The time used so far; 0 for a budget without a limit.
     pub fn used(&self) -> Duration {
         self.deadline.map_or(Duration::ZERO, |_| self.begun.elapsed())
     }
 
-    /// Whether the time is used up. Costs a clock read: ask once a piece, not once a page.
+    /// Whether the time is used up. Each call reads the clock: call it once a piece, not once a
+    /// page.
     pub fn spent(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 
-/// What a step says.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// The job is complete.

@@ -1,19 +1,21 @@
 //! `ngx_http_memstat_module`: where the memory of every nginx process goes.
 //!
-//! A request flows through the rooms in this order:
+//! A request passes through the modules in this order:
 //!
-//! - `handler` reads it (`http::query`, `http::negotiate`) and asks `gather` for everybody's figures;
-//! - `gather` wakes the other processes, and each takes its own `probe::snapshot`: address ranges,
-//!   the pages in them, the allocator's statistics, the kernel's totals;
-//! - `report::balance` makes the entries add up, `scoreboard` carries the figures through shared
-//!   memory;
-//! - `report` puts all processes into one model, `render` writes it piece by piece, and
-//!   `http::reply` is what is sent.
+//! - `handler` parses it (`http::query`, `http::negotiate`) and asks `gather` for the figures of
+//!   all processes;
+//! - `gather` wakes the other processes. Each of them takes its own `probe::snapshot`: address
+//!   ranges, the pages in them, the allocator's statistics, the kernel's totals;
+//! - `report::balance` makes the entries of a process add up, and `scoreboard` passes the figures
+//!   on through shared memory;
+//! - `report` combines all processes into one model, `render` writes it in pieces, and
+//!   `http::reply` is the response.
 //!
-//! `conf` reads the directives, `hook` patches what has to be counted where it happens, `tally`
-//! keeps the counts. `sys` reads what the kernel and the loader say, `abi` structures that belong to
-//! others, `nginx` wraps the C interface. Imports only point down: tools/floors lists the floors and
-//! checks it. All below `nginx` builds without nginx (`--no-default-features`).
+//! `conf` reads the directives. `hook` patches the functions whose calls must be counted, and
+//! `tally` keeps the counts. `sys` reads from the kernel and the loader, `abi` reads structures
+//! that other programs define, and `nginx` wraps the C interface. Imports only point down:
+//! tools/floors lists the floors and checks the imports. Everything below `nginx` builds without
+//! nginx (`--no-default-features`).
 #![warn(missing_docs)]
 
 pub mod abi;

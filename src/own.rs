@@ -1,15 +1,17 @@
-//! What the module's own code holds on the heap of this process, counted exactly; and memory for it
-//! when the system has none.
+//! The module's own allocator: it counts exactly what the module's code holds on the heap of this
+//! process, and has a reserve for when the system refuses memory.
 //!
-//! Rust ends the process when an allocation fails. A worker must not die of looking at its memory, so
-//! what the system allocator refuses comes from a reserve: a part of `.bss`, no page of which exists
-//! before that happens. One reading and its reply need less than the reserve has.
+//! Rust aborts the process when an allocation fails. A worker must not die because its memory is
+//! being measured, so allocations that the system allocator refuses come from a reserve: a part of
+//! `.bss` that has no page in RAM until then. One snapshot and its reply need less than the reserve
+//! has.
 //!
 //! Invariants for `unsafe`:
 //!
-//! 1. Every function hands its arguments on to [`System`] or to the reserve, whose contracts are the
-//!    same, and an allocation goes back to the one it came from: its address tells.
-//! 2. The memory of the reserve is used by nothing but its heap, which is used under its lock.
+//! 1. Every function passes its arguments on to [`System`] or to the reserve, which have the same
+//!    contract. An allocation goes back to the allocator it came from, which its address
+//!    identifies.
+//! 2. Only the heap of the reserve uses the reserve's memory, and that heap is used under its lock.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -18,41 +20,42 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use linked_list_allocator::LockedHeap;
 
+/// Bytes that are allocated now.
 static LIVE: AtomicU64 = AtomicU64::new(0);
 
 /// Allocations that the system refused.
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes of the reserve.
+/// The size of the reserve in bytes.
 const RESERVE: usize = 1 << 20;
 
 #[repr(align(16))]
 struct Memory(UnsafeCell<[u8; RESERVE]>);
 
-// SAFETY: 2.
+// SAFETY: only the heap uses the memory, under its lock (2).
 unsafe impl Sync for Memory {}
 
 static MEMORY: Memory = Memory(UnsafeCell::new([0; RESERVE]));
 static HEAP: LockedHeap = LockedHeap::empty();
 
-/// Bytes the module holds now.
+/// Bytes that the module's code holds now.
 pub fn live_bytes() -> u64 {
     LIVE.load(Relaxed)
 }
 
-/// Allocations of the module that the system refused so far, in this process and those it was forked
-/// from.
+/// Allocations of the module that the system has refused so far, in this process and in those it
+/// was forked from.
 pub fn refused() -> u64 {
     REFUSED.load(Relaxed)
 }
 
-/// The system allocator, with a reserve, and a count of what is live.
+/// The system allocator with a reserve and a count of live bytes.
 pub struct Counting;
 
-// SAFETY: 1.
+// SAFETY: each function keeps the contract of the allocator it passes its arguments on to (1).
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: 1.
+        // SAFETY: the caller's contract is that of `System` (1).
         let mut pointer = unsafe { System.alloc(layout) };
         if pointer.is_null() {
             pointer = from_reserve(layout);
@@ -66,17 +69,17 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size() as u64, Relaxed);
         if is_reserve(pointer) {
-            // SAFETY: 1.
+            // SAFETY: the allocation came from the reserve (1).
             unsafe { to_reserve(pointer, layout) }
         } else {
-            // SAFETY: 1.
+            // SAFETY: the allocation came from `System` (1).
             unsafe { System.dealloc(pointer, layout) }
         }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if !is_reserve(pointer) {
-            // SAFETY: 1.
+            // SAFETY: the allocation came from `System` (1).
             let moved = unsafe { System.realloc(pointer, layout, size) };
             if !moved.is_null() {
                 LIVE.fetch_add(size as u64, Relaxed);
@@ -87,10 +90,11 @@ unsafe impl GlobalAlloc for Counting {
         let Ok(larger) = Layout::from_size_align(size, layout.align()) else {
             return std::ptr::null_mut();
         };
-        // SAFETY: by the caller's contract the size is not zero.
+        // SAFETY: the caller's contract says that the size is not zero (1).
         let moved = unsafe { self.alloc(larger) };
         if !moved.is_null() {
-            // SAFETY: two allocations of at least that size; the old one is the caller's to give up.
+            // SAFETY: both allocations have at least that size, and the caller gives up the old one
+            // (1).
             unsafe {
                 std::ptr::copy_nonoverlapping(pointer, moved, layout.size().min(size));
                 self.dealloc(pointer, layout);
@@ -110,19 +114,21 @@ fn from_reserve(layout: Layout) -> *mut u8 {
     REFUSED.fetch_add(1, Relaxed);
     let mut heap = HEAP.lock();
     if heap.size() == 0 {
-        // SAFETY: 2: once, under the lock.
+        // SAFETY: this happens once, under the lock (2).
         unsafe { heap.init(MEMORY.0.get().cast(), RESERVE) };
     }
     heap.allocate_first_fit(layout).map_or(std::ptr::null_mut(), NonNull::as_ptr)
 }
 
+/// Gives an allocation back to the reserve.
+///
 /// # Safety
 ///
 /// The allocation came from the reserve, with this layout.
 #[cold]
 unsafe fn to_reserve(pointer: *mut u8, layout: Layout) {
     if let Some(pointer) = NonNull::new(pointer) {
-        // SAFETY: by contract.
+        // SAFETY: the caller's contract is that of the heap, which is locked (1, 2).
         unsafe { HEAP.lock().deallocate(pointer, layout) };
     }
 }
@@ -131,7 +137,7 @@ unsafe fn to_reserve(pointer: *mut u8, layout: Layout) {
 mod tests {
     use super::*;
 
-    /// A layout that no system has memory for, and one that the reserve has.
+    /// A layout of `size` bytes, aligned to 8.
     fn layout(size: usize) -> Layout {
         Layout::from_size_align(size, 8).unwrap()
     }
@@ -144,12 +150,12 @@ mod tests {
             for i in 1..=50 {
                 let pointer = from_reserve(layout(i * 100));
                 assert!(is_reserve(pointer));
-                // SAFETY: an allocation of that size.
+                // SAFETY: the allocation has that size.
                 unsafe { pointer.write_bytes(i as u8, i * 100) };
                 held.push(pointer);
             }
             for (i, pointer) in (1..=50).zip(held.drain(..)) {
-                // SAFETY: allocated above with this layout, and full of one value.
+                // SAFETY: it was allocated above with this layout, and every byte has been written.
                 unsafe {
                     assert_eq!((*pointer, *pointer.add(i * 100 - 1)), (i as u8, i as u8));
                     Counting.dealloc(pointer, layout(i * 100));
@@ -166,7 +172,7 @@ mod tests {
     fn what_is_in_the_reserve_can_grow() {
         let pointer = from_reserve(layout(10));
         LIVE.fetch_add(10, Relaxed);
-        // SAFETY: an allocation of that size, then one of the larger size, which is given back.
+        // SAFETY: the allocation has the old size, then the new one, and is not used once freed.
         unsafe {
             pointer.write_bytes(7, 10);
             let moved = Counting.realloc(pointer, layout(10), 10_000);

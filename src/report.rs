@@ -1,8 +1,8 @@
-//! The model of the server, and what is computed with it.
+//! The model of the server and the computations on it.
 //!
-//! `model` is the data. `balance` closes the sum of one process, `shrink` makes it fit into its slot,
-//! `naming` names who creates pools; `merge` and `assemble` make one reply of all processes;
-//! `narrow` and `fields` leave out of it what was not asked for.
+//! `model` has the data. `balance` makes the entries of one process add up, `shrink` makes its
+//! snapshot fit into a slot, `naming` names the creators of pools. `merge` and `assemble` combine
+//! all processes into one reply. `narrow` and `fields` remove the parts that were not requested.
 #![forbid(unsafe_code)]
 
 pub mod assemble;

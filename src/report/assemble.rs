@@ -1,4 +1,4 @@
-//! The whole reply, from the processes and zones that were collected.
+//! Makes the whole reply from the collected processes and zones.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
@@ -9,14 +9,14 @@ use super::merge::zones::{self, Reported};
 use super::model::zones::SharedZones;
 use super::model::{AnsweredBy, Process, Server, State, Totals, MODULE, SCHEMA};
 
-/// What a reply says about itself.
+/// The properties of a reply itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The version of nginx, such as `1.22.1`.
     pub nginx: String,
-    /// The executable by its own name and version; why that is not known.
+    /// The executable's own name and version, or why they are not known.
     pub product: Result<String, String>,
-    /// The time of the reply: seconds since the epoch, and the milliseconds of that second.
+    /// The time of the reply: seconds since the epoch, and milliseconds within that second.
     pub time: (u64, u64),
     /// The size of a page in bytes.
     pub page_size: u64,
@@ -26,8 +26,8 @@ pub struct Facts {
     pub elapsed_us: u64,
 }
 
-/// The reply: `processes` in order, the zones that some of them reported, and the totals. `merged` is
-/// what they share.
+/// Makes the reply: `processes` in order, the zones that they `reported`, and the totals. `merged`
+/// has the pages that the processes share.
 pub fn assemble(
     facts: Facts,
     mut processes: Vec<Process>,
@@ -59,11 +59,11 @@ pub fn assemble(
     }
 }
 
-/// nginx shared memory loaded in RAM, each mapping once. Why it is not known goes into the notes of
-/// the process that answers.
+/// Bytes of nginx's shared memory in RAM, each mapping counted once. If the sum is unknown, the
+/// reason is added to the notes of the answering process.
 fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i32) -> Option<u64> {
     let newest = processes.iter().filter_map(|process| process.generation).max();
-    // A process of before a reload may have mappings that nobody else has.
+    // A process from before a reload may have mappings that no other process has.
     let is_old = |p: &Process| {
         p.state == State::ShuttingDown || (p.generation.is_some() && p.generation != newest)
     };
@@ -74,7 +74,7 @@ fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i3
     known(counted, "totals.shared_memory", processes, answered_by)
 }
 
-/// What is known; why it is not goes into the notes of the process that answers.
+/// Returns the value of `found`. An error becomes a note on `what` of the answering process.
 fn known<T>(
     found: Result<T, String>,
     what: &str,
@@ -91,7 +91,7 @@ fn known<T>(
         .ok()
 }
 
-/// Sums over `processes`. A sum of which some part is not known is not known.
+/// Sums over `processes`. A sum is unknown if one of its parts is.
 fn totals(processes: &[Process], shared_memory: Option<u64>) -> Totals {
     let sum = |figure: fn(&Process) -> Option<u64>| {
         processes.iter().try_fold(0u64, |sum, process| sum.checked_add(figure(process)?))
@@ -106,7 +106,8 @@ fn totals(processes: &[Process], shared_memory: Option<u64>) -> Totals {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, `2026-01-31T12:00:00.000Z`. The last year it can write is 9999.
+/// Formats a time as RFC 3339 in UTC with milliseconds, `2026-01-31T12:00:00.000Z`. Later times
+/// than the end of the year 9999 become that time.
 pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
     /// The last second of the year 9999.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -114,7 +115,7 @@ pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
         Duration::from_secs(seconds).saturating_add(Duration::from_millis(milliseconds)).min(LAST);
     let mut text = String::new();
     if let Some(time) = UNIX_EPOCH.checked_add(since) {
-        // It fails beyond the year 9999 only.
+        // Fails only beyond the year 9999.
         let _ = write!(text, "{}", humantime::format_rfc3339_millis(time));
     }
     text
@@ -192,7 +193,7 @@ mod tests {
             processes: 2,
             resident: Some(200),
             resident_unique: Some(60 + 60 + 10 + 64),
-            // The worker's pages may be the master's, and of files both may have the same.
+            // The worker's pages may be the master's, and both may map the same file pages.
             resident_unique_error: Some(60 + 10),
             swap: Some(10),
             shared_memory: Some(64),

@@ -1,16 +1,16 @@
-//! Closing the sum of one process.
+//! Makes the entries of a process's breakdown add up to the kernel's totals.
 //!
 //! The kernel's totals and the pages of each address range are read one after the other, while the
-//! process lives on. What the ranges do not explain is the remainder; where they explain too much,
-//! the excess is taken back from the largest of them and a note says so. Either way the entries add
-//! up exactly.
+//! process goes on. Pages that no range explains are the remainder. If the ranges have more pages
+//! than the totals, the excess is subtracted from the largest entries and a note says so. Either
+//! way the entries add up exactly.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
 use super::model::{Breakdown, Category, Region, System};
 
-/// What was counted in the address ranges of one category.
+/// The bytes counted in the address ranges of one category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     /// The category. The remainders, [`Category::FileOther`] and [`Category::AnonOther`], are
@@ -26,8 +26,8 @@ pub struct Part {
     pub shmem: u64,
 }
 
-/// Makes `resident` the sum of `resident_anon`, `resident_file` and `resident_shmem`, which is what
-/// [`close`] adds up to. A note tells when the kernel had it otherwise.
+/// Sets `resident` to the sum of `resident_anon`, `resident_file` and `resident_shmem`, to which
+/// the entries of [`close`] add up. Returns a note if the kernel's own figure differed.
 pub fn settle(system: &mut System) -> Option<String> {
     let sum = sum_of_classes(system)?;
     let note = disagreement(system, sum);
@@ -35,13 +35,13 @@ pub fn settle(system: &mut System) -> Option<String> {
     note
 }
 
-/// The breakdown of a process, its entries in the order of [`Category`]: those of `parts`, and the
-/// two remainders.
+/// Makes the breakdown of a process: the entries of `parts` and the two remainders, in the order of
+/// [`Category`].
 ///
-/// `resident` of all entries adds up to `RssAnon` + `RssFile` + `RssShmem`, to which [`settle`] sets
-/// [`System::resident`], and `reserved` adds up to [`System::virtual_`]. `file_other_reserved` are
-/// the virtual bytes of file mappings and foreign shared mappings that belong to no part. The notes
-/// say what had to be corrected, or why there is no breakdown.
+/// `resident` of all entries adds up to `RssAnon` + `RssFile` + `RssShmem`, to which [`settle`]
+/// sets [`System::resident`], and `reserved` adds up to [`System::virtual_`]. `file_other_reserved`
+/// is the number of virtual bytes of file mappings and foreign shared mappings that belong to no
+/// part. The notes name the corrections, or the reason why there is no breakdown.
 pub fn close(
     system: &System,
     parts: &[Part],
@@ -104,7 +104,7 @@ pub fn close(
     (Some(Breakdown(entries)), notes)
 }
 
-/// What one category holds. Sums of parts need more than 64 bits until they are fitted.
+/// The bytes of one category. Sums of parts may need more than 64 bits until they are fitted.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     reserved: u128,
@@ -114,7 +114,8 @@ struct Held {
 }
 
 impl Held {
-    /// The entry. Fitted figures are no larger than the kernel's, so nothing is cut off here.
+    /// The entry of the breakdown. Fitted figures do not exceed the kernel's, so none is cut off
+    /// here.
     fn region(self) -> Region {
         let narrow = |bytes: u128| Some(u64::try_from(bytes).unwrap_or(u64::MAX));
         Region {
@@ -124,7 +125,7 @@ impl Held {
     }
 }
 
-/// The parts by category.
+/// Sums the parts by category.
 fn merge(parts: &[Part]) -> BTreeMap<Category, Held> {
     let mut held = BTreeMap::<Category, Held>::new();
     for part in parts {
@@ -140,13 +141,14 @@ fn merge(parts: &[Part]) -> BTreeMap<Category, Held> {
     held
 }
 
-/// Fits one figure of all entries into `limit`, from the largest on, and gives what is left of the
-/// limit. `tell` learns how much was taken and from which entries.
+/// Reduces one figure of the entries, the largest first, until its sum fits into `limit`. Returns
+/// the unused rest of the limit. `report` gets the bytes that were subtracted and the names of the
+/// entries.
 fn fit(
     held: &mut BTreeMap<Category, Held>,
     figure: fn(&mut Held) -> &mut u128,
     limit: u128,
-    tell: impl FnOnce(u128, String),
+    report: impl FnOnce(u128, String),
 ) -> u128 {
     let mut figures: Vec<_> = held.iter_mut().map(|(c, h)| (*c, figure(h))).collect();
     let sum = figures.iter().fold(0u128, |sum, (_, bytes)| sum.saturating_add(**bytes));
@@ -154,7 +156,7 @@ fn fit(
     if excess == 0 {
         return limit.saturating_sub(sum);
     }
-    // Largest first; among equals the order of the categories stays.
+    // Largest first. The sort is stable: equal entries stay in the order of their categories.
     figures.sort_by(|(_, a), (_, b)| b.cmp(a));
     let mut left = excess;
     let mut from = Vec::new();
@@ -167,7 +169,7 @@ fn fit(
         left = left.saturating_sub(taken);
         from.push(category.name());
     }
-    tell(excess, from.join(", "));
+    report(excess, from.join(", "));
     0
 }
 
@@ -176,7 +178,7 @@ fn sum_of_classes(system: &System) -> Option<u64> {
     system.resident_anon?.checked_add(system.resident_file?)?.checked_add(system.resident_shmem?)
 }
 
-/// The note for a `VmRSS` that is not the sum of its parts.
+/// The note for a `VmRSS` that differs from the sum of its parts.
 fn disagreement(system: &System, sum: u64) -> Option<String> {
     let resident = system.resident.filter(|resident| *resident != sum)?;
     Some(format!(
@@ -184,7 +186,7 @@ fn disagreement(system: &System, sum: u64) -> Option<String> {
     ))
 }
 
-/// The note for a breakdown that cannot be made.
+/// The note with the reason why there is no breakdown.
 fn missing(system: &System) -> String {
     let figures = [
         ("VmSize", system.virtual_),

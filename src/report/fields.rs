@@ -1,23 +1,23 @@
-//! `fields=`: which properties of the reply are wanted.
+//! `fields=`: the requested properties of the reply.
 //!
-//! A field is a property of the reply, `totals`, or one a level below, `totals.swap`. Below
-//! `processes` and `shared_zones` it is a property of each element, `processes.pools`.
+//! A field is a property of the reply (`totals`) or a property one level below (`totals.swap`).
+//! Below `processes` and `shared_zones` it is a property of each element (`processes.pools`).
 #![forbid(unsafe_code)]
 
 use serde_json::Value;
 
-/// The fields that were asked for, each known, and the wider one where both are.
+/// The requested fields, all of them known. A property includes those below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(&'static str, Option<&'static str>)>);
 
-/// A name that is not known, and where it stands.
+/// An unknown name and its level.
 pub struct Unknown(pub Vec<u8>, pub Level);
 
-/// Where a name stands: at the top, or below a property.
+/// The level of a name: the top, or below a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level(Option<&'static str>);
 
-/// The properties of the reply, and those below them.
+/// The properties of the reply and those one level below.
 const KNOWN: &[(&str, &[&str])] = &[
     ("schema", &[]),
     ("module", &[]),
@@ -87,7 +87,7 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 impl Level {
-    /// All names here in quotes.
+    /// All names of this level, in quotes.
     pub fn names(self) -> String {
         let names: Vec<_> = KNOWN
             .iter()
@@ -101,7 +101,7 @@ impl Level {
     }
 }
 
-/// `a, b and c`.
+/// Joins words as in `a, b and c`.
 pub fn list(words: &[String]) -> String {
     match words.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
@@ -110,7 +110,7 @@ pub fn list(words: &[String]) -> String {
 }
 
 impl Fields {
-    /// Names separated by commas.
+    /// Parses names separated by commas.
     pub fn parse(value: &[u8]) -> Result<Fields, Unknown> {
         let mut fields = Vec::new();
         for name in value.split(|byte| *byte == b',') {
@@ -122,7 +122,7 @@ impl Fields {
                 None => None,
                 Some(below_name) => {
                     let known = below.iter().find(|known| known.as_bytes() == below_name);
-                    // Where there is nothing below, the names at the top are of more use.
+                    // If the property has none below it, the names at the top help more.
                     let level = Level((!below.is_empty()).then_some(*top));
                     Some(*known.ok_or_else(|| Unknown(name.to_vec(), level))?)
                 }
@@ -132,17 +132,17 @@ impl Fields {
         Ok(Fields(fields))
     }
 
-    /// Whether a property is wanted, or anything below it.
+    /// Whether a property is requested, or one below it.
     pub fn has(&self, top: &str) -> bool {
         self.0.iter().any(|(name, _)| *name == top)
     }
 
-    /// Whether a property one level below is wanted.
+    /// Whether a property one level below is requested.
     pub fn has_below(&self, top: &str, below: &str) -> bool {
         self.0.iter().any(|(name, sub)| *name == top && sub.is_none_or(|sub| sub == below))
     }
 
-    /// Leaves only what is wanted of a reply.
+    /// Removes the properties of a reply that were not requested.
     pub fn narrow(&self, reply: &mut Value) {
         let Value::Object(properties) = reply else { return };
         properties.retain(|top, _| self.has(top));
@@ -159,7 +159,7 @@ impl Fields {
         }
     }
 
-    /// Leaves only what is wanted of a property, or of an element of it.
+    /// Removes what was not requested from a property, or from an element of it.
     pub fn narrow_below(&self, top: &str, value: &mut Value) {
         if let Value::Object(properties) = value {
             properties.retain(|below, _| self.has_below(top, below));
@@ -189,7 +189,7 @@ mod tests {
         value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// The names that are known are those that the reply has.
+    /// The known names are the names in the reply.
     #[test]
     fn as_in_the_reply() {
         let reply = reply();

@@ -1,4 +1,4 @@
-//! The figures of several processes together.
+//! Combines the figures of several processes.
 #![forbid(unsafe_code)]
 
 pub mod lua;

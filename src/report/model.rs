@@ -1,11 +1,11 @@
-//! The model of one reply: what `GET /memstat` says about a server and each of its processes. Data
-//! only; the modules beside this one compute with it.
+//! The model of one reply: what `GET /memstat` reports about a server and each of its processes. It
+//! is data only; the other modules of `report` compute with it.
 //!
-//! Every type here serializes in two ways. In a human-readable format (JSON) it has the shape that
-//! the schema describes. In a binary format (the shared snapshots) it also deserializes, so nothing
-//! here may skip a field depending on its value.
+//! Every type serializes in two ways. In a human-readable format (JSON) it has the shape that the
+//! schema describes. In a binary format (the shared snapshots) it also deserializes, so no field
+//! may be skipped depending on its value.
 //!
-//! All sizes are bytes. `None` is written as `null` and means *not known*; `notes` says why.
+//! All sizes are in bytes. `None` is written as `null` and means *unknown*; `notes` has the reason.
 #![forbid(unsafe_code)]
 
 pub mod breakdown;

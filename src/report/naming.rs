@@ -1,4 +1,4 @@
-//! From what is known of a creator's code to a name and a kind.
+//! Derives the name and the kind of a creator from what is known of its code.
 #![forbid(unsafe_code)]
 
 use super::model::pools::Kind;
@@ -6,29 +6,29 @@ use super::model::pools::Kind;
 /// What is known of the code that creates pools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Known<'a> {
-    /// Its name, as the code itself says.
+    /// Its name, if the code itself reveals it.
     pub code: Option<&'a str>,
-    /// Its offset from the exported function below it.
+    /// Its offset in bytes from the exported function below it.
     pub offset: usize,
-    /// The exported function that it is in, or else the nearest one that called it.
+    /// The exported function that contains it, or else the nearest one that called it.
     pub function: Option<&'a str>,
-    /// So many calls up the stack: 0 is that function itself.
+    /// The number of calls from `function` to the code: 0 if `function` contains it.
     pub calls: u8,
-    /// How many exported functions start between it and that function.
+    /// The number of exported functions that start between it and `function`.
     pub between: usize,
-    /// The exported functions of its object on both sides of it.
+    /// The exported function of its object at the next lower address.
     pub below: Option<&'a str>,
-    /// See `below`.
+    /// The exported function of its object at the next higher address.
     pub above: Option<&'a str>,
     /// The base name of its object's file.
     pub object: &'a str,
-    /// It creates the pools of cycles.
+    /// Whether it creates the pools of cycles.
     pub of_cycles: bool,
     /// The size of the first pool it created, in bytes.
     pub first_size: usize,
 }
 
-/// Names that begin so are of more source files than one.
+/// Prefixes that names of more than one source file have.
 const GENERAL: [&str; 8] = [
     "ngx",
     "ngx_http",
@@ -40,15 +40,16 @@ const GENERAL: [&str; 8] = [
     "ngx_http_script",
 ];
 
-/// Functions of one source file are not further apart.
+/// The largest number of exported functions between two functions of one source file.
 const NEAR: usize = 8;
 
-/// The name of a creator: a function, `prefix_*`, or else how far it is behind the next exported
-/// function (`name+0x1f`). `None` when no function is known.
+/// The name of a creator: a function, `prefix_*`, or its offset from the exported function before
+/// it (`name+0x1f`). `None` if no function is known.
 ///
-/// What the code says goes first: it is the same in each process. Without that, a function without a name takes that of the one that calls it, if that does it itself and stands
-/// near, in the same source file: then it is a part of that one. nginx's functions stand in the order
-/// of its source files, so what the names on both sides begin with is what a file's names begin with.
+/// The name that the code reveals comes first, because it is the same in each process. Without one,
+/// a function without a name takes the name of its direct caller if that is near, in the same
+/// source file: it is then a part of the caller. nginx's functions are in the order of its source
+/// files, so the common prefix of the names on both sides is the prefix of the file's names.
 pub fn name(known: &Known) -> Option<String> {
     if let Some(name) = known.code {
         return Some(name.to_owned());
@@ -64,11 +65,11 @@ pub fn name(known: &Known) -> Option<String> {
     }
 }
 
-/// Words of a prefix: more of them may be common to neighbours of two source files (`ngx_http_lua`
-/// is the module's, `ngx_http_lua_inject` is not).
+/// The maximum number of words of a prefix. Neighbours from two source files may have more words in
+/// common (`ngx_http_lua` is the prefix of the module, `ngx_http_lua_inject` is not).
 const WORDS: usize = 3;
 
-/// What two names have in common, in whole words, if that is more than general.
+/// The common prefix of two names in whole words, unless it is one of the general prefixes.
 pub fn prefix<'a>(one: &'a str, other: &str) -> Option<&'a str> {
     let words = one.split('_').zip(other.split('_')).take(WORDS);
     let length: usize = words.take_while(|(a, b)| a == b).map(|(word, _)| word.len() + 1).sum();
@@ -79,14 +80,14 @@ pub fn prefix<'a>(one: &'a str, other: &str) -> Option<&'a str> {
 /// The size of the pool for a stream's header fields in nginx's HTTP/2.
 const HTTP2_STREAM: usize = 1024;
 
-/// What a creator's pools are for.
+/// The purpose of a creator's pools.
 pub fn kind(known: &Known) -> Kind {
     if known.of_cycles {
         return Kind::Cycle;
     }
     let name = name(known);
     match kind_of(name.as_deref().unwrap_or_default(), known) {
-        // Who called tells as much, whether or not it gives the name.
+        // The caller shows the purpose as well, even if it does not provide the name.
         Kind::Other => match kind_of(known.function.unwrap_or_default(), known) {
             kind if kind == Kind::Conf || name.is_none_or(|name| name.contains('+')) => kind,
             _ => Kind::Other,

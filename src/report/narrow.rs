@@ -1,10 +1,10 @@
-//! What is left of the model when only a part was asked for.
+//! Reduces the model to the part that was requested.
 #![forbid(unsafe_code)]
 
 use super::model::{Process, Server};
 
 impl Server {
-    /// Leaves only one of the zones, by name; `false` when there is none of that name.
+    /// Removes all zones but the one of this name. Returns `false` if there is none.
     pub fn narrow(&mut self, zone: &str) -> bool {
         self.narrowed = true;
         self.shared_zones.narrow(zone);
@@ -14,14 +14,14 @@ impl Server {
         !self.shared_zones.0.is_empty()
     }
 
-    /// Leaves only one of the processes; `false` when it is not there. The totals stay those of all.
+    /// Removes all processes but one. Returns `false` if it is not there. The totals do not change.
     pub fn narrow_to_process(&mut self, pid: i32) -> bool {
         self.processes.retain(|process| process.pid == pid);
         !self.processes.is_empty()
     }
 }
 
-/// Leaves the request lines out of what the processes say.
+/// Removes the request lines from the pools of the processes.
 pub fn forget_requests(processes: &mut [Process]) {
     for pools in processes.iter_mut().filter_map(|process| process.pools.as_mut()) {
         for pool in pools.oldest.iter_mut().chain(&mut pools.largest) {

@@ -1,4 +1,4 @@
-//! A process travels through shared memory as postcard bytes.
+//! Tests of the encoding of a process in shared memory, which is postcard.
 #![forbid(unsafe_code)]
 
 use super::model::Process;
@@ -23,7 +23,7 @@ fn identical() {
     }
 }
 
-/// A snapshot cut short is refused, at whatever byte.
+/// A truncated snapshot is refused, wherever it ends.
 #[test]
 fn truncated() {
     let bytes = travels(&full(Kind::Worker, Some(0), 11));
@@ -32,8 +32,8 @@ fn truncated() {
     }
 }
 
-/// Damaged bytes decode to something or to an error. What they decode to is no larger than the
-/// bytes allow, whatever lengths they claim: an element takes a byte at least.
+/// Damaged bytes decode to a process or to an error. A process is no larger than the bytes allow,
+/// whatever lengths they claim: an element takes at least one byte.
 #[test]
 fn damaged() {
     let mut random = Random::new(4);
@@ -70,7 +70,7 @@ fn claimed_lengths() {
     }
 }
 
-/// Bytes and elements of everything that has a length.
+/// The number of bytes and elements of all parts that have a length.
 fn elements(process: &Process) -> usize {
     let notes: usize = process.notes.iter().map(|note| 1 + note.len()).sum();
     let entries = process.breakdown.as_ref().map_or(0, |b| b.0.len());

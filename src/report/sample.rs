@@ -66,7 +66,7 @@ fn pools() -> Pools {
     }
 }
 
-/// A process of which nothing is known.
+/// A process without any known figure.
 pub(crate) fn bare() -> Process {
     Process {
         kind: Kind::Other,
@@ -94,7 +94,7 @@ pub(crate) fn bare() -> Process {
 
 const K: u64 = 1024;
 
-/// A process as it looks on a small server, everything known.
+/// A typical process of a small server; every figure is known.
 pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
     let more = u64::try_from(pid % 7).unwrap_or(0) * 132 * K;
     let region = |reserved: u64, resident: u64| Region {
@@ -214,7 +214,7 @@ fn lua() -> Lua {
     }
 }
 
-/// A server with these processes, and two zones.
+/// A server with these processes and two zones.
 pub(crate) fn server(processes: Vec<Process>) -> Server {
     let facts = Facts {
         nginx: "1.22.1".to_owned(),

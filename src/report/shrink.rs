@@ -1,12 +1,12 @@
-//! What is left out of a snapshot that is too long for its slot.
+//! Shortens a snapshot that is too long for its slot.
 #![forbid(unsafe_code)]
 
 use super::model::Published;
 
-/// The name of a part, and what leaves it out.
+/// The name of a part and the function that removes it.
 type Part = (&'static str, fn(&mut Published));
 
-/// What can be left out: the longest and least missed first.
+/// The parts that can be left out: the longest and least important first.
 const PARTS: [Part; 8] = [
     ("zones", |published| {
         published.zones = Vec::new();
@@ -29,7 +29,7 @@ const PARTS: [Part; 8] = [
     ("pools", |published| published.process.pools = None),
 ];
 
-/// Leaves one part after the other out, until `fits` is content. False when it never is.
+/// Removes one part after the other until `fits` returns true. Returns false if it never does.
 pub fn until(mut published: Published, mut fits: impl FnMut(&Published) -> bool) -> bool {
     let mut left_out = Vec::new();
     PARTS.iter().any(|(name, leave_out)| {

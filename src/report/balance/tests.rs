@@ -124,7 +124,7 @@ fn a_disagreeing_vmrss_is_settled() {
     assert_eq!(system.resident, Some(33));
 }
 
-/// Whatever is counted: the sums close, nothing is lost without a note, parts stay in place.
+/// For any figures the sums close, nothing is lost without a note, and parts stay in order.
 #[test]
 fn any_figures_close() {
     let mut random = Random::new(1);

@@ -1,10 +1,10 @@
-//! The Lua VMs of several processes together.
+//! Groups the Lua VMs of several processes.
 #![forbid(unsafe_code)]
 
 use crate::report::model::lua::{Lua, Subsystem};
 use crate::report::model::Process;
 
-/// What all processes say of each subsystem that has VMs in any of them.
+/// The figures of all processes, by subsystem. Subsystems without VMs are left out.
 pub fn by_subsystem(processes: &[Process]) -> Vec<(Subsystem, Vec<&Lua>)> {
     let of = |subsystem| {
         let all = processes.iter().flat_map(|process| process.lua.iter().flatten());

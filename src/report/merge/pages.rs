@@ -1,17 +1,17 @@
-//! Sets of pages that fit into little room.
+//! Sets of pages in little memory.
 //!
-//! A set is a list of spans of blocks. As long as there is room a block is one page and the set is
-//! exact; where there is not, blocks are doubled and each has the number of its pages that are in the
-//! set. The union of such sets is known within bounds.
+//! A set is a list of spans of blocks. While there is room, a block is one page and the set is
+//! exact. When the room is full, the block size is doubled and each block has the number of its
+//! pages that are in the set. The size of the union of such sets is known within bounds.
 #![forbid(unsafe_code)]
 
 use super::sharing::Estimate;
 use crate::report::model::sharing::PageSet;
 
-/// The most spans of a set in the making.
+/// The maximum number of spans of a set that is being built.
 const MOST: usize = 4096;
 
-/// The largest block, as a power of two.
+/// The maximum of [`Spans::shift`].
 const LARGEST: u8 = 40;
 
 /// Neighbouring blocks with the same number of pages in the set.
@@ -19,8 +19,9 @@ const LARGEST: u8 = 40;
 struct Span {
     start: u64,
     end: u64,
-    /// Pages of each block that are in the set: at least, at most.
+    /// The lower bound of the pages of each block that are in the set.
     low: u64,
+    /// The upper bound of these pages.
     high: u64,
 }
 
@@ -29,14 +30,14 @@ struct Span {
 pub struct Spans {
     /// A block has `1 << shift` pages.
     shift: u8,
-    /// By number, without overlap.
+    /// Sorted by number, without overlap.
     spans: Vec<Span>,
-    /// Page ranges that are not among them yet.
+    /// Page ranges that are not in `spans` yet.
     added: Vec<(u64, u64)>,
 }
 
 impl Spans {
-    /// Adds a page; cheap where it follows the one that was added last.
+    /// Adds a page, once. This is cheap if it follows the page that was added last.
     pub fn insert(&mut self, page: u64) {
         match self.added.last_mut() {
             Some((_, end)) if *end == page => *end = page.saturating_add(1),
@@ -49,7 +50,7 @@ impl Spans {
         }
     }
 
-    /// Takes in what was added. The blocks grow where there are too many spans.
+    /// Moves the added pages into `spans`. Blocks grow while there are too many spans.
     fn settle(&mut self) {
         let mut added = std::mem::take(&mut self.added);
         added.sort_unstable();
@@ -58,7 +59,7 @@ impl Spans {
             Spans { shift: 0, spans: sweep(spans.collect(), Vec::new(), 1), ..Spans::default() };
         new.coarsen(self.shift);
         let blocks = std::mem::take(&mut self.spans);
-        // Pages of one set: they add up.
+        // These are different pages of one set, so their numbers add up.
         let mut both = blocks;
         both.extend(new.spans);
         both.sort_by_key(|span| span.start);
@@ -68,11 +69,12 @@ impl Spans {
         }
     }
 
+    /// The number of pages of a block.
     fn block(&self) -> u64 {
         1 << self.shift.min(LARGEST)
     }
 
-    /// Makes the blocks as large as that, if they are smaller.
+    /// Makes blocks of `1 << shift` pages, if they are smaller now.
     fn coarsen(&mut self, shift: u8) {
         let shift = shift.min(LARGEST);
         let by = shift.saturating_sub(self.shift);
@@ -108,7 +110,7 @@ impl Spans {
         self.spans = sweep(parts, Vec::new(), self.block());
     }
 
-    /// The set of what is in either.
+    /// The union of two sets.
     pub fn union(mut self, mut other: Spans) -> Spans {
         self.settle();
         other.settle();
@@ -121,7 +123,7 @@ impl Spans {
         union
     }
 
-    /// The bytes of the set.
+    /// The size of the set in bytes.
     pub fn estimate(&self, page_size: u64) -> Estimate {
         let (mut low, mut high) = (0u64, 0u64);
         for span in &self.spans {
@@ -138,7 +140,7 @@ impl Spans {
         }
     }
 
-    /// The set in at most `room` bytes.
+    /// Encodes the set in at most `room` bytes.
     pub fn pack(mut self, room: usize) -> PageSet {
         self.settle();
         loop {
@@ -158,7 +160,7 @@ impl Spans {
 }
 
 impl PageSet {
-    /// The set, to be merged with others.
+    /// Decodes the set, so that it can be merged with others.
     pub fn spans(&self) -> Spans {
         let shift = self.shift.min(LARGEST);
         let mut at = 0u64;
@@ -173,13 +175,14 @@ impl PageSet {
     }
 }
 
-/// Bytes of a number in the encoding of snapshots.
+/// The number of bytes of a number in the encoding of snapshots.
 fn width(number: u64) -> usize {
     (64 - number.leading_zeros()).div_ceil(7).max(1) as usize
 }
 
-/// Puts two lists of spans together, each by start. Where spans of one list overlap their pages add
-/// up; where those of the two do, some may be the same pages. No block has more than `block`.
+/// Merges two lists of spans, each sorted by start. Where spans of one list overlap, their pages
+/// add up. Where spans of both lists overlap, they may have pages in common. No block has more than
+/// `block` pages.
 fn sweep(one: Vec<Span>, other: Vec<Span>, block: u64) -> Vec<Span> {
     let mut events: Vec<(u64, bool, bool, u64, u64)> =
         Vec::with_capacity(2 * (one.len() + other.len()));
@@ -190,7 +193,7 @@ fn sweep(one: Vec<Span>, other: Vec<Span>, block: u64) -> Vec<Span> {
             events.push((span.end, which, false, span.low, span.high));
         }
     }
-    // A stable sort: of lists that are in order it is a merge.
+    // The sort is stable; on lists that are in order it is a merge.
     events.sort_by_key(|event| event.0);
     let mut spans: Vec<Span> = Vec::with_capacity(events.len() / 2);
     let (mut at, mut now) = (0u64, [(0u64, 0u64); 2]);
@@ -242,7 +245,7 @@ mod tests {
         assert_eq!(pages(&Spans::default().union(Spans::default())), (0, 0));
     }
 
-    /// However small the room and large the set, the union is within its bounds.
+    /// The union is within its bounds, however small the room and however large the set.
     #[test]
     fn large_sets_are_within_their_bounds() {
         let mut random = Random::new(7);

@@ -1,4 +1,4 @@
-//! The pools of several processes together.
+//! Sums the pools of several processes.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -6,8 +6,8 @@ use std::cmp::Reverse;
 use crate::report::model::pools::{Creator, Pools, Sizes};
 use crate::report::model::shares::{Share, Shares, Sum};
 
-/// The creators of several processes, each once, the one that holds most first. Their classes of
-/// sizes are left out.
+/// Sums the creators of several processes, the one whose pools hold most first. Their size classes
+/// are left out.
 pub fn sum_by_creator(pools: &[&Pools]) -> Vec<Creator> {
     let mut all: Vec<Creator> = Vec::new();
     for creator in pools.iter().flat_map(|pools| &pools.by_creator) {
@@ -37,7 +37,7 @@ pub fn sum_by_creator(pools: &[&Pools]) -> Vec<Creator> {
 }
 
 impl Shares {
-    /// The same over several processes.
+    /// Sums the shares of several processes.
     pub fn sum<'a>(all: impl IntoIterator<Item = &'a Shares>) -> Self {
         let (mut names, mut other, mut none) =
             (Vec::<Share>::new(), Sum::default(), Sum::default());
@@ -59,17 +59,18 @@ impl Shares {
     }
 }
 
-/// One of the three ways to share pools out.
+/// One of the three ways in which pools are grouped: its name, and the function that returns the
+/// groups of one process.
 pub type Way = (&'static str, fn(&Pools) -> Option<&Shares>);
 
-/// By what pools are shared out, and where that is.
+/// All ways in which pools are grouped.
 pub const WAYS: [Way; 3] = [
     ("server", |pools| pools.by_server.as_ref()),
     ("upstream", |pools| pools.by_upstream.as_ref()),
     ("listener", |pools| pools.by_listener.as_ref()),
 ];
 
-/// The sum over the processes that have shares; `None` when none has.
+/// Sums the shares of the processes that have them; `None` if no process has any.
 pub fn over(pools: &[&Pools], way: Way) -> Option<Shares> {
     let known: Vec<&Shares> = pools.iter().filter_map(|pools| way.1(pools)).collect();
     (!known.is_empty()).then(|| Shares::sum(known))

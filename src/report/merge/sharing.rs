@@ -1,9 +1,9 @@
-//! Pages that several processes map, merged so that each page counts once.
+//! Merges the pages that several processes map, so that each page counts once.
 //!
-//! A process publishes which of its pages are mapped by others, too: anonymous pages by address,
-//! because a page that is shared since the fork has one address in the master and in its workers, and
-//! pages of files by file and offset. The union of these sets, with the pages that only one process
-//! maps, is what the server takes.
+//! A process publishes which of its pages other processes also map: anonymous pages by address,
+//! because a page that has been shared since the fork has the same address in the master and in its
+//! workers, and file pages by file and offset. The union of these sets plus the pages that only one
+//! process maps is the memory that the server takes.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -13,7 +13,8 @@ use crate::report::model::sharing::Sharing;
 use crate::report::model::{Kind, Process, System};
 
 impl Sharing {
-    /// Sets what is shared, `age` milliseconds ago, and the rest of what is resident now.
+    /// Sets the shared bytes, which are `age` milliseconds old, and the private bytes: the rest of
+    /// what is resident now.
     pub fn tell(&self, system: &mut System, age: u64) {
         system.resident_shared = system.resident.map(|resident| resident.min(self.shared));
         system.resident_private =
@@ -22,10 +23,10 @@ impl Sharing {
     }
 }
 
-/// The age from which on it matters how old the figures of shared pages are.
+/// The age in milliseconds above which figures of shared pages count as uncertain.
 const STALE_MS: u64 = 10_000;
 
-/// What is kept of one process.
+/// The figures of one process that published its pages, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     anon_shared: u64,
@@ -44,17 +45,17 @@ pub struct Merged {
     known: HashMap<i32, Known>,
 }
 
-/// A number of bytes, and by how much it may be wrong.
+/// A number of bytes and its largest possible error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Estimate {
     /// The figure.
     pub bytes: u64,
-    /// The truth is at most so far from it.
+    /// The true number differs from `bytes` by at most this many bytes.
     pub error: u64,
 }
 
 impl Merged {
-    /// Takes in what a process published.
+    /// Adds the pages that a process published.
     pub fn add(&mut self, pid: i32, generation: Option<u64>, sharing: &Sharing) {
         let known = Known {
             anon_shared: sharing.anon_shared,
@@ -75,7 +76,8 @@ impl Merged {
     }
 }
 
-/// What these processes take together, `shared_memory` being nginx's; or why that is not known.
+/// The bytes that these processes take together, or why they are not known. `shared_memory` is the
+/// number of bytes of nginx's shared memory.
 pub fn unique(
     processes: &[Process],
     merged: &Merged,
@@ -96,13 +98,13 @@ pub fn unique(
         match merged.known.get(&process.pid) {
             Some(known) => {
                 let age = system.shared_ms_ago.unwrap_or(0).saturating_add(process.age_ms);
-                // Others may have ended or written to these pages since.
+                // Since then other processes may have ended or written to these pages.
                 let error = if age > STALE_MS { known.anon_shared } else { 0 };
                 sum.add(anon.saturating_sub(known.anon_shared), error);
                 sum.add(known.shmem_private, 0);
                 files.add(file, known);
             }
-            // What others share is the master's as well: its own pages hold both.
+            // The pages that others share are also the master's: its figure includes them.
             None if process.kind == Kind::Master => {
                 master = Some(anon);
                 files.unknown = files.unknown.saturating_add(file);
@@ -120,7 +122,7 @@ pub fn unique(
         Some(master) => {
             let current = merged.anon.iter().find(|(generation, _)| *generation == newest);
             let current = current.map(|(_, spans)| bytes(spans)).unwrap_or_default();
-            // Pages of old workers that the master has written to since.
+            // Pages of old workers to which the master has written since.
             let left = all.bytes.saturating_sub(current.bytes);
             sum.add(master.max(current.bytes).saturating_add(left), all.error);
         }
@@ -139,16 +141,17 @@ impl Estimate {
     }
 }
 
-/// Pages of files: those of one process, those of several, and what other programs have of them.
+/// Bytes of file pages: of one process, of several processes, and the share of other programs.
 #[derive(Debug, Default)]
 struct Files {
     /// Pages that only one process maps.
     private: u64,
-    /// Resident pages of the processes that did not publish.
+    /// Resident pages of the processes that did not publish their pages.
     unknown: u64,
-    /// Pages that several processes map, counted in each process that published.
+    /// Pages that several processes map, counted once for each process that published them.
     several: u64,
-    /// The same in those whose `Pss_File` is known, and what that makes of them.
+    /// `several` of the processes whose `Pss_File` is known, and the share of it that `Pss_File`
+    /// assigns to these processes.
     divided: (u64, u64),
 }
 
@@ -163,21 +166,21 @@ impl Files {
         }
     }
 
-    /// All of them, `shared` being the pages that several processes map.
+    /// The sum. `shared` is the union of the pages that several processes map.
     fn finish(self, shared: Estimate) -> Estimate {
         let Files { private, unknown, several, divided } = self;
         let (of, pss) = (u128::from(divided.0), u128::from(divided.1));
-        // Where the kernel's own division is known of some, it stands for the others.
+        // The kernel's division of the processes where it is known is applied to the others, too.
         let part = pss.saturating_mul(several.into()).checked_div(of);
         let part =
             part.and_then(|part| u64::try_from(part).ok()).filter(|part| *part < shared.bytes);
         let error = match part {
             Some(_) if divided.0 == several => 0,
             Some(part) => shared.bytes.saturating_sub(part),
-            // Other programs may map all that is shared, too.
+            // Other programs may also map all of the shared pages.
             None => shared.bytes.saturating_add(shared.error),
         };
-        // Some of the pages of who did not publish are among those of the others.
+        // Unpublished pages may be among the published ones: half of them count, give or take half.
         Estimate {
             bytes: private.saturating_add(part.unwrap_or(shared.bytes)).saturating_add(unknown / 2),
             error: error.saturating_add(unknown.div_ceil(2)),
@@ -226,7 +229,8 @@ mod tests {
 
     #[test]
     fn what_workers_share_counts_once() {
-        // 100 pages of the master's; one worker has written to 30 of them, and both have 5 of their own.
+        // The master has 100 pages; one worker has written to 30 of them, and both have 5 of their
+        // own.
         let one = process(Kind::Worker, 2, Some(1), 105, 50);
         let other = process(Kind::Worker, 3, Some(1), 105, 40);
         let told = vec![
@@ -235,7 +239,7 @@ mod tests {
             (other.clone(), Some(sharing(30..100, 10..50))),
         ];
         assert_eq!(of(&told), Estimate { bytes: 1000 + 100 + 5 + 35 + 50, error: 50 });
-        // The master's own figure stands for what it does not publish.
+        // The master's own figure replaces the pages that it does not publish.
         let mut silent = told;
         silent[0] = (process(Kind::Master, 1, None, 100, 20), None);
         assert_eq!(of(&silent), Estimate { bytes: 1000 + 100 + 5 + 35 + 50 + 10, error: 50 + 10 });
@@ -270,11 +274,11 @@ mod tests {
             (process(Kind::Worker, 3, Some(1), 0, 100), Some(half)),
         ];
         assert_eq!(of(&all), Estimate { bytes: 1000 + 50, error: 0 });
-        // Of one that is too large to be asked the others tell.
+        // A process that is too large for `Pss_File` is divided as the others are.
         let mut some = all.clone();
         some[1].1 = Some(sharing(0..0, 0..100));
         assert_eq!(of(&some), Estimate { bytes: 1000 + 50, error: 50 });
-        // What one of them maps alone is not divided.
+        // Pages that only one of them maps are not divided.
         let large = Sharing { file_private: 7000, ..sharing(0..0, 0..100) };
         some[1] = (process(Kind::Worker, 3, Some(1), 0, 7100), Some(large));
         assert_eq!(of(&some), Estimate { bytes: 1000 + 50 + 7000, error: 50 });

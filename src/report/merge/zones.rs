@@ -1,4 +1,4 @@
-//! One list of zones from those that each process reports.
+//! Merges the zones that the processes report into one list.
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::{Entry, HashMap};
@@ -6,7 +6,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use crate::report::model::zones::{SharedZone, SharedZones, Zone, ZoneUse};
 use crate::report::model::{Named, Process};
 
-/// What one process reported of zones, in full.
+/// The zones that one process reported in full.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
     /// The generation of the process.
@@ -15,8 +15,8 @@ pub struct Reported {
     pub zones: Vec<(String, SharedZone)>,
 }
 
-/// The zones of the server: those that some process reported in full, and those that `processes`
-/// only name. With each mapping once.
+/// The zones of the server, each mapping once: those that some process reported in full, and those
+/// that `processes` only name.
 pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
     let newest = processes.iter().filter_map(|process| process.generation).max();
     let mut all: Vec<(String, SharedZone)> = Vec::new();
@@ -78,7 +78,7 @@ pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
 
 const UNREPORTED: &str = "all figures: only processes that have not reported them have this zone";
 
-/// Bytes in RAM of all mappings of all zones, each once; or why that is not known.
+/// Bytes in RAM of all mappings of all zones, each counted once, or why they are not known.
 pub fn resident(zones: &SharedZones) -> Result<u64, String> {
     zones.0.iter().try_fold(0u64, |sum, (name, zone)| {
         zone.all().try_fold(sum, |sum, mapping| {
@@ -88,12 +88,13 @@ pub fn resident(zones: &SharedZones) -> Result<u64, String> {
     })
 }
 
-/// Why a process of before a reload may have mappings that are not in the list.
+/// Why a process from before a reload may have mappings that are not in the list; `None` if it
+/// cannot.
 pub fn hides(process: &Process) -> Option<String> {
     let Some(zones) = &process.zones else {
         return Some(format!("the zones of process {} are not known", process.pid));
     };
-    // Nobody has seen when it was made: a later one may look the same.
+    // No hook has seen when the mapping was made: a later one may look the same.
     let unseen = |uses: &ZoneUse| uses.generation.is_none() && uses.allocations.is_none();
     let (name, _) = zones.0.iter().find(|(_, uses)| unseen(uses))?;
     Some(format!(

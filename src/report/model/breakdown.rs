@@ -1,11 +1,11 @@
-//! The memory of a process by what it is for. Its entries add up to the kernel's totals.
+//! The memory of a process by purpose. The entries add up to the kernel's totals.
 #![forbid(unsafe_code)]
 
 use serde::de::Deserializer;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
-/// An entry of the breakdown: virtual bytes, and bytes in RAM.
+/// An entry of the breakdown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
     /// Virtual bytes.
@@ -14,7 +14,7 @@ pub struct Region {
     pub resident: Option<u64>,
 }
 
-/// What an entry of the breakdown counts.
+/// The purpose of the memory that an entry of the breakdown counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
@@ -36,7 +36,7 @@ pub enum Category {
     OtherLuajit,
     /// Machine code of LuaJIT's compiler.
     LuajitMcode,
-    /// Other machine code made at run time: of PCRE's compiler, of trampolines.
+    /// Other machine code made at run time, such as PCRE's JIT code and trampolines.
     OtherMcode,
     /// Shared memory of nginx: zones and its own counters.
     NginxShm,
@@ -53,7 +53,7 @@ pub enum Category {
 }
 
 impl Category {
-    /// All of them, in order.
+    /// All categories, in order.
     pub const ALL: [Category; 16] = [
         Category::GlibcHeap,
         Category::Jemalloc,
@@ -96,13 +96,14 @@ impl Category {
     }
 }
 
-/// The application level. `resident` of all entries adds up to [`System::resident`], and `reserved`
-/// to [`System::virtual_`].
+/// The entries, each category at most once and in order. `resident` of all entries adds up to
+/// [`System::resident`](super::System::resident), and `reserved` to
+/// [`System::virtual_`](super::System::virtual_).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Breakdown(pub Vec<(Category, Region)>);
 
 impl Breakdown {
-    /// The entry of a category, if it is there.
+    /// The entry of a category, if there is one.
     pub fn get(&self, category: Category) -> Option<Region> {
         self.0.iter().find(|(c, _)| *c == category).map(|(_, r)| *r)
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::breakdown::Category;
 use crate::tally::lua::{class_limit, CLASSES};
 
-/// Whose Lua VMs they are.
+/// The owner of Lua VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subsystem {
@@ -21,7 +21,7 @@ pub enum Subsystem {
 }
 
 impl Subsystem {
-    /// All of them.
+    /// All subsystems.
     pub const ALL: [Subsystem; 3] = [Subsystem::Http, Subsystem::Stream, Subsystem::Other];
 
     /// The name in JSON.
@@ -51,44 +51,44 @@ pub struct Lua {
     pub subsystem: Subsystem,
     /// VMs alive.
     pub vms: u64,
-    /// What Lua counts itself, as `collectgarbage("count")`, in bytes.
+    /// Lua's own count, as `collectgarbage("count")` returns it, but in bytes.
     pub gc_bytes: Option<u64>,
-    /// Bytes the VMs have got from their allocators and not given back.
+    /// Bytes that the VMs have allocated and not freed.
     pub allocated_bytes: u64,
-    /// The most that one VM had, ended ones included.
+    /// The largest number of allocated bytes of any one VM, ended VMs included.
     pub peak_bytes: u64,
-    /// Blocks given, ended VMs included.
+    /// Blocks allocated, ended VMs included.
     pub allocations: u64,
     /// Blocks made larger or smaller, ended VMs included.
     pub resizes: u64,
-    /// Blocks given back, ended VMs included.
+    /// Blocks freed, ended VMs included.
     pub frees: u64,
-    /// Requests refused for want of memory, ended VMs included.
+    /// Requests that failed because there was no memory, ended VMs included.
     pub failures: u64,
-    /// The new sizes of blocks that were given or resized.
+    /// The new sizes of blocks that were allocated or resized.
     pub sizes: Sizes,
     /// Virtual bytes of LuaJIT's allocators: segments and direct mappings.
     pub reserved: Option<u64>,
-    /// Bytes of them in RAM.
+    /// Bytes of `reserved` in RAM.
     pub resident: Option<u64>,
     /// Mappings that hold many blocks.
     pub segments: Option<Mappings>,
     /// Mappings of one large block each.
     pub direct: Option<Mappings>,
-    /// What the allocators need themselves: headers, rounding, their own state.
+    /// Bytes that the allocators need themselves: headers, rounding, their own state.
     pub overhead_bytes: Option<u64>,
     /// Bytes held for reuse inside segments.
     pub free_bytes: Option<u64>,
-    /// The largest piece of them.
+    /// The largest piece of `free_bytes`.
     pub largest_free: Option<u64>,
     /// The garbage collector of the oldest VM.
     pub gc: Option<Gc>,
 }
 
-/// Mappings of one kind.
+/// The mappings of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mappings {
-    /// How many.
+    /// The number of mappings.
     pub count: u64,
     /// Virtual bytes.
     pub bytes: u64,
@@ -97,24 +97,25 @@ pub struct Mappings {
 /// The state of a garbage collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gc {
-    /// Whether it runs; not after `collectgarbage("stop")`.
+    /// Whether it runs; `false` after `collectgarbage("stop")`.
     pub running: Option<bool>,
-    /// `setpause`: a new cycle begins at this percentage of what the last one left.
+    /// `setpause`: a new cycle begins when memory reaches this percentage of what the last one
+    /// left.
     pub pause: Option<u64>,
     /// `setstepmul`: its speed relative to allocation, in percent.
     pub stepmul: Option<u64>,
     /// Whether it is a GC64 build, with no limit of 2 GB.
     pub gc64: Option<bool>,
-    /// The most bytes that all VMs of the process can have together; `null` where there is no limit.
+    /// The most bytes that all VMs of the process can have together; `null` if there is no limit.
     pub limit_bytes: Option<u64>,
 }
 
-/// How many blocks there were of each class of sizes.
+/// The number of blocks of each size class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sizes(pub [u64; CLASSES]);
 
 impl Sizes {
-    /// The classes that there were blocks of: their names, and how many.
+    /// The names and counts of the classes that had blocks.
     fn entries(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         self.0.iter().enumerate().filter(|(_, count)| **count > 0).map(|(class, count)| {
             let name = class_limit(class).map_or_else(|| "larger".to_owned(), |l| l.to_string());

@@ -1,4 +1,4 @@
-//! Lists of named things.
+//! Lists of named values.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use serde::de::Deserializer;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
-/// A list of named things, an object in JSON.
+/// A list of named values; an object in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named<T>(pub Vec<(String, T)>);
 
@@ -18,7 +18,7 @@ impl<T> Default for Named<T> {
 }
 
 impl<T> Named<T> {
-    /// The thing of a name.
+    /// The value of a name.
     pub fn get(&self, name: &str) -> Option<&T> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, thing)| thing)
     }
@@ -28,7 +28,7 @@ impl<T> Named<T> {
         self.0.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Leaves only the thing of a name.
+    /// Removes all values but the one of a name.
     pub fn narrow(&mut self, name: &str) {
         self.0.retain(|(known, _)| known == name);
     }
@@ -54,7 +54,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     }
 }
 
-/// A name as text: UTF-8 as it is, any other byte as `\xff`.
+/// A name as text: UTF-8 is kept, any other byte is written as `\xff`.
 pub fn name(bytes: &[u8]) -> String {
     let mut name = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

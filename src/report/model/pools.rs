@@ -1,4 +1,4 @@
-//! nginx's pools: what they hold, and who created them.
+//! nginx's pools: how much they hold and which functions created them.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -28,36 +28,36 @@ pub struct Pools {
     pub large_bytes: u64,
     /// Large allocations of the live pools.
     pub large_count: u64,
-    /// The same by creator, the one that holds most first.
+    /// The same figures by creator, the creator whose pools hold most first.
     pub by_creator: Vec<Creator>,
-    /// The live pools of cycles, the oldest first. A process that a reload made or that lives on
-    /// through one may have several.
+    /// The live pools of cycles, the oldest first. A process that was started by a reload, or that
+    /// outlives one, may have several.
     pub cycles: Vec<LivePool>,
-    /// The oldest live pools, those of cycles and of idle connections apart; the oldest first.
+    /// The oldest live pools except those of cycles and of idle connections, the oldest first.
     pub oldest: Vec<LivePool>,
     /// The largest live pools, the largest first.
     pub largest: Vec<LivePool>,
-    /// Pools of connections that wait for a request, or for a use: clients' between requests, and
-    /// those to upstreams that are kept.
+    /// Pools of idle connections: clients' connections between requests, and kept connections to
+    /// upstreams.
     pub idle: Sum,
     /// The pools of connections and requests by server.
     pub by_server: Option<Shares>,
-    /// The same by upstream.
+    /// The pools of connections and requests by upstream.
     pub by_upstream: Option<Shares>,
-    /// The same by listening socket.
+    /// The pools of connections and requests by listening socket.
     pub by_listener: Option<Shares>,
 }
 
-/// What the pools of one creator hold.
+/// The pools of one creator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Creator {
-    /// The function that creates them; `ngx_http_v2_*` for one without a name whose source file is
-    /// known by what the names in it begin with; `name+0x1f` for one of which no more is known than
-    /// the exported function before it; `null` when not even that is known.
+    /// The function that creates the pools. If its name is unknown: `ngx_http_v2_*`, the common
+    /// prefix of the names in its source file; or else `name+0x1f`, its offset from the exported
+    /// function before it; or else `null`.
     pub creator: Option<String>,
-    /// The executable or module that the function is in, by the base name of its file.
+    /// The base name of the executable or module that has the function.
     pub object: String,
-    /// What the pools are for.
+    /// The purpose of the pools.
     pub kind: Kind,
     /// See [`Pools::live`].
     pub live: u64,
@@ -75,16 +75,17 @@ pub struct Creator {
     pub large_bytes: u64,
     /// See [`Pools::large_count`].
     pub large_count: u64,
-    /// The largest that a pool has been so far: blocks and large allocations. Pools are measured before they
-    /// give back something, and at their end. Where `ngx_pfree` is not hooked a note says so: it is then
-    /// the largest seen at an end, at a reset or in a reply.
+    /// The largest size of any one pool so far: blocks and large allocations, in bytes. Pools are
+    /// measured before they free something and when they are destroyed. If `ngx_pfree` is not
+    /// hooked, a note says so: the figure is then the largest size seen at a destruction, at a
+    /// reset or in a reply.
     pub peak_bytes: u64,
-    /// The pools that were destroyed, by their size then.
+    /// The destroyed pools by their size at destruction.
     pub sizes: Sizes,
 }
 
-/// Counts of pools by size: the upper bound of each class of sizes, a power of 2, and its count.
-/// Classes without a pool are left out.
+/// Counts of pools by size: the upper bound of each size class in bytes, a power of 2, and the
+/// number of pools. Classes without a pool are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sizes(pub Vec<(u64, u64)>);
 
@@ -110,35 +111,35 @@ impl<'de> Deserialize<'de> for Sizes {
 pub struct LivePool {
     /// See [`Creator::creator`].
     pub creator: Option<String>,
-    /// What it is for.
+    /// The purpose of the pool.
     pub kind: Kind,
-    /// Since it was created, in whole seconds.
+    /// The time since it was created, in whole seconds.
     pub age_s: u64,
     /// See [`Pools::bytes`].
     pub bytes: u64,
     /// See [`Pools::large_bytes`].
     pub large_bytes: u64,
-    /// The pool of a cycle: which configuration it is of, see
+    /// For the pool of a cycle: the number of its configuration, see
     /// [`Process::generation`](super::Process::generation).
     pub generation: Option<u64>,
-    /// The pool of an HTTP request or connection: the first name of its server. `null` where the
+    /// For the pool of an HTTP request or connection: the first name of its server; `null` if the
     /// server has no name.
     pub server_name: Option<String>,
-    /// The pool of an HTTP request, with `memstat_uri on`: its request line.
+    /// For the pool of an HTTP request, with `memstat_uri on`: the request line.
     pub request: Option<String>,
 }
 
-/// What a pool is for.
+/// The purpose of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A cycle: the configuration, and what lives as long as that.
+    /// A cycle: the configuration and everything that lives as long.
     Cycle,
     /// A client's connection.
     Connection,
     /// An HTTP request.
     Request,
-    /// A stream of an HTTP/2 connection, beside the pool of its request.
+    /// A stream of an HTTP/2 connection, in addition to the pool of its request.
     Http2Stream,
     /// Reading the configuration.
     Conf,
@@ -151,7 +152,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Kind; 8] = [
         Kind::Cycle,
         Kind::Connection,

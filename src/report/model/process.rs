@@ -1,4 +1,4 @@
-//! One process: what the kernel, nginx and the allocators say of it.
+//! One process: the figures of the kernel, of nginx and of the allocators.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::sharing::Sharing;
 use super::zones::{SharedZone, ZoneUses};
 pub use crate::sys::status::System;
 
-/// What a process is to nginx.
+/// The role of a process in nginx.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -28,11 +28,11 @@ pub enum Kind {
     CacheManager,
     /// The cache loader.
     CacheLoader,
-    /// A child of the master that is none of the above, as far as can be told.
+    /// A child of the master that was not recognized as one of the above.
     Other,
 }
 
-/// How a process answered.
+/// What a process was doing when it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -40,99 +40,100 @@ pub enum State {
     Active,
     /// It finishes its last requests after a reload, an upgrade or a quit.
     ShuttingDown,
-    /// It did not answer in time; its figures are its last ones, `age_ms` old.
+    /// It did not answer in time; the figures are its last ones, `age_ms` old.
     Unresponsive,
 }
 
 /// One process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
-    /// What the process is to nginx.
+    /// The role of the process in nginx.
     pub kind: Kind,
     /// The worker's number, as in `$worker_id`; `null` outside a worker.
     pub id: Option<u32>,
     /// Process id.
     pub pid: i32,
-    /// Counts the configurations the master has loaded, from 1; a reload adds one.
+    /// The number of the configuration that the process runs: the master counts those it has
+    /// loaded, from 1.
     pub generation: Option<u64>,
-    /// How the process answered.
+    /// What the process was doing when it was asked.
     pub state: State,
     /// The age of these figures, in milliseconds.
     pub age_ms: u64,
-    /// Since the process started, in seconds.
+    /// The time since the process started, in seconds.
     pub uptime_s: Option<u64>,
-    /// What the kernel says.
+    /// The kernel's figures.
     pub system: System,
-    /// Where it goes; `null` for a process that does not run the module's code.
+    /// The memory by purpose; `null` for a process that does not run the module's code.
     pub breakdown: Option<Breakdown>,
     /// The largest mappings of `file_other` and `anon_other`.
     pub mappings: Option<Mappings>,
-    /// The soft limits on its memory that are set, in bytes.
+    /// The soft limits that are set on its memory, in bytes.
     pub limits: Option<Named<u64>>,
     /// The system allocator's own statistics.
     pub allocator: Option<Allocator>,
-    /// nginx's pools; `null` when the hooks on their allocator are not in place.
+    /// nginx's pools; `null` if the pool allocator is not hooked.
     pub pools: Option<Pools>,
-    /// The shared memory zones that it has mapped, by name, and what it did to them.
+    /// The shared memory zones that it has mapped, by name, and its use of them.
     pub zones: Option<ZoneUses>,
-    /// Lua VMs, by subsystem; empty where there are none.
+    /// Lua VMs by subsystem; empty if there are none.
     pub lua: Option<Vec<Lua>>,
     /// Code of the executable and its libraries.
     pub text: Option<Text>,
     /// Stacks of all threads.
     pub stacks: Option<Stacks>,
-    /// What is hooked.
+    /// The state of each hook.
     pub hooks: Option<Hooks>,
-    /// What the module itself costs this process.
+    /// The cost of the module itself in this process.
     #[serde(rename = "self")]
     pub own: Option<Own>,
-    /// Why a figure is `null` or less than exact, a sentence each.
+    /// The reasons why figures are `null` or inexact, one sentence each.
     pub notes: Vec<String>,
 }
 
 impl Process {
-    /// How old the allocator's figures are in the reply, in milliseconds.
+    /// The age of the allocator's figures in the reply, in milliseconds.
     pub fn allocator_age_ms(&self) -> Option<u64> {
         self.allocator.as_ref()?.measured_ms_ago.map(|ms| ms.saturating_add(self.age_ms))
     }
 }
 
-/// What a process hands to the others.
+/// What a process publishes for the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Published {
     /// Its figures.
     pub process: Process,
-    /// Its zones in full, when the process is one of before a reload: it may be the only one to have
+    /// Its zones in full, if the process is from before a reload: it may be the only one that has
     /// them.
     pub zones: Vec<(String, SharedZone)>,
-    /// Which of its pages others map, too.
+    /// The pages that other processes map, too.
     pub sharing: Option<Sharing>,
 }
 
 /// The system allocator's own statistics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocator {
-    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc` or `musl`; `unknown` when it is none of these.
+    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc` or `musl`; `unknown` if it is none of these.
     pub name: String,
-    /// Its version, where it tells.
+    /// Its version, if it reports one.
     pub version: Option<String>,
     /// Bytes obtained from the system and not returned.
     pub reserved: Option<u64>,
-    /// Bytes handed out to the program, with the allocator's headers.
+    /// Bytes that the program has allocated, the allocator's headers included.
     pub in_use: Option<u64>,
     /// Bytes held for reuse: freed by the program, not returned to the system.
     pub free: Option<u64>,
     /// Bytes in blocks that have a mapping of their own (part of `reserved` and of `in_use`).
     pub mmapped: Option<u64>,
-    /// Of `in_use`: what nginx's pools hold, blocks and large allocations. `null` when the hooks on
-    /// the pool allocator are not in place.
+    /// Of `in_use`: bytes that nginx's pools hold, blocks and large allocations. `null` if the pool
+    /// allocator is not hooked.
     pub pools: Option<u64>,
-    /// Arenas in existence.
+    /// The number of arenas.
     pub arenas: Option<u64>,
     /// The age of these figures when the snapshot was taken, in milliseconds.
     pub measured_ms_ago: Option<u64>,
-    /// How long the count took, in milliseconds: what the program allocated or freed meanwhile may be
-    /// counted either way. 0 for figures of one moment.
+    /// How long the count took, in milliseconds. Memory that the program allocated or freed
+    /// meanwhile may or may not be counted. 0 if all figures are of one moment.
     pub measured_over_ms: Option<u64>,
 }
 
@@ -141,7 +142,7 @@ pub struct Allocator {
 pub struct Text {
     /// Virtual bytes of all executable segments.
     pub bytes: u64,
-    /// Each object, largest first.
+    /// The executable and the libraries, the largest first.
     pub objects: Vec<Object>,
 }
 
@@ -159,13 +160,13 @@ pub struct Object {
 pub struct Stacks {
     /// Threads of the process, the main one included.
     pub threads: Option<u64>,
-    /// Virtual bytes; `null` when some thread's stack is not known.
+    /// Virtual bytes; `null` if the stack of any thread is unknown.
     pub reserved: Option<u64>,
-    /// Bytes in RAM; `null` when some thread's stack is not known.
+    /// Bytes in RAM; `null` if the stack of any thread is unknown.
     pub resident: Option<u64>,
 }
 
-/// For each hook, `on` or `off: reason`.
+/// The state of each hook: `on` or `off: reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hooks {
     /// nginx's pool allocator.
@@ -176,17 +177,17 @@ pub struct Hooks {
     pub lua: String,
     /// Thread creation.
     pub thread: String,
-    /// The master's sleep, in which it answers; `null` where there is no master.
+    /// The master's sleep, in which it answers; `null` if there is no master.
     pub master: Option<String>,
 }
 
-/// What the module costs this process.
+/// The cost of the module in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Own {
     /// Bytes of the module's own lasting memory in this process.
     pub bytes: u64,
-    /// Time of the event loop spent on this snapshot, in microseconds, over all its slices.
+    /// The time that all slices of this snapshot took of the event loop, in microseconds.
     pub snapshot_us: u64,
-    /// The longest single slice of it, in microseconds.
+    /// The longest of these slices, in microseconds.
     pub longest_slice_us: u64,
 }

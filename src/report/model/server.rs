@@ -21,24 +21,24 @@ pub struct Server {
     pub module: String,
     /// The version of nginx, such as `1.22.1`.
     pub nginx: String,
-    /// The executable by its own name and version, such as `openresty/1.27.1.2`; of nginx itself
+    /// The executable's own name and version, such as `openresty/1.27.1.2`; for nginx itself
     /// `nginx/1.22.1`.
     pub product: Option<String>,
-    /// When the reply was made, RFC 3339.
+    /// The time of the reply, RFC 3339.
     pub time: String,
     /// The size of a page in bytes.
     pub page_size: u64,
     /// The process that answered.
     pub answered_by: AnsweredBy,
-    /// From the arrival of the request at the handler to this reply, in microseconds.
+    /// The time from the arrival of the request at the handler to this reply, in microseconds.
     pub elapsed_us: u64,
-    /// Master first, then by kind, id and generation.
+    /// The processes: the master first, then by kind, id and generation.
     pub processes: Vec<Process>,
     /// The shared memory zones, by name.
     pub shared_zones: SharedZones,
     /// Sums over the processes.
     pub totals: Totals,
-    /// Whether only one zone was asked for.
+    /// Whether only one zone was requested.
     #[serde(skip)]
     pub narrowed: bool,
 }
@@ -52,20 +52,20 @@ pub struct AnsweredBy {
     pub id: Option<u32>,
 }
 
-/// Sums over all processes of the server, whichever of them are in the reply.
+/// Sums over all processes of the server, even if not all of them are in the reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Processes of the server.
     pub processes: u64,
-    /// Sum of `system.resident`: shared pages count once a process.
+    /// Sum of `system.resident`: a shared page counts once for each process that maps it.
     pub resident: Option<u64>,
-    /// What the server takes: each page in RAM once, whichever of the processes map it. Pages of
-    /// files that other programs map, too, count in part where that is known.
+    /// The memory that the server takes: each page in RAM counts once, no matter how many processes
+    /// map it. File pages that other programs also map count in part, if the part is known.
     pub resident_unique: Option<u64>,
-    /// By how much the parts of `resident_unique` that had to be estimated may be wrong at most.
+    /// The largest possible error of the estimated parts of `resident_unique`, in bytes.
     pub resident_unique_error: Option<u64>,
     /// Sum of `system.swap`.
     pub swap: Option<u64>,
-    /// nginx shared memory loaded in RAM, counted once.
+    /// nginx's shared memory in RAM, each page counted once.
     pub shared_memory: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! The pools of clients and upstreams, shared out by server, upstream or listening socket.
+//! The pools of clients and upstreams, grouped by server, upstream or listening socket.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::pools::Kind;
 
-/// Names that are listed; further ones are [`Shares::other`].
+/// The number of names in [`Shares::largest`]; all others are in [`Shares::other`].
 pub const LISTED: usize = 10;
 
-/// What several pools hold.
+/// The sum of several pools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
-    /// Pools that were live when they were read.
+    /// Pools that were live when the snapshot was taken.
     pub live: u64,
     /// See [`Pools::bytes`](super::pools::Pools::bytes).
     pub bytes: u64,
@@ -22,7 +22,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Blocks and large allocations.
+    /// Bytes of blocks and large allocations.
     pub fn size(&self) -> u64 {
         self.bytes.saturating_add(self.large_bytes)
     }
@@ -35,10 +35,11 @@ impl Sum {
     }
 }
 
-/// What the pools of one server, upstream or listening socket hold.
+/// The pools of one server, upstream or listening socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
-    /// The first name of the server, empty when it has none; the upstream; the address.
+    /// The first name of the server (empty if it has none), the upstream, or the address of the
+    /// socket.
     pub name: String,
     /// See [`Sum::live`].
     pub live: u64,
@@ -49,33 +50,35 @@ pub struct Share {
 }
 
 impl Share {
-    /// What the pools of this name hold.
+    /// The pools of a name.
     pub fn new(name: String, sum: Sum) -> Self {
         Share { name, live: sum.live, bytes: sum.bytes, large_bytes: sum.large_bytes }
     }
 
-    /// Without the name.
+    /// The figures without the name.
     pub fn sum(&self) -> Sum {
         Sum { live: self.live, bytes: self.bytes, large_bytes: self.large_bytes }
     }
 }
 
-/// The pools of the kinds in [`SHARED`], each counted once: all sums together are what these hold.
+/// The pools of the kinds in [`SHARED`], each counted once: the sums add up to the total of these
+/// pools.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shares {
-    /// The ten names that hold most, that one first.
+    /// The ten names whose pools hold most, the largest first.
     pub largest: Vec<Share>,
-    /// Pools of further names.
+    /// Pools of all other names.
     pub other: Sum,
-    /// Pools without such a name, or whose name is not known.
+    /// Pools without a name, or whose name is unknown.
     pub none: Sum,
 }
 
-/// The kinds of pools that are shared out.
+/// The kinds of pools that are grouped.
 pub const SHARED: [Kind; 4] = [Kind::Connection, Kind::Request, Kind::Http2Stream, Kind::Upstream];
 
 impl Shares {
-    /// From all names, in any order, and what no name has.
+    /// Makes the groups from all names in any order, the pools of `other` names, and those of
+    /// `none`.
     pub fn new(names: impl IntoIterator<Item = Share>, other: Sum, none: Sum) -> Self {
         let mut shares = Shares { largest: names.into_iter().collect(), other, none };
         shares.largest.sort_by(|a, b| {
@@ -87,7 +90,7 @@ impl Shares {
         shares
     }
 
-    /// All of them together.
+    /// The sum of all groups.
     pub fn total(&self) -> Sum {
         let mut total = self.none;
         total.add(&self.other);

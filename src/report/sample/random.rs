@@ -6,7 +6,7 @@ use crate::report::model::lua::{self, Gc, Lua, Mappings, Subsystem};
 use crate::report::model::pools::{self, Creator, LivePool, Pools, Sizes};
 use crate::report::model::*;
 
-/// A deterministic source of figures (SplitMix64).
+/// A deterministic source of random figures (SplitMix64).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -23,12 +23,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A figure below `limit`, which is not 0.
+    /// A figure below `limit`, which must not be 0.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.bits() % limit
     }
 
-    /// Figures of all magnitudes, the extremes among them.
+    /// A figure of any magnitude, including the extremes.
     pub(crate) fn figure(&mut self) -> u64 {
         match self.below(8) {
             0 => 0,
@@ -45,7 +45,7 @@ impl Random {
         self.maybe(Self::figure)
     }
 
-    /// Text with everything that is hard to print in it.
+    /// Text with characters that are hard to print.
     pub(crate) fn text(&mut self) -> String {
         let chars =
             ['a', 'Z', '0', ' ', '"', '\\', '\n', '\0', '\u{1b}', '\u{7f}', 'ä', '\u{202e}', '😀'];
@@ -57,7 +57,7 @@ impl Random {
         (0..self.below(5)).map(|_| make(self)).collect()
     }
 
-    /// Any process, however absurd.
+    /// Any process, even an impossible one.
     pub(crate) fn process(&mut self) -> Process {
         let kinds = [
             Kind::Master,

@@ -1,4 +1,4 @@
-//! Pools shared out by server, upstream and listening socket.
+//! Pools grouped by server, upstream and listening socket, for tests.
 
 use super::{Random, K};
 use crate::report::model::pools::Pools;
@@ -13,7 +13,7 @@ pub(super) fn shares(random: &mut Random) -> Shares {
     Shares { largest: names, other: sum(random), none: sum(random) }
 }
 
-/// The shares of the pools of a small server.
+/// The pools of a small server, grouped.
 pub(super) fn shared_out() -> Pools {
     let sum = |live, kib: u64, large: u64| Sum { live, bytes: kib * K, large_bytes: large * K };
     let share = |name: &str, sum| Share::new(name.to_owned(), sum);

@@ -31,7 +31,7 @@ impl Random {
         }
     }
 
-    /// Any zone, however absurd.
+    /// Any zone, even an impossible one.
     pub(crate) fn shared_zone(&mut self) -> SharedZone {
         SharedZone {
             owner: self.maybe(Self::text),
@@ -68,7 +68,7 @@ impl Random {
         }
     }
 
-    /// What any process may report of zones.
+    /// The zones that any process may report.
     pub(crate) fn reported(&mut self) -> Reported {
         let zones = self.names().into_iter().map(|name| (name, self.shared_zone())).collect();
         Reported { generation: self.maybe(|r| r.below(3)), zones }
@@ -88,7 +88,7 @@ fn zone_use(generation: u64, mapped: u64, touched: u64) -> ZoneUse {
     }
 }
 
-/// A zone as it looks on a small server, everything known.
+/// A typical zone of a small server; every figure is known.
 pub(crate) fn full_zone(generation: u64, size: u64) -> SharedZone {
     let sizes = (3..12).map(|shift| 1u64 << shift);
     let slot = |size: u64| Slot { used: 3, free: 4096 / size - 3, reqs: 30, fails: 1 };
@@ -121,7 +121,7 @@ pub(crate) fn full_zone(generation: u64, size: u64) -> SharedZone {
     }
 }
 
-/// What a process has to do with them.
+/// The uses of these zones by a process.
 pub(super) fn uses() -> ZoneUses {
     Named(vec![
         ("one".to_owned(), zone_use(3, 10 * K * K, 64 * K)),
@@ -129,7 +129,7 @@ pub(super) fn uses() -> ZoneUses {
     ])
 }
 
-/// A zone that a reload has changed, and nginx's counters.
+/// A zone that a reload has changed, and the zone of nginx's counters.
 pub(super) fn reported() -> Vec<Reported> {
     let counters = SharedZone {
         owner: None,

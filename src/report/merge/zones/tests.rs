@@ -68,7 +68,7 @@ fn a_reload_that_changes_one_drops_one_and_adds_one() {
         ("kept", Some(1), true, vec![]),
         ("gone", Some(1), false, vec![]),
     ];
-    // Whoever answers, and whichever of them reports first.
+    // The order of the reports does not matter.
     for order in [[2, 1], [1, 2]] {
         let by =
             |generation| reported(generation, &full(if generation == 1 { &old } else { &new }));
@@ -76,7 +76,7 @@ fn a_reload_that_changes_one_drops_one_and_adds_one() {
         assert_eq!(shape(&zones), all);
         assert_eq!(resident(&zones), Ok(5 + 10 + 20 + 7 + 1));
     }
-    // The old worker is silent: its zones are there, and their figures are not known.
+    // The old worker does not report: its zones are listed, and their figures are unknown.
     let zones = merge(vec![reported(2, &full(&new))], &processes);
     assert_eq!(shape(&zones), all);
     let gone = &zones.get("gone").unwrap().newest;
