@@ -1,4 +1,4 @@
-//! Renderers: from the model of the server to the body of the reply.
+//! Renderers: they write the model of the server as the body of the reply.
 #![forbid(unsafe_code)]
 
 pub mod html;
@@ -17,18 +17,18 @@ use crate::format::Media;
 use crate::report::fields::Fields;
 use crate::report::model::Server;
 
-/// A body that could not be made.
+/// The error of a body that could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
-    /// As JSON.
+    /// Writing JSON failed.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// As metrics.
+    /// Writing metrics failed.
     #[error(transparent)]
     Metrics(#[from] std::fmt::Error),
 }
 
-/// The body of the reply in one piece. `fields` narrows JSON and text.
+/// Writes the whole body of the reply at once. `fields` narrows JSON and text.
 pub fn render(
     media: Media,
     server: &Server,

@@ -1,10 +1,10 @@
-//! The reply as a page: one answer that needs nothing else, readable without JavaScript.
+//! The reply as an HTML page: a single document, readable without JavaScript.
 //!
-//! Everything is written here, on the server, the pies too. The script only compares the page with a
-//! newer one of the same address and changes what differs, so there is one renderer of the page.
+//! The server renders everything, including the pies. The script only fetches the page again and
+//! changes the parts that differ, so there is only one renderer.
 //!
-//! Names of zones and servers and request lines are hostile input: `maud` escapes all that is
-//! put in, and [`cells::visible`] shows what a reader could not see.
+//! Names of zones and servers and request lines are hostile input: `maud` escapes every inserted
+//! value, and [`cells::visible`] writes invisible characters as escapes.
 #![forbid(unsafe_code)]
 
 mod cells;
@@ -40,8 +40,8 @@ const ICON: &str =
     %3E%3Ccircle cx='8' cy='8' r='7' fill='%230072b2'/%3E%3Cpath d='M8 8V1a7 7 0 0 1 7 7z' \
     fill='%23e69f00'/%3E%3C/svg%3E";
 
-/// The policy that the page is sent with: its own style and script, by their hashes, requests to its
-/// own server, and nothing else.
+/// The Content-Security-Policy of the page: it allows the page's own style and script, by their
+/// hashes, requests to its own server, and nothing else.
 pub fn content_security_policy() -> &'static str {
     static POLICY: OnceLock<String> = OnceLock::new();
     POLICY.get_or_init(|| {
@@ -59,22 +59,26 @@ pub fn content_security_policy() -> &'static str {
 const SECTIONS: [fn(&Server) -> Section; 9] = [
     |server| Section::whole(notices(server)),
     |server| Section::whole(back(server)),
-    |server| told_if(is_whole(server), server, |server| Section::whole(overview::server(server))),
-    |server| told_if(!server.narrowed, server, overview::processes),
-    zones::zones,
-    |server| told_if(is_whole(server), server, lua::server),
     |server| {
-        told_if(is_whole(server), server, |server| Section::whole(pools::server(&server.processes)))
+        section_if(is_whole(server), server, |server| Section::whole(overview::server(server)))
     },
-    |server| told_if(!server.narrowed, server, details::processes),
+    |server| section_if(!server.narrowed, server, overview::processes),
+    zones::zones,
+    |server| section_if(is_whole(server), server, lua::server),
+    |server| {
+        section_if(is_whole(server), server, |server| {
+            Section::whole(pools::server(&server.processes))
+        })
+    },
+    |server| section_if(!server.narrowed, server, details::processes),
     |server| Section::whole(notes(server)),
 ];
 
-/// The page in pieces: what stands before the sections, their rows, and the rest.
+/// Writes the page in pieces: the part before the sections, their rows, and the part after them.
 pub(super) struct Html {
     sections: std::slice::Iter<'static, fn(&Server) -> Section>,
     section: Option<Section>,
-    /// What stands after the sections, once what stands before them is written.
+    /// The part after the sections; `None` until the part before them has been written.
     tail: Option<String>,
 }
 
@@ -85,7 +89,7 @@ impl Default for Html {
 }
 
 impl Html {
-    /// The next piece.
+    /// Writes the next piece.
     pub(super) fn piece(&mut self, server: &Server, out: &mut Vec<u8>) -> Progress {
         let Some(tail) = &self.tail else {
             let (before, after) = split(page(server));
@@ -108,7 +112,7 @@ impl Html {
     }
 }
 
-/// The page, its sections at [`ROWS`].
+/// The page with [`ROWS`] in the place of its sections.
 fn page(server: &Server) -> Markup {
     html! {
         (DOCTYPE)
@@ -146,7 +150,7 @@ fn head(server: &Server) -> Markup {
                     " in " (micros(server.elapsed_us))
                 }
             }
-            // For the script, which shows and fills it.
+            // The script fills these controls and shows them.
             div.controls #controls data-keep="" hidden {
                 label for="choice" { "Show" }
                 select #choice {}
@@ -161,7 +165,7 @@ fn head(server: &Server) -> Markup {
     }
 }
 
-/// Whether the reply has all processes.
+/// Whether the reply has all processes of the server.
 fn has_all(server: &Server) -> bool {
     u64::try_from(server.processes.len()) == Ok(server.totals.processes)
 }
@@ -170,8 +174,8 @@ fn is_whole(server: &Server) -> bool {
     has_all(server) && !server.narrowed
 }
 
-fn told_if(told: bool, server: &Server, section: fn(&Server) -> Section) -> Section {
-    match told {
+fn section_if(wanted: bool, server: &Server, section: fn(&Server) -> Section) -> Section {
+    match wanted {
         true => section(server),
         false => Section::none(),
     }
@@ -183,7 +187,7 @@ fn back(server: &Server) -> Markup {
     }
 }
 
-/// What a reader must know before the figures.
+/// The notices above the figures.
 fn notices(server: &Server) -> Markup {
     let silent = server.processes.iter().filter(|p| p.state == State::Unresponsive).count();
     let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();

@@ -1,4 +1,4 @@
-//! The reply as JSON, which `schema/memstat.schema.json` describes.
+//! The reply as JSON; `schema/memstat.schema.json` describes its shape.
 #![forbid(unsafe_code)]
 
 use std::mem::take;
@@ -11,11 +11,12 @@ use crate::report::fields::Fields;
 use crate::report::model::zones::Zone;
 use crate::report::model::{Process, Server};
 
-/// What a process takes. With many, to grow takes longer than to write.
+/// A typical size of a process in JSON, in bytes. Room is reserved ahead for many processes,
+/// because growing the buffer would take longer than writing.
 const TYPICAL: usize = 8 * 1024;
 
-/// One line of compact JSON, with all fields or with these, in pieces: what stands before the
-/// processes, each process, what stands before the zones, each zone, and the rest.
+/// Writes one line of compact JSON in pieces: the part before the processes, each process, the part
+/// before the zones, each zone, and the rest. It has all fields, or only `fields`.
 pub(super) struct Json {
     fields: Option<Fields>,
     head: String,
@@ -26,7 +27,7 @@ pub(super) struct Json {
 }
 
 impl Json {
-    /// Prepares the pieces, and room for them in `out`.
+    /// Prepares the pieces and reserves room for them in `out`.
     pub(super) fn begin(
         mut server: Server,
         fields: Option<&Fields>,
@@ -37,14 +38,14 @@ impl Json {
         let frame = match fields {
             None => serde_json::to_string(&server)?,
             Some(fields) => {
-                // A `Value` has its properties in this order.
+                // A `Value` sorts its properties by name.
                 zones.sort_by(|(one, _), (other, _)| one.cmp(other));
                 let mut reply = serde_json::to_value(&server)?;
                 fields.narrow(&mut reply);
                 serde_json::to_string(&reply)?
             }
         };
-        // No text in it looks like that: the quotes in a text are escaped.
+        // No string can contain this, because quotes in strings are escaped.
         let (head, rest) = open(frame, "\"processes\":[]");
         if head.is_empty() {
             processes.clear();
@@ -60,7 +61,7 @@ impl Json {
         Ok(Json { fields: fields.cloned(), head, processes, middle, zones, tail })
     }
 
-    /// The next piece.
+    /// Writes the next piece.
     pub(super) fn piece(&mut self, out: &mut Vec<u8>) -> Result<Progress, serde_json::Error> {
         out.extend(take(&mut self.head).into_bytes());
         if let Some(process) = self.processes.next() {
@@ -98,7 +99,8 @@ impl Json {
     }
 }
 
-/// What stands before the end of an empty list, which is there once or not at all, and the rest.
+/// Splits `frame` before the closing bracket of an `empty` list, which occurs once or not at all.
+/// If it does not occur, the first part is empty.
 fn open(mut frame: String, empty: &str) -> (String, String) {
     let end = frame.find(empty).and_then(|at| at.checked_add(empty.len())?.checked_sub(1));
     let rest = match end {

@@ -1,20 +1,20 @@
 //! Tables and paragraphs of a fixed width.
 #![forbid(unsafe_code)]
 
-/// The width of a line.
+/// The maximum width of a line, in characters.
 pub(crate) const WIDTH: usize = 100;
 
-/// The widest cell; longer ones are cut.
+/// The maximum width of a cell, in characters. Longer cells are cut.
 const CELL: usize = 24;
 
-/// Where the cells of a column stand.
+/// The alignment of the cells of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
     Left,
     Right,
 }
 
-/// A column of a table: head lines and cells, printable ASCII.
+/// A column of a table: head lines and cells in printable ASCII.
 #[derive(Debug, Clone)]
 struct Column {
     align: Align,
@@ -23,8 +23,8 @@ struct Column {
     cells: Vec<String>,
 }
 
-/// A table. Its first columns name the rows; when it is too wide for a line, they are repeated in
-/// front of each block of the others.
+/// A table. Its first columns name the rows. If the table is too wide for a line, the other columns
+/// are split into blocks, and the names are repeated in front of each block.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
     names: Vec<Column>,
@@ -42,17 +42,17 @@ impl Table {
         self.columns.push(Column::new(align, head, cells));
     }
 
-    /// How many blocks it takes.
+    /// The number of blocks.
     pub(crate) fn blocks(&self) -> usize {
         self.split().1.len()
     }
 
-    /// The lines.
+    /// Prints all lines.
     pub(crate) fn print(&self, out: &mut String) {
         self.print_blocks(out, usize::MAX);
     }
 
-    /// The lines of the first block: columns that do not fit beside each other are left out.
+    /// Prints the lines of the first block only: columns that do not fit into it are left out.
     pub(crate) fn print_first(&self, out: &mut String) {
         self.print_blocks(out, 1);
     }
@@ -76,7 +76,8 @@ impl Table {
         }
     }
 
-    /// The gap between columns and the blocks: as few as can be, with a gap of 2 if that costs none.
+    /// The gap between columns, and the blocks. The number of blocks is as low as possible; the gap
+    /// is 2 unless that would need more blocks.
     fn split(&self) -> (usize, Vec<Vec<&Column>>) {
         let (wide, narrow) = (self.split_with(2), self.split_with(1));
         if wide.len() <= narrow.len() {
@@ -117,7 +118,7 @@ impl Column {
 }
 
 fn cut(mut cell: String) -> String {
-    // Cells are ASCII, so each character is a byte; anything else is dropped rather than cut apart.
+    // After this, each character is one byte, so that cutting cannot split one.
     cell.retain(|c| matches!(c, ' '..='~'));
     if cell.len() > CELL {
         cell.truncate(CELL.saturating_sub(1));
@@ -152,7 +153,8 @@ fn print_line<'a>(
     out.push('\n');
 }
 
-/// A paragraph of ASCII text: `lead` before its first line, as many spaces before the others.
+/// Prints a paragraph of ASCII text with `lead` before its first line and as many spaces before the
+/// others.
 pub(crate) fn paragraph(out: &mut String, lead: &str, text: &str) {
     let indent = " ".repeat(lead.len());
     let mut line = lead.to_owned();
@@ -169,7 +171,8 @@ pub(crate) fn paragraph(out: &mut String, lead: &str, text: &str) {
                 empty = false;
                 break;
             }
-            // A word longer than a line is broken; an indent as wide as the line leaves no choice.
+            // A word longer than a line is broken. If the indent leaves no room, a line gets one
+            // byte.
             if empty {
                 match word.split_at_checked(space.max(1)) {
                     Some((fits, rest)) => {

@@ -1,8 +1,8 @@
-//! The reply as metrics for Prometheus: the classic text format, and OpenMetrics.
+//! The reply as metrics for Prometheus: the classic text format and OpenMetrics.
 //!
-//! A figure that is not known is left out; it is never 0. Labels have no process ids, so a worker
-//! that is replaced goes on with its series, and their number is bounded: see [`groups`] for
-//! processes, [`pools`] for creators, [`zones`] for zones.
+//! An unknown figure is left out; it is never written as 0. Labels contain no process ids, so the
+//! replacement of a worker continues its series, and the number of series is bounded: see
+//! [`groups`] for processes, [`pools`] for creators, [`zones`] for zones.
 #![forbid(unsafe_code)]
 
 mod family;
@@ -24,12 +24,13 @@ use crate::report::model::Server;
 use family::{Families, Family};
 use groups::Group;
 
-/// What all names begin with.
+/// The prefix of all names.
 const PREFIX: &str = "nginx_memstat";
 
-/// What tells families of a server, in the order of the metrics.
+/// Adds metric families of a server.
 type Source = fn(&mut Families, &Server, &[Group]);
 
+/// All sources, in the order of the metrics.
 const SOURCES: [Source; 10] = [
     |families, server, _| server::server(families, server),
     |families, _, groups| processes::system(families, groups),
@@ -43,9 +44,10 @@ const SOURCES: [Source; 10] = [
     |families, server, _| zones::slots(families, &server.shared_zones),
 ];
 
-/// The metrics in pieces: the figures of some families, then each of these.
+/// Writes the metrics in pieces: a source makes its families, then each of these is a piece.
 pub(super) struct Metrics {
-    /// OpenMetrics 1.0, else the text format of Prometheus, version 0.0.4.
+    /// Whether the format is OpenMetrics 1.0 instead of the text format of Prometheus, version
+    /// 0.0.4.
     is_open: bool,
     sources: std::slice::Iter<'static, Source>,
     families: VecDeque<Family>,
@@ -60,7 +62,7 @@ impl Metrics {
         Metrics { is_open: true, ..Metrics::classic() }
     }
 
-    /// The next piece.
+    /// Writes the next piece.
     pub(super) fn piece(
         &mut self,
         server: &Server,

@@ -1,6 +1,7 @@
-//! The reply as tables for a person at a terminal: printable ASCII, 100 columns.
+//! The reply as tables for a terminal: printable ASCII, 100 columns.
 //!
-//! `?` is a figure that is not known; the notes say why. `-` is a category that is not there.
+//! `?` is an unknown figure; the notes have the reason. `-` is a category that a process does not
+//! have.
 #![forbid(unsafe_code)]
 
 mod lua;
@@ -17,11 +18,11 @@ use crate::format::ascii;
 use crate::report::fields::Fields;
 use crate::report::model::{Hooks, Process, Server, State, System, Text, Totals};
 
-/// Objects of the code that are listed.
+/// The maximum number of listed executables and libraries.
 const OBJECTS: usize = 6;
 
-/// The reply as text: what a screen has room for, or all of these fields, or all there is about what
-/// the reply was narrowed to.
+/// Writes the reply as text: a summary that fits a screen, or all of the requested fields, or
+/// everything about the process or zone that the reply was narrowed to.
 pub fn text(server: &Server, fields: Option<&Fields>) -> String {
     let is_all = u64::try_from(server.processes.len()) == Ok(server.totals.processes);
     let wants = |top: &str, below: &str| fields.is_none_or(|fields| fields.has_below(top, below));
@@ -47,7 +48,7 @@ pub fn text(server: &Server, fields: Option<&Fields>) -> String {
     out
 }
 
-/// The sections about the parts of a process that are wanted.
+/// The sections of the requested parts of the processes.
 fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
     let names = Names::new(&server.processes);
     if ["system", "state", "generation", "uptime_s", "age_ms"].into_iter().any(&wants) {
@@ -130,7 +131,7 @@ fn processes(out: &mut String, processes: &[Process]) {
     ages(out, processes.into_iter());
 }
 
-/// The table of what the kernel says of processes. `head` stands above their names.
+/// The table of the kernel's figures of processes. `head` is the head of the column of names.
 fn systems(head: &str, processes: &[&Process]) -> Table {
     let cells = |cell: fn(&Process) -> String| processes.iter().map(|p| cell(p)).collect();
     let mut table = Table::default();
@@ -155,14 +156,14 @@ fn systems(head: &str, processes: &[&Process]) -> Table {
     table
 }
 
-/// An allocator's figures of longer ago are not new.
+/// The age from which an allocator's figures are marked as old, in milliseconds.
 const OLD_MS: u64 = 5000;
 
 fn is_old(process: &Process) -> bool {
     process.state == State::Unresponsive || process.age_ms >= 1000
 }
 
-/// Whose figures, how old, of a process whose figures are not new.
+/// Which figures of a process are old, and their age in milliseconds; `None` if they are new.
 fn age(process: &Process) -> Option<(&'static str, u64)> {
     if is_old(process) {
         return Some(("Figures", process.age_ms));
@@ -170,7 +171,7 @@ fn age(process: &Process) -> Option<(&'static str, u64)> {
     process.allocator_age_ms().filter(|ms| *ms >= OLD_MS).map(|ms| ("Allocator's figures", ms))
 }
 
-/// The ages of figures that are not new.
+/// Prints the ages of old figures.
 fn ages<'a>(out: &mut String, processes: impl Iterator<Item = &'a Process>) {
     for (process, (what, ms)) in processes.filter_map(|p| Some((p, age(p)?))) {
         let (who, pid, age) = (label(process), process.pid, millis(ms));
@@ -186,7 +187,7 @@ fn state(state: State) -> &'static str {
     }
 }
 
-/// A table of some processes, with their names in front.
+/// A table whose rows are named by process.
 fn named(processes: &[&Process]) -> Table {
     let mut table = Table::default();
     table.name(&["process"], processes.iter().map(|p| label(p)).collect());
@@ -243,7 +244,7 @@ fn threads(out: &mut String, processes: &[Process]) {
     table.print(out);
 }
 
-/// The code of some processes in a sentence, its largest objects first.
+/// One sentence about the code of some processes, the largest objects first.
 fn code(who: &str, text: &Text) -> String {
     let mut objects: Vec<_> = text.objects.iter().collect();
     objects.sort_by_key(|object| std::cmp::Reverse(object.bytes));
@@ -260,7 +261,7 @@ fn code(who: &str, text: &Text) -> String {
     format!("Code of {who}: {}: {}", size(text.bytes), listed.join(", "))
 }
 
-/// The hooks of some processes in a sentence.
+/// One sentence about the hooks of some processes.
 fn hooked(who: &str, hooks: &Hooks) -> String {
     let all = [
         ("pool", Some(&hooks.pool)),
@@ -274,7 +275,7 @@ fn hooked(who: &str, hooks: &Hooks) -> String {
     format!("Hooks in {who}: {}", texts.join("; "))
 }
 
-/// What the server takes, with its error where that is more than a hundredth.
+/// The memory that the server takes, each page counted once. The error is shown if it exceeds 1 %.
 fn once(totals: &Totals) -> String {
     let unique = known(totals.resident_unique, size);
     let counts = |error: &u64| totals.resident_unique.is_some_and(|bytes| *error > bytes / 100);

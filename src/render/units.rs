@@ -1,7 +1,7 @@
-//! Figures for people.
+//! Formats figures for people.
 #![forbid(unsafe_code)]
 
-/// What is shown for a figure that is not known.
+/// The text for an unknown figure.
 pub(crate) const UNKNOWN: &str = "?";
 
 /// A figure, or [`UNKNOWN`].
@@ -25,7 +25,7 @@ pub(crate) fn size(bytes: u64) -> String {
     let mut value = bytes as f64 / 1024.0;
     let mut units = UNITS.iter();
     let mut unit = units.next();
-    // What would be shown as 1024 of a unit is one of the next.
+    // A value that would be rounded to 1024 of a unit is written as 1 of the next one.
     while value >= 1023.5 {
         match units.next() {
             Some(next) => unit = Some(next),
@@ -36,7 +36,7 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{} {}", three_digits(value), unit.unwrap_or(&""))
 }
 
-/// A share of a whole in percent: four characters at most.
+/// A share of a whole in percent: four characters at most, and nothing for 0.
 pub(crate) fn share(part: u64, whole: u64) -> String {
     if part == 0 || whole == 0 {
         return String::new();
@@ -80,7 +80,7 @@ pub(crate) fn seconds(s: u64) -> String {
     }
 }
 
-/// Three digits, as far as the value is below 1000.
+/// A value with three digits, or with more if it is 1000 or larger.
 fn three_digits(value: f64) -> String {
     match value {
         v if v < 9.995 => format!("{v:.2}"),

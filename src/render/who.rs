@@ -18,7 +18,8 @@ pub(crate) fn kind(kind: Kind) -> &'static str {
     }
 }
 
-/// The name and version of the server: `nginx 1.22.1`, of a fork `openresty/1.27.1.2 (nginx 1.27.1)`.
+/// The name and version of the server: `nginx 1.22.1`, or `openresty/1.27.1.2 (nginx 1.27.1)` for a
+/// fork.
 pub(crate) fn product(server: &Server) -> String {
     let nginx = format!("nginx {}", server.nginx);
     match &server.product {
@@ -38,10 +39,10 @@ pub(crate) fn label(process: &Process) -> String {
     }
 }
 
-/// Names for lists of processes, short: `master, workers 0-3`.
+/// Writes short lists of processes: `master, workers 0-3`.
 pub(crate) struct Names<'a> {
     processes: &'a [Process],
-    /// How many processes have a label.
+    /// The number of processes that have each label.
     bearers: HashMap<String, usize>,
 }
 
@@ -55,14 +56,15 @@ impl<'a> Names<'a> {
         Names { processes, bearers }
     }
 
-    /// The processes at these places, which are in order. All of them are `all processes`.
+    /// Lists the processes at these indices, which are in order. The list of all processes is `all
+    /// processes`.
     pub(crate) fn list(&self, places: &[usize]) -> String {
         if places.len() > 1 && places.len() == self.processes.len() {
             return "all processes".to_owned();
         }
         let mut names = Vec::new();
         let mut workers = Vec::new();
-        // The workers stand together where the first of them stands.
+        // The workers are listed together, in the place of the first one.
         let mut at = 0;
         for process in places.iter().filter_map(|place| self.processes.get(*place)) {
             let label = label(process);
@@ -87,7 +89,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Numbers in ascending order as ranges: `0-3, 7`.
+/// Writes numbers, which are in ascending order, as ranges: `0-3, 7`.
 fn ranges(numbers: &[u32]) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for number in numbers {
@@ -106,7 +108,8 @@ fn ranges(numbers: &[u32]) -> String {
     texts.join(", ")
 }
 
-/// What several processes say alike, with the places of those that do. In the order of the first.
+/// Groups equal values across processes: each value with the indices of the processes that have it,
+/// in the order of its first occurrence.
 pub(crate) fn groups<T: PartialEq>(
     processes: &[Process],
     say: impl Fn(&Process) -> Vec<T>,

@@ -1,4 +1,4 @@
-//! A body on its way: written piece by piece, so that many processes do not keep the event loop.
+//! Writes a body piece by piece, so that a reply with many processes does not block the event loop.
 #![forbid(unsafe_code)]
 
 use super::html::Html;
@@ -10,8 +10,8 @@ use crate::format::Media;
 use crate::report::fields::Fields;
 use crate::report::model::Server;
 
-/// A body that is being written. A piece of it is about one process, one zone, one family of
-/// metrics, or a section of its own.
+/// A body that is being written. A piece of it is one process, one zone, one family of metrics, or
+/// one section.
 pub struct Writing {
     pieces: Pieces,
     out: Vec<u8>,
@@ -22,12 +22,12 @@ enum Pieces {
     Html(Html, Box<Server>),
     Text(Box<Server>, Option<Fields>),
     Metrics(Metrics, Box<Server>),
-    /// All are written, and what they were made from is freed.
+    /// All pieces are written, and their data is freed.
     Done,
 }
 
 impl Writing {
-    /// Begins with the body of the reply. `fields` narrows JSON and text.
+    /// Prepares the body of the reply. `fields` narrows JSON and text.
     pub fn begin(
         media: Media,
         server: Server,
@@ -44,7 +44,7 @@ impl Writing {
         Ok(Writing { pieces, out })
     }
 
-    /// Writes until the budget is spent, at least one piece.
+    /// Writes at least one piece, then more until the budget is spent.
     pub fn step(&mut self, budget: &Budget) -> Result<Progress, RenderError> {
         while self.piece()? == Progress::More {
             if budget.spent() {
@@ -55,12 +55,12 @@ impl Writing {
         Ok(Progress::Done)
     }
 
-    /// What is written so far.
+    /// The part of the body that has been written so far.
     pub fn body(&self) -> &[u8] {
         &self.out
     }
 
-    /// The same, without a copy.
+    /// Returns the body without copying it.
     pub fn into_body(self) -> Vec<u8> {
         self.out
     }
@@ -117,7 +117,7 @@ mod tests {
         servers
     }
 
-    /// However the budget falls, the body is the same.
+    /// The body does not depend on the budget.
     #[test]
     fn pieces_make_the_whole() {
         let fields = Fields::parse(b"processes.pools,shared_zones,nginx").ok();
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// The pieces of JSON are what the model is as a whole.
+    /// The pieces of JSON make the same body as serializing the whole model.
     #[test]
     fn json_is_the_model() {
         for (i, server) in servers().into_iter().enumerate() {

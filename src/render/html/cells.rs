@@ -1,12 +1,12 @@
-//! Tables, and what is in their cells.
+//! Tables and their cells.
 #![forbid(unsafe_code)]
 
 use maud::{html, Markup, Render};
 
 use crate::render::units::{count, millis, seconds, size};
 
-/// Text in which a reader sees everything: what has no shape of its own, or changes that of its
-/// neighbours, is written as an escape.
+/// Makes every character of a text visible: characters that are invisible or that change how their
+/// neighbours are displayed are written as escapes.
 pub(super) fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -28,12 +28,12 @@ pub(super) fn visible(text: &str) -> String {
     out
 }
 
-/// A figure that is not known.
+/// The mark of an unknown figure.
 pub(super) fn unknown() -> Markup {
     html! { abbr.unknown title="not known, see the notes" { "?" } }
 }
 
-/// A figure, or that it is not known.
+/// A figure, or the mark of an unknown one.
 pub(super) fn known<T>(figure: Option<T>, show: impl FnOnce(T) -> String) -> Markup {
     match figure {
         Some(figure) => html! { (show(figure)) },
@@ -41,28 +41,29 @@ pub(super) fn known<T>(figure: Option<T>, show: impl FnOnce(T) -> String) -> Mar
     }
 }
 
-/// What is in a cell.
+/// The content of a cell.
 pub(super) enum Cell {
-    /// Text of ours.
+    /// Text that the module writes itself.
     Text(String),
-    /// Text from outside.
+    /// Text from outside, which may be hostile.
     Name(String),
     /// Bytes.
     Size(Option<u64>),
     /// A number.
     Count(Option<u64>),
-    /// A number that is no less than this.
+    /// A lower bound of a number.
     AtLeast(u64),
     /// Seconds.
     Seconds(Option<u64>),
     /// Milliseconds.
     Millis(Option<u64>),
-    /// Anything, with what it is sorted by.
+    /// Any markup, and the number by which it is sorted.
     Markup(Markup, u64),
 }
 
 impl Cell {
-    /// Figures stand on the right, to be compared.
+    /// Whether the cell has a figure. Figures are aligned on the right, so that they can be
+    /// compared.
     fn is_figure(&self) -> bool {
         matches!(
             self,
@@ -70,7 +71,7 @@ impl Cell {
         )
     }
 
-    /// What it is sorted by; figures that are not known come last.
+    /// The key by which the cell is sorted. Unknown figures rank below 0.
     fn key(&self) -> String {
         match self {
             Cell::Text(text) | Cell::Name(text) => visible(text),
@@ -97,18 +98,20 @@ impl Cell {
     }
 }
 
-/// A row: what it is known by from one page to the next, and its cells, the first its name.
+/// A row: the key that identifies it in later versions of the page, and its cells. The first cell
+/// is the row's name.
 pub(super) struct Row(pub(super) String, pub(super) Vec<Cell>);
 
-/// A table. With more than one row the script makes it sortable.
+/// A table. The script makes it sortable if it has more than one row.
 pub(super) struct Table<'a> {
-    /// Known by this from one page to the next; a process's id is part of it.
+    /// Identifies the table in later versions of the page; the table of a process has its pid in
+    /// it.
     pub(super) id: String,
-    /// What it tells.
+    /// The caption.
     pub(super) caption: &'a str,
-    /// The heads of its columns.
+    /// The heads of the columns.
     pub(super) heads: &'a [&'a str],
-    /// Its rows; with none there is no table.
+    /// The rows. Without rows there is no table.
     pub(super) rows: Vec<Row>,
 }
 
@@ -140,7 +143,7 @@ impl Table<'_> {
         self.around(first, self.rows.len() > 1, &rows)
     }
 
-    /// The table around rows that begin like this one.
+    /// The table around `rows`, of which `first` is the first.
     pub(super) fn around(&self, first: &Row, several: bool, rows: impl Render) -> Markup {
         let Row(_, first) = first;
         html! {

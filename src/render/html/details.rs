@@ -1,4 +1,4 @@
-//! Each process in full.
+//! The details of each process.
 #![forbid(unsafe_code)]
 
 use maud::{html, Markup};
@@ -10,14 +10,14 @@ use crate::render::units::{count, micros, millis, seconds, size};
 use crate::render::who::{self, label};
 use crate::report::model::{Process, Server};
 
-/// Objects of code that are listed.
+/// The maximum number of listed executables and libraries.
 const OBJECTS: usize = 8;
 
-/// Processes that are told in full on one page. With more of them each has a page of its own, so that
-/// a page costs the event loop no more than a millisecond or two.
+/// The maximum number of processes with details on one page. With more of them, each process has
+/// its own page, so that a page takes no more than a millisecond or two of the event loop.
 const IN_FULL: usize = 8;
 
-/// All processes, each closed unless it is the only one.
+/// The section of all processes. The details of each are closed, unless it is the only process.
 pub(super) fn processes(server: &Server) -> Section {
     let alone = server.processes.len() == 1;
     let in_full = server.processes.len() <= IN_FULL;
@@ -33,7 +33,7 @@ pub(super) fn processes(server: &Server) -> Section {
     })
 }
 
-/// A process with a page of its own.
+/// The link to the page of a process.
 fn link(process: &Process) -> Markup {
     let (name, page) = (label(process), format!("?pid={}", process.pid));
     html! {

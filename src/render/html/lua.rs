@@ -1,4 +1,4 @@
-//! The Lua VMs: of all processes, and of one.
+//! Tables of Lua VMs: of all processes, and of one process.
 #![forbid(unsafe_code)]
 
 use maud::{html, Markup};
@@ -28,7 +28,7 @@ pub(super) fn server(server: &Server) -> Section {
     })
 }
 
-/// The rows of a process in the table of all.
+/// The rows of a process in the table of all processes.
 fn rows(process: &Process) -> impl Iterator<Item = Row> + '_ {
     process.lua.iter().flatten().map(|lua| {
         let mut cells =
@@ -38,7 +38,7 @@ fn rows(process: &Process) -> impl Iterator<Item = Row> + '_ {
     })
 }
 
-/// Those of a process.
+/// The VMs of a process.
 pub(super) fn process(process: &Process) -> Markup {
     let rows = process.lua.iter().flatten();
     Table {

@@ -1,4 +1,4 @@
-//! The largest mappings that nothing claims.
+//! The table of the largest mappings without an owner.
 #![forbid(unsafe_code)]
 
 use maud::Markup;
@@ -7,7 +7,7 @@ use super::cells::{Cell, Row, Table};
 use crate::report::model::mappings::Mapping;
 use crate::report::model::{Category, Process};
 
-/// Those of a process.
+/// The mappings of a process.
 pub(super) fn process(process: &Process) -> Markup {
     let lists = process
         .mappings

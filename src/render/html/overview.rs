@@ -1,4 +1,4 @@
-//! The whole server at a glance, and the table of its processes.
+//! The overview of the whole server and the table of its processes.
 #![forbid(unsafe_code)]
 
 use maud::{html, Markup};
@@ -16,7 +16,7 @@ type Figure = fn(Region) -> Option<u64>;
 const RESIDENT: Figure = |region| region.resident;
 const RESERVED: Figure = |region| region.reserved;
 
-/// The two pies of something, side by side, with their legends.
+/// The pies of a process or of the server, side by side, with their legends.
 pub(super) struct Pies {
     pub(super) system: Vec<Slice>,
     pub(super) resident: Vec<Slice>,
@@ -51,7 +51,7 @@ impl Pies {
     }
 }
 
-/// Resident, swapped out, and the rest of what is virtual.
+/// The slices of virtual memory: resident, swapped out, and the rest.
 pub(super) fn system_slices(system: &System) -> Vec<Slice> {
     let System { virtual_, resident, swap, .. } = *system;
     let used = resident.zip(swap).and_then(|(resident, swap)| resident.checked_add(swap));
@@ -64,7 +64,7 @@ pub(super) fn system_slices(system: &System) -> Vec<Slice> {
     ]
 }
 
-/// The entries of a process's breakdown.
+/// The slices of a process's breakdown.
 pub(super) fn slices(process: &Process, figure: Figure) -> Vec<Slice> {
     let breakdown = process.breakdown.iter().flat_map(|breakdown| &breakdown.0);
     breakdown.map(|(category, region)| slice(*category, figure(*region))).collect()
@@ -83,8 +83,8 @@ pub(super) fn pies(process: &Process) -> Pies {
     }
 }
 
-/// The entries of all breakdowns added up, shared memory counted once, and what the processes
-/// without a breakdown have.
+/// The slices of all breakdowns added up, with shared memory counted once. The memory of processes
+/// without a breakdown, `untold`, is a slice of its own.
 fn all_slices(
     server: &Server,
     figure: Figure,
@@ -111,7 +111,7 @@ fn all_slices(
     slices
 }
 
-/// The virtual bytes of all mappings of zones, each once.
+/// The virtual bytes of all mappings of zones, each counted once.
 fn shared_reserved(server: &Server) -> Option<u64> {
     let mappings = server.shared_zones.0.iter().flat_map(|(_, zone)| zone.all());
     mappings
@@ -119,7 +119,7 @@ fn shared_reserved(server: &Server) -> Option<u64> {
         .try_fold(0u64, |sum, bytes| sum.checked_add(bytes?))
 }
 
-/// The whole server.
+/// The section of the whole server.
 pub(super) fn server(server: &Server) -> Markup {
     let sum = |figure: fn(&System) -> Option<u64>| {
         server.processes.iter().try_fold(0u64, |sum, p| sum.checked_add(figure(&p.system)?))
@@ -154,7 +154,7 @@ pub(super) fn server(server: &Server) -> Markup {
     }
 }
 
-/// The table of processes.
+/// The section with the table of processes.
 pub(super) fn processes(server: &Server) -> Section {
     let processes = &server.processes;
     let longest = |figure: Figure| {
@@ -194,7 +194,8 @@ pub(super) fn processes(server: &Server) -> Section {
     })
 }
 
-/// A process in the table; `longest` bytes, resident and reserved, fill the width of its bars.
+/// The row of a process. `longest` is the number of bytes, resident and reserved, that fill the
+/// width of a bar.
 fn row(p: &Process, longest: (u64, u64)) -> Row {
     let name = who::label(p);
     let bars = html! {
@@ -232,7 +233,7 @@ fn row(p: &Process, longest: (u64, u64)) -> Row {
     )
 }
 
-/// The state of a process, and the age of its figures where they are not new.
+/// The state of a process, and the age of its figures if they are not new.
 pub(super) fn state(process: &Process) -> Markup {
     let (class, name) = match process.state {
         State::Active => ("good", "active"),

@@ -9,11 +9,11 @@
     const status = byId("status");
     const pause = byId("pause");
 
-    // --- the page, changed where a newer one differs ---
+    // --- updating the page where a newer version differs ---
 
     const key = (node) => node.nodeType === 1 ? node.id || node.dataset.key || "" : "";
 
-    // What the script has set itself on the page that is shown.
+    // Attributes of the shown page that the script itself sets.
     const isOurs = (node, name) =>
         (name === "open" && node.localName === "details") || name === "hidden" || name === "aria-sort";
 
@@ -33,7 +33,7 @@
         for (const { name } of [...shown.attributes]) {
             if (!isOurs(shown, name) && !fresh.hasAttribute(name)) shown.removeAttribute(name);
         }
-        // A head with a button for sorting keeps it.
+        // A column head keeps its sort button.
         if (shown.localName === "th" && shown.firstElementChild?.localName === "button") {
             const button = shown.firstElementChild;
             if (button.textContent !== fresh.textContent) button.textContent = fresh.textContent;
@@ -108,7 +108,7 @@
         sort(table);
     });
 
-    // --- one process, or all ---
+    // --- choosing one process or all ---
 
     const sources = () => [...main.querySelectorAll("[data-label]")];
 
@@ -135,7 +135,7 @@
     }
 
     choice.addEventListener("change", () => {
-        // With many processes each has a page of its own.
+        // With many processes, each has its own page.
         const page = byId(choice.value)?.dataset.page;
         if (page) location.href = page;
         else show();
@@ -181,7 +181,7 @@
         const values = points.map(([, bytes]) => bytes);
         const [low, high] = [Math.min(...values), Math.max(...values)];
         const [from, to] = [points[0][0], points.at(-1)[0]];
-        // A line that does not move lies in the middle.
+        // A constant line is drawn in the middle.
         const y = (bytes) => high === low ? 25 : 46 - 42 * (bytes - low) / (high - low);
         const line = points.map(([time, bytes]) =>
             (1000 * (time - from) / (to - from || 1)).toFixed(1) + "," + y(bytes).toFixed(1)).join(" ");
@@ -238,7 +238,7 @@
             update(byId("facts"), page.getElementById("facts"));
             update(main, page.getElementById("main"));
             enhanceAll();
-            // An element that was moved has lost it.
+            // An element loses the focus when it is moved.
             if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
             say(paused ? "Paused" : "Live");
         } catch (error) {

@@ -1,9 +1,10 @@
-//! What is shown in which colour: the same everywhere. The colours themselves are in `colours.css`.
+//! The CSS class and the label of each category, the same everywhere. The colours are in
+//! `colours.css`.
 #![forbid(unsafe_code)]
 
 use crate::report::model::Category;
 
-/// The classes of style of all sectors that can stand in one application-level pie.
+/// The CSS classes of all sectors that one application-level pie can have.
 #[cfg(test)]
 pub(super) const APPLICATION: &[&str] = &[
     "heap",
@@ -21,12 +22,12 @@ pub(super) const APPLICATION: &[&str] = &[
     "untold",
 ];
 
-/// Those of the system-level pie.
+/// The CSS classes of the system-level pie.
 #[cfg(test)]
 pub(super) const SYSTEM: &[&str] = &["sys-resident", "sys-swap", "sys-rest"];
 
-/// The class of style of a category, which has its colour. The allocators share one: a process has
-/// one of them.
+/// The CSS class of a category, which determines its colour. The allocators share a class, because
+/// a process has only one of them.
 pub(super) fn class(category: Category) -> &'static str {
     match category {
         Category::GlibcHeap
@@ -48,7 +49,7 @@ pub(super) fn class(category: Category) -> &'static str {
     }
 }
 
-/// What a category is, in a few words.
+/// The label of a category.
 pub(super) fn label(category: Category) -> &'static str {
     match category {
         Category::GlibcHeap => "malloc (glibc)",

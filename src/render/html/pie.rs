@@ -1,4 +1,4 @@
-//! Pies, their legends, and bars: inline SVG, each sector with its bytes.
+//! Pies, their legends, and bars: inline SVG in which each sector has its number of bytes.
 #![forbid(unsafe_code)]
 
 use std::f64::consts::TAU;
@@ -8,28 +8,29 @@ use maud::{html, Markup};
 use super::cells::{known, unknown};
 use crate::render::units::{share, size};
 
-/// The radii of a pie, a ring around its total.
+/// The outer radius of a pie, which is a ring around its total.
 const OUTER: f64 = 96.0;
+/// The inner radius of a pie.
 const INNER: f64 = 56.0;
 
 /// A part of a whole.
 pub(super) struct Slice {
-    /// Its name in JSON, or one of ours.
+    /// Its name in JSON, or a name that only the page uses.
     pub(super) name: &'static str,
-    /// What it is called.
+    /// The label that readers see.
     pub(super) label: &'static str,
-    /// Its class of style, see [`super::palette`].
+    /// Its CSS class, see [`super::palette`].
     pub(super) class: &'static str,
-    /// How much of it there is.
+    /// Its size in bytes; `None` if it is unknown.
     pub(super) bytes: Option<u64>,
 }
 
-/// The whole of which all parts are known.
+/// The sum of the slices; `None` if one of them is unknown.
 pub(super) fn total(slices: &[Slice]) -> Option<u64> {
     slices.iter().try_fold(0u64, |sum, slice| sum.checked_add(slice.bytes?))
 }
 
-/// A pie of these parts, or nothing where some part is not known.
+/// A pie of these slices. If one of them is unknown, a `?` replaces the pie.
 pub(super) fn pie(title: &str, class: &str, slices: &[Slice]) -> Markup {
     let Some(total) = total(slices) else {
         return html! { p.nopie.(class) { (title) ": " (unknown()) } };
@@ -51,7 +52,7 @@ pub(super) fn pie(title: &str, class: &str, slices: &[Slice]) -> Markup {
     }
 }
 
-/// The parts that there is something of: where each begins, and how much it is.
+/// The slices that are not empty: each with its offset from the first one, and its size in bytes.
 fn placed(slices: &[Slice]) -> impl Iterator<Item = (&Slice, u64, u64)> {
     let sized = slices.iter().filter_map(|slice| Some((slice, slice.bytes.filter(|b| *b > 0)?)));
     sized.scan(0u64, |end, (slice, bytes)| {
@@ -61,7 +62,7 @@ fn placed(slices: &[Slice]) -> impl Iterator<Item = (&Slice, u64, u64)> {
     })
 }
 
-/// A number and its unit.
+/// A size as a number and its unit.
 fn split(bytes: u64) -> (String, String) {
     let text = size(bytes);
     match text.split_once(' ') {
@@ -74,7 +75,7 @@ fn split(bytes: u64) -> (String, String) {
 fn sector(from: u64, bytes: u64, total: u64) -> String {
     let whole = total.max(1) as f64;
     let begin = from as f64 / whole;
-    // A full turn would end where it begins, and be nothing.
+    // A full turn would end where it begins: nothing would be drawn.
     let turn = (bytes as f64 / whole).min(0.999_99);
     let large = u8::from(turn > 0.5);
     let point = |turn: f64, radius: f64| {
@@ -90,7 +91,7 @@ fn sector(from: u64, bytes: u64, total: u64) -> String {
     )
 }
 
-/// A square in the colour of a class.
+/// A small square in the colour of a class.
 fn swatch(class: &str) -> Markup {
     html! {
         svg.swatch viewBox="0 0 10 10" aria-hidden="true" {
@@ -99,7 +100,7 @@ fn swatch(class: &str) -> Markup {
     }
 }
 
-/// The legend of a pie, a table of its parts: columns of figures, each with its shares.
+/// The legend of a pie: a table of its slices, with columns of sizes and their shares.
 pub(super) fn legend(caption: &str, columns: &[(&str, &[Slice])]) -> Markup {
     let first = columns.first().map(|(_, slices)| *slices).unwrap_or_default();
     html! {
@@ -135,7 +136,7 @@ pub(super) fn legend(caption: &str, columns: &[(&str, &[Slice])]) -> Markup {
     }
 }
 
-/// A bar of parts, `longest` bytes of which fill its width.
+/// A bar of slices; `longest` bytes fill its width.
 pub(super) fn bar(title: &str, class: &str, slices: &[Slice], longest: u64) -> Markup {
     let at = |bytes: u64| format!("{:.2}", bytes as f64 * 100.0 / longest.max(1) as f64);
     html! {

@@ -1,4 +1,4 @@
-//! nginx's pools: of all processes together, and of one.
+//! Tables of nginx's pools: of all processes together, and of one process.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -13,8 +13,9 @@ use crate::report::model::pools::{Creator, LivePool, Pools};
 use crate::report::model::shares::{Shares, Sum};
 use crate::report::model::Process;
 
-/// Rows of a table of creators, and of single pools.
+/// The maximum number of rows of a table of creators.
 const CREATORS: usize = 10;
+/// The maximum number of rows of a table of single pools.
 const POOLS: usize = 5;
 
 /// The pools of all processes.
@@ -87,7 +88,7 @@ fn creators(id: String, caption: &str, creators: Vec<Creator>) -> Markup {
     }
 }
 
-/// A table for each way to share pools out.
+/// The tables of pools by server, upstream and listening socket.
 fn shared_out(id: &str, pools: &[&Pools]) -> Markup {
     let known = |way: Way| over(pools, way).filter(|shares| !shares.largest.is_empty());
     html! {

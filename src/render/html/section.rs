@@ -6,14 +6,14 @@ use maud::{Markup, PreEscaped};
 use crate::budget::Progress;
 use crate::report::model::Server;
 
-/// What stands in the markup of a section where its rows are to be. Text that is put in has no such
-/// thing: its `<` is escaped.
+/// The placeholder for the rows in the markup of a section. Inserted text cannot contain it,
+/// because its `<` is escaped.
 pub(super) const ROWS: PreEscaped<&str> = PreEscaped("<rows>");
 
-/// The row at a place, `None` after the last one.
+/// Returns the row at an index; `None` after the last one.
 type Rows = dyn Fn(&Server, usize) -> Option<Markup>;
 
-/// A section on its way: what stands before its rows, the rows, and what stands after them.
+/// A section that is being written: the part before its rows, the rows, and the part after them.
 pub(super) struct Section {
     before: String,
     rows: Box<Rows>,
@@ -31,18 +31,18 @@ impl Section {
         Section { before, rows: Box::new(rows), next: 0, after }
     }
 
-    /// A section that is short.
+    /// A short section, written at once.
     pub(super) fn whole(markup: Markup) -> Self {
         let PreEscaped(before) = markup;
         Section { before, rows: Box::new(|_, _| None), next: 0, after: String::new() }
     }
 
-    /// Nothing.
+    /// An empty section.
     pub(super) fn none() -> Self {
         Section::whole(PreEscaped(String::new()))
     }
 
-    /// The next piece.
+    /// Writes the next piece.
     pub(super) fn piece(&mut self, server: &Server, out: &mut Vec<u8>) -> Progress {
         out.extend(std::mem::take(&mut self.before).into_bytes());
         match (self.rows)(server, self.next) {
@@ -59,7 +59,7 @@ impl Section {
     }
 }
 
-/// What stands before and after [`ROWS`].
+/// Splits markup at [`ROWS`].
 pub(super) fn split(markup: Markup) -> (String, String) {
     let PreEscaped(text) = markup;
     match text.split_once(ROWS.0) {

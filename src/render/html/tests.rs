@@ -13,8 +13,8 @@ fn html(server: &Server) -> String {
     String::from_utf8(render(Media::Html, server, None).unwrap()).unwrap()
 }
 
-/// What is between the tags of a page, and the tags: names and attributes. Fails on a page that is
-/// not well-formed.
+/// A parsed page: the text between the tags, and the tags with their attributes. Parsing fails if
+/// the page is not well-formed.
 struct Page {
     text: String,
     tags: Vec<(String, BTreeMap<String, String>)>,
@@ -75,7 +75,7 @@ impl Page {
         self.all("path").map(|path| (path["data-name"].as_str(), sector(path))).collect()
     }
 
-    /// What is needed to use it without seeing it, and by the script.
+    /// Checks what screen readers and the script need.
     fn check(&self) {
         let ids: Vec<_> = self.tags.iter().filter_map(|(_, a)| a.get("id")).collect();
         let known: BTreeSet<_> = ids.iter().copied().collect();
@@ -142,7 +142,7 @@ fn small_server() {
     assert!(page.text.contains("it did not answer within 200 ms"));
 }
 
-/// The sectors of the pies are the figures of the model.
+/// The sectors of the pies have the figures of the model.
 #[test]
 fn sectors() {
     let server = sample::small();
@@ -171,7 +171,7 @@ fn sectors() {
     };
     let own = silent.resident.unwrap() - silent.resident_shmem.unwrap();
     expect(of(|r| r.resident.unwrap(), server.totals.shared_memory.unwrap(), own));
-    // Each mapping of each zone once, in pages.
+    // Each mapping of each zone counts once, in whole pages.
     let mapped = (10 << 20) + (20 << 20) + 4096;
     expect(of(|r| r.reserved.unwrap(), mapped, silent.virtual_.unwrap()));
     for process in &server.processes {
@@ -196,11 +196,11 @@ fn unknown_is_never_zero() {
     process.breakdown.as_mut().unwrap().0[0].1.resident = None;
     let page = Page::of(&sample::server(vec![process]));
     let pies = |class: &str| page.all("svg").filter(|svg| svg["class"] == class).count();
-    // The server's and the process's; without a figure the ring cannot be closed.
+    // One pie of the server and one of the process. The resident pies lack a figure.
     assert_eq!((pies("pie view-resident"), pies("pie view-reserved")), (0, 2));
 }
 
-/// Names are text, whatever is in them: the page has the same tags.
+/// Names are escaped: the page has the same tags whatever the names contain.
 #[test]
 fn hostile_names() {
     let hostile = [
@@ -276,7 +276,7 @@ fn one_process() {
     assert!(page.all("a").any(|a| a["href"] == "?"));
 }
 
-/// With many processes each has a page of its own.
+/// With many processes, each has its own page.
 #[test]
 fn many_processes() {
     let all = (0..64).map(|i| sample::full(Kind::Worker, Some(i), 11 + i as i32)).collect();

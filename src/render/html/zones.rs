@@ -1,4 +1,4 @@
-//! The shared memory zones: how full they are, and with one of them its slots.
+//! Tables of the shared memory zones: how full they are, and, if only one is shown, its slots.
 #![forbid(unsafe_code)]
 
 use maud::{html, Markup};
@@ -67,7 +67,7 @@ fn row(name: &str, zone: &SharedZone) -> Row {
     )
 }
 
-/// The number of failed allocations, or a lower bound of it.
+/// The number of failed allocations, or its lower bound.
 fn failures(zone: &SharedZone) -> Cell {
     match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
         (None, Some(failures)) => Cell::AtLeast(failures),
@@ -75,7 +75,7 @@ fn failures(zone: &SharedZone) -> Cell {
     }
 }
 
-/// A bar of what is in use and what is resident, of the size.
+/// A bar that shows the bytes in use and the resident bytes as parts of the zone's size.
 fn fill(zone: &SharedZone) -> Markup {
     let share = |bytes: Option<u64>| {
         let share = bytes.unwrap_or(0) as f64 * 100.0 / zone.size.max(1) as f64;
@@ -98,12 +98,12 @@ fn fill(zone: &SharedZone) -> Markup {
     }
 }
 
-/// The module's own zone, which is in use as a whole, always.
+/// Whether it is the module's own zone, all of which is always in use.
 fn is_own(zone: &SharedZone) -> bool {
     zone.owner.as_deref() == Some("ngx_http_memstat_module")
 }
 
-/// What each process did to the zone that was asked for.
+/// The use of the requested zone by each process.
 fn uses(processes: &[Process]) -> Markup {
     let all = processes.iter().flat_map(|p| p.zones.iter().map(move |zones| (p, zones)));
     let all = all.flat_map(|(p, zones)| zones.0.iter().map(move |(_, uses)| (p, uses)));
@@ -134,7 +134,7 @@ fn uses(processes: &[Process]) -> Markup {
     .markup()
 }
 
-/// What a process has touched, and did: the last five columns.
+/// The last five columns: the bytes that a process has touched, and its calls.
 pub(super) fn figures(uses: &ZoneUse) -> [Cell; 5] {
     [
         Cell::Size(uses.touched),

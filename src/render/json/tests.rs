@@ -42,7 +42,7 @@ fn value(server: &Server) -> Value {
     serde_json::from_slice(&render(Media::Json, server, None).unwrap()).unwrap()
 }
 
-/// A process with everything in it, all categories too.
+/// A server whose process has every property and every category.
 fn everything() -> Server {
     let mut process = sample::full(Kind::Worker, Some(0), 11);
     if let Some(breakdown) = &mut process.breakdown {
@@ -52,7 +52,7 @@ fn everything() -> Server {
     sample::server(vec![process])
 }
 
-/// Servers with any process, as far as a process of that kind can be.
+/// Servers with random processes whose pids are valid.
 fn any_servers(rounds: usize) -> impl Iterator<Item = Server> {
     let mut random = Random::new(7);
     (0..rounds).map(move |_| {
@@ -97,7 +97,7 @@ fn all_pointers(value: &Value) -> Vec<String> {
     all
 }
 
-/// A pointer that stands for all elements of the arrays, and all names of zones, that it passes.
+/// Replaces array indices and zone names in a pointer by `*`.
 fn any_element(pointer: &str) -> String {
     let mut before = "";
     let steps = pointer.split('/').map(|step| {
@@ -145,13 +145,13 @@ fn shape_of_a_process() {
     assert_eq!(categories, names);
 }
 
-/// Whether an object has names of the server's own for its properties.
+/// Whether the property names of an object depend on the server.
 fn is_named(pointer: &str) -> bool {
     ["/shared_zones", "/zones", "/slots", "/sizes"].iter().any(|name| pointer.ends_with(name))
 }
 
-/// Each property is required, but for the categories a process need not have and the names of an
-/// object that has names; no other is allowed.
+/// Each property is required, except categories that a process may lack and names that depend on
+/// the server. No other property is allowed.
 #[test]
 fn strict_properties() {
     let schema = Schema::new();
@@ -169,12 +169,12 @@ fn strict_properties() {
         assert_eq!(schema.accepts(&changed), optional, "without {pointer}");
         let mut changed = reply.clone();
         changed.pointer_mut(parent).unwrap()["surplus"] = json!(1);
-        // In an object of named things 1 is no such thing, whatever its name.
+        // Objects with any names do not allow 1 as a value.
         assert!(!schema.accepts(&changed), "surplus in {parent}");
     }
 }
 
-/// `null` is allowed exactly where the model has an option.
+/// `null` is allowed exactly where the model has an `Option`.
 #[test]
 fn null_where_the_model_has_it() {
     let schema = Schema::new();
@@ -194,7 +194,8 @@ fn null_where_the_model_has_it() {
     }
 }
 
-/// No figure is negative, fractional or text; no name is free where the model has an enumeration.
+/// No figure may be negative, fractional or text. No other name is allowed where the model has an
+/// enum.
 #[test]
 fn strict_values() {
     let schema = Schema::new();
@@ -229,7 +230,7 @@ fn strict_values() {
     }
 }
 
-/// Every part of the schema says what it is.
+/// Every part of the schema has a description.
 #[test]
 fn described() {
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();

@@ -1,4 +1,4 @@
-//! Metric families, on their way to the encoder.
+//! Metric families, and how they are encoded.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -11,13 +11,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-/// A label: its name, and its value.
+/// The name and the value of a label.
 pub(super) type Label = (&'static str, String);
 
-/// The labels of a series; series of several names have them in common.
+/// The labels of a series. Series of several families share them.
 pub(super) type Labels = Arc<[Label]>;
 
-/// A name without prefix and unit, and what it is.
+/// The name of a metric without prefix and unit, and its help text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Name(pub(super) &'static str, pub(super) &'static str);
 
@@ -29,7 +29,7 @@ enum Value {
     Counter(u64),
 }
 
-/// Series of one name.
+/// The series of one name.
 #[derive(Debug)]
 pub(super) struct Family {
     name: Name,
@@ -37,11 +37,11 @@ pub(super) struct Family {
     series: Vec<(Labels, Value)>,
 }
 
-/// All families, in order. One without series is left out.
+/// All families, in order. Families without series are left out.
 #[derive(Debug, Default)]
 pub(super) struct Families(pub(super) Vec<Family>);
 
-/// Series that can be added: labels, and a figure that may not be known.
+/// Series that can be added: labels, and a figure that may be unknown.
 pub(super) trait Series<T>: IntoIterator<Item = (Labels, Option<T>)> {}
 
 impl<T, I: IntoIterator<Item = (Labels, Option<T>)>> Series<T> for I {}
@@ -61,27 +61,27 @@ impl Families {
         }
     }
 
-    /// Bytes: `_bytes` is added to the name.
+    /// Adds a gauge in bytes; its name gets the suffix `_bytes`.
     pub(super) fn bytes(&mut self, name: Name, series: impl Series<u64>) {
         self.add(name, Some(Unit::Bytes), Value::Gauge, series);
     }
 
-    /// Seconds: `_seconds` is added to the name.
+    /// Adds a gauge in seconds; its name gets the suffix `_seconds`.
     pub(super) fn seconds(&mut self, name: Name, series: impl Series<f64>) {
         self.add(name, Some(Unit::Seconds), Value::RealGauge, series);
     }
 
-    /// A number of things.
+    /// Adds a gauge without a unit.
     pub(super) fn number(&mut self, name: Name, series: impl Series<u64>) {
         self.add(name, None, Value::Gauge, series);
     }
 
-    /// A share of a whole, from 0 to 1.
+    /// Adds a gauge from 0 to 1.
     pub(super) fn ratio(&mut self, name: Name, series: impl Series<f64>) {
         self.add(name, None, Value::RealGauge, series);
     }
 
-    /// A count that only grows: `_total` is added to the name.
+    /// Adds a counter, which only grows; its name gets the suffix `_total`.
     pub(super) fn counter(&mut self, name: Name, series: impl Series<u64>) {
         self.add(name, None, Value::Counter, series);
     }

@@ -1,10 +1,10 @@
-//! Processes by their labels.
+//! Groups processes by their labels.
 //!
-//! A worker is known by its number, `worker`, which the one that replaces it takes over. During a
-//! reload a worker that shuts down has the number of a new one: those are put together as
-//! `worker="old"`, so a sum over `worker` has all memory, a new worker's series is its own, and there
-//! is one series more however many reloads overlap. Of processes that are put together, gauges are
-//! added up; counters are left out, since their sum would fall when one of them ends.
+//! The label `worker` is the number of a worker; its replacement takes over the number. During a
+//! reload, a worker that shuts down has the same number as a new one. All such workers are grouped
+//! as `worker="old"`: a sum over `worker` has all memory, a new worker has its own series, and
+//! there is only one more series, no matter how many reloads overlap. Gauges of a group are added
+//! up. Its counters are left out, because their sum would fall when a process ends.
 #![forbid(unsafe_code)]
 
 use super::family::Labels;
@@ -18,10 +18,10 @@ pub(super) struct Group<'a> {
     members: Vec<&'a Process>,
 }
 
-/// What stands for the number of a worker that shuts down.
+/// The label of workers that shut down, instead of a number.
 const OLD: &str = "old";
 
-/// The processes by their labels, in the order of the reply.
+/// Groups the processes by their labels, in the order of the reply.
 pub(super) fn groups(processes: &[Process]) -> Vec<Group<'_>> {
     let newest = processes.iter().filter_map(|process| process.generation).max();
     let mut groups: Vec<Group> = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn groups(processes: &[Process]) -> Vec<Group<'_>> {
 }
 
 impl<'a> Group<'a> {
-    /// Its labels, with these added.
+    /// The labels of the group and `more`.
     pub(super) fn labels(&self, more: &[(&'static str, &str)]) -> Labels {
         match more {
             [] => self.labels.clone(),
@@ -57,17 +57,17 @@ impl<'a> Group<'a> {
         &self.members
     }
 
-    /// A figure of all of them together, when each is known.
+    /// The sum of a figure over the group; `None` if it is unknown in one process.
     pub(super) fn sum(&self, figure: impl Fn(&'a Process) -> Option<u64>) -> Option<u64> {
         self.members.iter().try_fold(0u64, |sum, process| sum.checked_add(figure(process)?))
     }
 
-    /// The highest figure of any of them, when each is known.
+    /// The highest value of a figure in the group; `None` if it is unknown in one process.
     pub(super) fn max(&self, figure: impl Fn(&'a Process) -> Option<u64>) -> Option<u64> {
         self.members.iter().try_fold(0, |max: u64, process| Some(max.max(figure(process)?)))
     }
 
-    /// The only process whose counters make a series: not one that shuts down, nor one of several.
+    /// The process whose counters can be a series: the only one of the group, unless it shuts down.
     pub(super) fn single(&self) -> Option<&'a Process> {
         match self.members[..] {
             [process] if self.worker != OLD => Some(process),

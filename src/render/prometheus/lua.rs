@@ -1,4 +1,4 @@
-//! The Lua VMs of each process, by subsystem.
+//! Metrics of the Lua VMs of each process, by subsystem.
 #![forbid(unsafe_code)]
 
 use super::family::{Families, Labels, Name};
@@ -51,7 +51,7 @@ fn labels(group: &Group, subsystem: Subsystem) -> Labels {
     group.labels(&[("subsystem", subsystem.name())])
 }
 
-/// A figure of each subsystem that some process of a group has.
+/// The sums of a figure, for each group and each subsystem that some process of the group has.
 fn gauges(groups: &[Group], figure: Figure) -> Vec<(Labels, Option<u64>)> {
     fn of(process: &Process, subsystem: Subsystem) -> Option<Option<&Lua>> {
         let all = process.lua.as_ref()?;
@@ -61,7 +61,7 @@ fn gauges(groups: &[Group], figure: Figure) -> Vec<(Labels, Option<u64>)> {
     for group in groups {
         for subsystem in Subsystem::ALL {
             let there = group.members().iter().any(|p| of(p, subsystem).flatten().is_some());
-            // A process without such VMs adds nothing; one of which that is not known leaves the sum
+            // A process without such VMs adds 0. If it is unknown whether it has any, the sum is
             // unknown.
             let sum = group.sum(|process| match of(process, subsystem)? {
                 Some(lua) => figure(lua),

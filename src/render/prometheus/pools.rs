@@ -1,8 +1,9 @@
-//! nginx's pools.
+//! Metrics of nginx's pools.
 //!
-//! Gauges are told by creator, for the largest ones; the others are `creator="other"`, so that a sum
-//! has all pools. Which creators are the largest changes, so counters are told by process only: a
-//! counter that moves between series would look like one that was reset.
+//! Gauges have a series for each of the largest creators; the others are summed as
+//! `creator="other"`, so that a sum has all pools. Which creators are the largest changes over
+//! time. Counters are therefore by process only: one that moved between series would look like a
+//! reset.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -13,16 +14,16 @@ use crate::report::merge::pools::{over, Way, WAYS};
 use crate::report::model::pools::{Creator, Pools};
 use crate::report::model::Process;
 
-/// Creators with series of their own.
+/// The number of creators that have their own series.
 const CREATORS: usize = 10;
 
-/// The name of the others.
+/// The label of all other creators.
 const OTHER: &str = "other";
 
-/// The name of pools without one.
+/// The label of pools without a name.
 const NONE: &str = "none";
 
-/// Figures of pools, of a creator or of several.
+/// The figures of the pools of one or several creators.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sum {
     live: u64,
@@ -82,7 +83,8 @@ pub(super) fn pools(families: &mut Families, groups: &[Group]) {
     );
 }
 
-/// The largest creators of a group, and what all others hold; nothing when that is not known.
+/// The sums of the largest creators of a group and of all others. Empty if the pools of one process
+/// are unknown.
 fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
     let Some(all) = group.members().iter().map(|p| p.pools.as_ref()).collect::<Option<Vec<_>>>()
     else {
@@ -90,7 +92,7 @@ fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
     };
     let mut creators: Vec<((&str, &'static str), Sum)> = Vec::new();
     for creator in all.iter().flat_map(|pools| &pools.by_creator) {
-        // One that is not known is one of the others.
+        // An unknown creator counts among the others.
         let name = creator.creator.as_deref().filter(|name| *name != OTHER);
         let Some(name) = name else { continue };
         let key = (name, creator.kind.name());
@@ -124,7 +126,7 @@ fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
     creators.into_iter().map(|(key, sum)| (labels(key), sum)).collect()
 }
 
-/// The largest names of a group, what further ones hold, and what none does.
+/// The bytes of the largest names of a group, of all other names, and of pools without a name.
 fn shared_out(group: &Group, way: Way) -> Vec<(Labels, Option<u64>)> {
     let known = group.members().iter().map(|p| p.pools.as_ref().filter(|p| way.1(p).is_some()));
     let Some(shares) = known.collect::<Option<Vec<_>>>().and_then(|pools| over(&pools, way)) else {

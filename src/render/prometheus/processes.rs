@@ -1,4 +1,4 @@
-//! What the kernel, the allocator and the module itself say of each process.
+//! Metrics of each process from the kernel, the allocator and the module itself.
 #![forbid(unsafe_code)]
 
 use super::family::{Families, Name};
@@ -175,7 +175,7 @@ pub(super) fn module(families: &mut Families, groups: &[Group]) {
         Name("hook_on", "Whether the hook is in place: 1, or 0."),
         groups.iter().flat_map(|group| {
             hooks.iter().map(move |(name, hook)| {
-                // Where one of them lacks it, it is not in place.
+                // The hook counts as off if one process of the group lacks it.
                 let off = group.max(|p| Some(u64::from(hook(p.hooks.as_ref()?)? != "on")));
                 (group.labels(&[("hook", name)]), off.map(|off| 1u64.saturating_sub(off)))
             })

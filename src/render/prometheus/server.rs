@@ -1,4 +1,4 @@
-//! What holds for the whole server.
+//! Metrics of the whole server.
 #![forbid(unsafe_code)]
 
 use super::family::{Families, Labels, Name};
@@ -67,7 +67,7 @@ fn one_real(figure: f64) -> [(Labels, Option<f64>); 1] {
     [(Labels::default(), Some(figure))]
 }
 
-/// Microseconds in seconds.
+/// Converts microseconds to seconds.
 pub(super) fn seconds_of_us(us: u64) -> f64 {
     us as f64 / 1e6
 }

@@ -16,7 +16,8 @@ fn open_metrics(server: &Server) -> Result<String, std::string::FromUtf8Error> {
     String::from_utf8(render(Media::OpenMetrics, server, None).unwrap())
 }
 
-/// Series and their values. Fails on a series that is there twice, or stands under another name.
+/// Parses series and their values. Fails if a series occurs twice or under the name of another
+/// family.
 fn series(text: &str) -> BTreeMap<String, f64> {
     let mut series = BTreeMap::new();
     let (mut family, mut helped) = (String::new(), BTreeSet::new());
@@ -40,7 +41,7 @@ fn classic_series(server: &Server) -> BTreeMap<String, f64> {
     series(&classic(server).unwrap())
 }
 
-/// The values of a name, by labels.
+/// The values of the series of a name, by labels.
 fn of<'a>(all: &'a BTreeMap<String, f64>, name: &str) -> Vec<(&'a str, f64)> {
     let of = |(key, value): (&'a String, &f64)| {
         Some((key.strip_prefix(&format!("nginx_memstat_{name}"))?, *value))
@@ -122,7 +123,7 @@ fn unknown_is_left_out() {
     assert!(!text.contains("process_resident"), "{text}");
 }
 
-/// Workers that shut down are one series, apart from those that have taken their numbers.
+/// Workers that shut down are one series, separate from the workers that took over their numbers.
 #[test]
 fn old_workers() {
     let worker = |id, pid, generation, state, resident| {
@@ -148,7 +149,7 @@ fn old_workers() {
     assert_eq!(of(&all, "process_resident_bytes"), expected);
     let counters: Vec<_> = of(&all, "pools_created_total").iter().map(|(key, _)| *key).collect();
     assert_eq!(counters, [expected[0].0, expected[1].0]);
-    // One of them does not know: neither does the sum.
+    // If the figure of one process is unknown, so is the sum.
     let mut server = server;
     server.processes[0].system.resident = None;
     let all = classic_series(&server);
@@ -212,7 +213,7 @@ fn any_server() {
     }
 }
 
-/// doc/formats.md names every metric, and none that does not exist.
+/// doc/formats.md names every metric and no others.
 #[test]
 fn documented() {
     let formats = include_str!("../../../doc/formats.md");

@@ -1,7 +1,8 @@
-//! The shared memory zones.
+//! Metrics of the shared memory zones.
 //!
-//! All but `zone_older` is about the mapping that the newest configuration has. Counters are the
-//! zone's own, so they go on when a process ends. Slots are told for the largest zones.
+//! All metrics except `zone_older_size` describe the newest mapping of a zone. Counters come from
+//! the zone's own memory, so they continue when a process ends. Only the largest zones have metrics
+//! of their slots.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -9,7 +10,8 @@ use std::cmp::Reverse;
 use super::family::{Families, Label, Labels, Name};
 use crate::report::model::zones::{Pages, SharedZone, SharedZones, Slot, Zone};
 
-/// Zones whose slots are told: with a few hundred zones they would be thousands of series.
+/// The number of zones with metrics of their slots. With a few hundred zones they would be
+/// thousands of series.
 const WITH_SLOTS: usize = 64;
 
 pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
@@ -49,7 +51,7 @@ pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
     each.pages();
 }
 
-/// The slots of the largest zones.
+/// Adds the slots of the largest zones.
 pub(super) fn slots(families: &mut Families, zones: &SharedZones) {
     let all: Vec<&(String, Zone)> = zones.0.iter().collect();
     Each { families, zones: &all }.slots();

@@ -1,4 +1,4 @@
-//! The Lua VMs of all processes.
+//! The table of the Lua VMs of all processes.
 #![forbid(unsafe_code)]
 
 use super::{groups, section};
@@ -8,7 +8,8 @@ use crate::render::who::{label, Names};
 use crate::report::model::lua::{Gc, Lua};
 use crate::report::model::Process;
 
-/// A table of them, a line a subsystem; then what there is to say of their collectors.
+/// Prints a table with one line for each process and subsystem, then sentences about failures and
+/// garbage collectors.
 pub(super) fn vms(out: &mut String, processes: &[Process], names: &Names) {
     let rows: Vec<(&Process, &Lua)> =
         processes.iter().flat_map(|p| p.lua.iter().flatten().map(move |lua| (p, lua))).collect();
@@ -51,7 +52,7 @@ pub(super) fn vms(out: &mut String, processes: &[Process], names: &Names) {
     }
 }
 
-/// What there is to say of each subsystem of a process.
+/// The values of `what` for the subsystems of a process that have one.
 fn say<T>(process: &Process, what: fn(&Lua) -> Option<T>) -> Vec<(&'static str, T)> {
     let all = process.lua.iter().flatten();
     all.filter_map(|lua| Some((lua.subsystem.name(), what(lua)?))).collect()

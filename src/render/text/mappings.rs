@@ -1,4 +1,4 @@
-//! The largest mappings that nothing claims, and what else of a process's memory stands out.
+//! The largest mappings without an owner, and other notable facts about a process's memory.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -12,17 +12,18 @@ use crate::render::who::{groups, Names};
 use crate::report::model::mappings::Mapping;
 use crate::report::model::{Category, Process};
 
-/// Mappings that the screen has of one entry.
+/// The maximum number of mappings of one entry in the summary.
 const LARGEST: usize = 3;
-/// What it does not mention: less than this, and less than a part of the process.
+/// The fewest bytes that the summary mentions.
 const LARGE: u64 = 8 << 20;
+/// The summary mentions only what has at least 1/PART of the process's resident bytes.
 const PART: u64 = 10;
-/// Rows of the table.
+/// The maximum number of rows of the table.
 const ROWS: usize = 20;
-/// Bytes of a path in it.
+/// The maximum length of a path in the table, in bytes.
 const COLUMN: usize = 24;
 
-/// What stands out, a line each.
+/// Prints notable facts about the processes, one line each.
 pub(super) fn lines(out: &mut String, processes: &[&Process]) {
     let processes: Vec<Process> = processes.iter().map(|p| (*p).clone()).collect();
     let names = Names::new(&processes);
@@ -55,7 +56,7 @@ fn notable(process: &Process) -> Vec<String> {
             "data" => system.data,
             _ => None,
         };
-        // From half of it on.
+        // A limit is mentioned once half of it is used.
         if let Some(used) = used.filter(|used| *used >= limit / 2) {
             lines.push(format!("{} of the limit of {}, {}", size(used), size(*limit), ascii(name)));
         }
@@ -75,7 +76,7 @@ fn notable(process: &Process) -> Vec<String> {
     lines
 }
 
-/// Its path and permissions.
+/// The path and the permissions of a mapping.
 fn name(mapping: &Mapping) -> String {
     format!("{} {}", path(mapping), ascii(&mapping.perms))
 }
@@ -84,7 +85,7 @@ fn path(mapping: &Mapping) -> String {
     mapping.path.as_deref().map_or_else(|| "(no name)".to_owned(), ascii)
 }
 
-/// The end of a path that is too long for its column.
+/// The end of a path, if it is too long for its column.
 fn end(path: &str) -> String {
     let cut = path.len().saturating_sub(COLUMN);
     match path.get(cut.saturating_add(1)..).filter(|_| cut > 0) {
@@ -93,7 +94,7 @@ fn end(path: &str) -> String {
     }
 }
 
-/// Mappings of some processes with the same path and permissions.
+/// The sum of mappings with the same path and permissions.
 #[derive(Default)]
 struct Sum {
     processes: u64,
@@ -102,7 +103,7 @@ struct Sum {
     resident: Option<u64>,
 }
 
-/// Those of all processes together, the largest first.
+/// Prints the mappings of all processes together, the largest first.
 pub(super) fn mappings(out: &mut String, processes: &[Process]) {
     let mut sums: BTreeMap<(Category, String, &str), Sum> = BTreeMap::new();
     for process in processes {

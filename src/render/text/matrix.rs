@@ -1,4 +1,4 @@
-//! The breakdowns of all processes, side by side.
+//! Tables of the breakdowns of all processes.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -9,12 +9,13 @@ use crate::render::units::{known, share, size};
 use crate::render::who::label;
 use crate::report::model::{Breakdown, Category, Process, Region};
 
-/// Blocks of processes beside each other; with more of them, each process gets a line.
+/// The maximum number of blocks with processes as columns. With more of them, each process is a
+/// row.
 const BLOCKS: usize = 2;
 
-/// Two tables: the resident bytes of each category, with their share of the process while there is
-/// room for it, and the reserved bytes. The categories stand in the order of their resident bytes
-/// in all processes, the largest first.
+/// Prints two tables: the resident bytes of each category, with their share of the process if there
+/// is room for it, and the reserved bytes. The categories are sorted by their resident bytes in all
+/// processes, the largest first.
 pub(super) fn breakdowns(out: &mut String, processes: &[Process]) {
     let columns: Vec<(&Process, &Breakdown)> =
         processes.iter().filter_map(|p| Some((p, p.breakdown.as_ref()?))).collect();
@@ -30,7 +31,7 @@ pub(super) fn breakdowns(out: &mut String, processes: &[Process]) {
     reserved.print(out, false);
 }
 
-/// The categories that some process has, largest first.
+/// The categories that some process has, the largest first.
 fn by_size(columns: &[(&Process, &Breakdown)]) -> Vec<Category> {
     let mut sizes = Vec::new();
     for category in Category::ALL {

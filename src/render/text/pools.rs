@@ -1,4 +1,4 @@
-//! The pools of all processes.
+//! Tables of the pools of all processes.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -13,17 +13,19 @@ use crate::report::model::pools::{Creator, LivePool, Pools};
 use crate::report::model::shares::Sum;
 use crate::report::model::Process;
 
-/// Creators, single pools, and names of each kind that are listed.
+/// The maximum number of listed creators.
 const CREATORS: usize = 8;
+/// The maximum number of single pools in a list.
 const POOLS: usize = 5;
+/// The maximum number of listed servers, of upstreams, and of listening sockets.
 const SHARES: usize = 5;
 
-/// What the sizes are; the page says the same.
+/// The meaning of the sizes, in the text and on the page.
 pub(in crate::render) const RESERVED: &str =
     "Blocks and large allocations as reserved from malloc, used or not.";
 
-/// What the pools of each process hold, whose they are over all processes, and the oldest and
-/// largest ones.
+/// Prints the pools of each process, those of all processes by creator and by name, and the oldest
+/// and largest pools.
 pub(super) fn pools(out: &mut String, processes: &[Process]) {
     let (processes, pools): (Vec<&Process>, Vec<&Pools>) =
         processes.iter().filter_map(|p| Some((p, p.pools.as_ref()?))).unzip();
@@ -47,16 +49,16 @@ pub(super) fn pools(out: &mut String, processes: &[Process]) {
     table.print(out);
     creators(out, &pools);
     shared_out(out, &pools);
-    type Told = fn(&Pools) -> &Vec<LivePool>;
+    type List = fn(&Pools) -> &Vec<LivePool>;
     type Rank = fn(&LivePool) -> (u64, u64);
-    let lists: [(&str, Told, Rank); 3] = [
+    let lists: [(&str, List, Rank); 3] = [
         ("Pools of cycles", |p| &p.cycles, |pool| (pool.age_s, held(pool))),
         ("Oldest pools", |p| &p.oldest, |pool| (pool.age_s, held(pool))),
         ("Largest pools", |p| &p.largest, |pool| (held(pool), pool.age_s)),
     ];
-    for (title, told, rank) in lists {
+    for (title, list, rank) in lists {
         let each = processes.iter().zip(&pools);
-        let all = each.flat_map(|(process, pools)| told(pools).iter().map(|pool| (*process, pool)));
+        let all = each.flat_map(|(process, pools)| list(pools).iter().map(|pool| (*process, pool)));
         single(out, title, all.collect(), rank);
     }
 }
@@ -129,7 +131,7 @@ pub(super) fn name(creator: &Creator) -> String {
     known.unwrap_or_else(|| format!("? in {}", ascii(&creator.object)))
 }
 
-/// Single pools, those with the highest rank.
+/// The table of the single pools with the highest rank.
 fn single(
     out: &mut String,
     title: &str,
@@ -160,7 +162,7 @@ fn single(
     table.print(out);
 }
 
-/// The request line or the configuration that a pool belongs to.
+/// The request line or the configuration to which a pool belongs.
 fn of(pool: &LivePool) -> String {
     let generation = pool.generation.map(|generation| format!("generation {generation}"));
     pool.request.as_deref().map(ascii).or(generation).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What fits on a screen: the largest things first, and where to see the rest.
+//! The summary that fits a screen: the largest entries first, and how to see the rest.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -16,15 +16,17 @@ use crate::report::model::lua::{Lua, Subsystem};
 use crate::report::model::pools::Pools;
 use crate::report::model::{Category, Process, Server};
 
-/// Rows of processes, creators and zones.
+/// The maximum number of rows of processes.
 const PROCESSES: usize = 8;
+/// The maximum number of rows of creators.
 const CREATORS: usize = 5;
+/// The maximum number of rows of zones.
 const ZONES: usize = 6;
 
-/// Processes whose figures are old.
+/// The maximum number of listed processes whose figures are old.
 const AGES: usize = 2;
 
-/// Processes beside each other.
+/// The maximum number of processes in the table of breakdowns.
 const COLUMNS: usize = 5;
 
 pub(super) fn summary(out: &mut String, server: &Server) {
@@ -53,7 +55,7 @@ fn totals(out: &mut String, server: &Server) {
     paragraph(out, "", &line);
 }
 
-/// ` (7 more)`, where there are more than are shown.
+/// ` (7 more)` if some entries are not shown, else nothing.
 fn rest(all: usize, shown: usize) -> String {
     match all.saturating_sub(shown) {
         0 => String::new(),
@@ -69,7 +71,7 @@ fn table(out: &mut String, all: &[&Process]) {
     ages(out, old);
 }
 
-/// What is resident by category: of all processes that tell, and of the largest of them.
+/// Resident bytes by category: of all processes that have a breakdown, and of the largest ones.
 fn breakdowns(out: &mut String, processes: &[&Process]) {
     let all: Vec<_> = processes.iter().filter_map(|p| Some((*p, p.breakdown.as_ref()?))).collect();
     if all.is_empty() {
@@ -110,7 +112,7 @@ fn breakdowns(out: &mut String, processes: &[&Process]) {
     let names = sums.iter().map(|(category, _)| category.name()).chain(["total"]);
     table.name(&["resident", ""], names.map(str::to_owned).collect());
     let columns = all.len().min(COLUMNS);
-    // Beside a single process its own figures would be told twice.
+    // With a single process, the sum would repeat its figures.
     if all.len() > 1 {
         let cells = with_shares(sums.iter().map(|(_, bytes)| Some(*bytes)).collect());
         table.column(Align::Right, &[&format!("all {}", all.len()), "     "], cells);
@@ -154,7 +156,7 @@ fn zones(out: &mut String, server: &Server) {
     table.print(out);
 }
 
-/// The VMs of all processes, by subsystem.
+/// The Lua VMs of all processes, by subsystem.
 fn lua(out: &mut String, server: &Server) {
     let all: Vec<(Subsystem, Vec<&Lua>)> = by_subsystem(&server.processes);
     if all.is_empty() {
@@ -205,7 +207,7 @@ fn pools(out: &mut String, server: &Server) {
     table.print(out);
 }
 
-/// Where to see what is not here.
+/// How to see what the summary leaves out.
 fn more(out: &mut String, server: &Server) {
     let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
     let notes =

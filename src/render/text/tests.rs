@@ -8,14 +8,14 @@ use crate::report::model::lua::Gc;
 use crate::report::model::{Kind, Process, Server, State};
 use crate::report::sample::{self, Random};
 
-/// All there is.
+/// The text with all fields.
 fn text(server: &Server) -> String {
     let all = Fields::parse(b"processes,shared_zones,totals").ok();
     assert!(all.is_some());
     render(server, all.as_ref())
 }
 
-/// Whatever is shown, it is printable, and no line is too long.
+/// Checks that a text is printable and that no line is too long.
 fn check(shown: &str) {
     for line in shown.lines() {
         assert!(line.len() <= WIDTH, "{line}");
@@ -31,7 +31,7 @@ fn section<'a>(shown: &'a str, title: &str) -> Vec<&'a str> {
     lines.take_while(|line| !line.is_empty()).collect()
 }
 
-/// The first words of a line.
+/// The words of a line.
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
@@ -115,7 +115,7 @@ fn zones() {
     assert_eq!(first, ["one 3 http_limit_req", "one 2 old", "nginx_shared_zone 1 ?"]);
     assert!(zones[2].contains(" 10.0 MiB "), "{}", zones[2]);
     let together = section(&shown, "What these processes together did");
-    // The cache manager of the sample tells nothing of zones.
+    // The cache manager of the sample does not report zones.
     assert_eq!(words(together[1]), ["one", "3", "6", "420", "52.7", "KiB", "120", "12"]);
     assert_eq!(words(together[2]), ["one", "2", "old", "0", "0", "0", "0", "0"]);
     assert!(shown.contains("- nginx_shared_zone: pages, slots: it is no zone"), "{shown}");
@@ -251,7 +251,7 @@ fn any_server() {
     }
 }
 
-/// What a screen has room for.
+/// The summary that fits a screen.
 fn summary(server: &Server) -> String {
     let shown = render(server, None);
     check(&shown);
@@ -261,7 +261,7 @@ fn summary(server: &Server) -> String {
 #[test]
 fn small_server_fits_a_screen() {
     let mut server = sample::small();
-    // It has a cache manager of which little is known; more of the same takes no more lines.
+    // One process is a cache manager with few known figures. More workers take no more lines.
     for (more, lines) in [(0, 45), (1, 46), (50, 46)] {
         let workers = (0..more).map(|i| sample::full(Kind::Worker, Some(4 + i), 100 + i as i32));
         server.processes.extend(workers);
@@ -316,14 +316,14 @@ fn what_is_cut_is_told() {
     server.totals.processes = 12;
     let shown = summary(&server);
     assert!(shown.contains("process (4 more)"), "{shown}");
-    // Two of the small server, and one of each of the five.
+    // The notes of the small server and one of each of the five workers.
     let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
     assert!(shown.contains(&format!("{notes} notes: &fields=processes.notes")), "{shown}");
     let alone = summary(&sample::server(vec![sample::full(Kind::Single, None, 11)]));
     assert!(!alone.contains(" more)") && !alone.contains("all 1"), "{alone}");
 }
 
-/// Each field brings its own section only.
+/// Each field adds only its own section.
 #[test]
 fn narrowed_by_fields() {
     let server = sample::small();

@@ -1,4 +1,4 @@
-//! The shared memory zones: what is in them, and what the processes did to them.
+//! Tables of the shared memory zones: their contents, and their use by the processes.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use crate::render::units::{count, known, millis, size};
 use crate::report::model::zones::{SharedZone, Slot, Slots, ZoneUse};
 use crate::report::model::{Process, Server};
 
-/// The tables: of all zones, or of the one that was asked for in more detail.
+/// Prints the tables of all zones, or more details of the requested zone.
 pub(super) fn zones(out: &mut String, server: &Server) {
     let mappings: Vec<(&str, &SharedZone)> = server
         .shared_zones
@@ -39,7 +39,7 @@ pub(super) fn zones(out: &mut String, server: &Server) {
     }
 }
 
-/// A table of mappings, with the names of their zones and their generations in front.
+/// A table whose rows are mappings, named by zone and generation.
 fn of_mappings(mappings: &[(&str, &SharedZone)]) -> Table {
     let mut table = Table::default();
     table.name(&["zone"], mappings.iter().map(|(name, _)| ascii(name)).collect());
@@ -73,7 +73,7 @@ fn contents(out: &mut String, mappings: &[(&str, &SharedZone)]) {
     table.print(out);
 }
 
-/// The number of failed allocations, or a lower bound of it.
+/// The number of failed allocations, or its lower bound.
 pub(super) fn failures(zone: &SharedZone) -> String {
     match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
         (None, Some(failures)) => format!(">={}", count(failures)),
@@ -81,13 +81,13 @@ pub(super) fn failures(zone: &SharedZone) -> String {
     }
 }
 
-/// The name of a module without what they all have.
+/// The name of a module without the common prefix and suffix.
 fn owner(name: &str) -> String {
     let name = name.strip_prefix("ngx_").unwrap_or(name);
     ascii(name.strip_suffix("_module").unwrap_or(name))
 }
 
-/// What all processes together did to each mapping.
+/// The use of each mapping, summed over the processes.
 fn by_all(out: &mut String, mappings: &[(&str, &SharedZone)], processes: &[Process]) {
     let mut all: HashMap<(&str, Option<u64>), Vec<&ZoneUse>> = HashMap::new();
     for (name, uses) in processes.iter().flat_map(|p| &p.zones).flat_map(|zones| &zones.0) {
@@ -111,7 +111,7 @@ fn by_all(out: &mut String, mappings: &[(&str, &SharedZone)], processes: &[Proce
     table.print(out);
 }
 
-/// What each process did to the zone that was asked for.
+/// The use of the requested zone by each process.
 fn by_process(out: &mut String, processes: &[Process]) {
     let all = processes.iter().flat_map(|p| p.zones.iter().map(move |zones| (p, zones)));
     let all: Vec<(&Process, &ZoneUse)> =
@@ -132,7 +132,7 @@ fn by_process(out: &mut String, processes: &[Process]) {
     table.print(out);
 }
 
-/// The slots of a mapping, by their size; those that nobody has ever asked for are left out.
+/// The slots of a mapping by size. Sizes that were never requested are left out.
 fn by_slot(out: &mut String, mapping: &SharedZone, slots: &Slots) {
     let asked: Vec<_> = slots.0.iter().filter(|(_, slot)| slot.reqs > 0).collect();
     let mut table = Table::default();

@@ -9,7 +9,7 @@ const COLOURS: &str = include_str!("../colours.css");
 
 type Rgb = [f64; 3];
 
-/// The variables of the light and of the dark page, linear.
+/// The colours of the light and of the dark page, in linear RGB.
 fn variables() -> [BTreeMap<String, Rgb>; 2] {
     let (light, dark) = COLOURS.split_once("@media").unwrap();
     [light, dark].map(|part| {
@@ -28,14 +28,14 @@ fn rgb(hex: &str) -> Option<Rgb> {
     Some([linear(part(0)?), linear(part(2)?), linear(part(4)?)])
 }
 
-/// As in WCAG 2.
+/// The contrast ratio of WCAG 2.
 fn contrast(a: Rgb, b: Rgb) -> f64 {
     let luminance = |[r, g, b]: Rgb| 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
     let (a, b) = (luminance(a), luminance(b));
     a.max(b) / a.min(b)
 }
 
-/// What a dichromat sees (Machado, Oliveira and Fernandes 2009, severity 1).
+/// Matrices that simulate dichromacy (Machado, Oliveira and Fernandes 2009, severity 1).
 const SIGHT: [(&str, [[f64; 3]; 3]); 4] = [
     ("normal", [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
     (
@@ -64,7 +64,7 @@ const SIGHT: [(&str, [[f64; 3]; 3]); 4] = [
     ),
 ];
 
-/// CIELAB of a colour as it is seen.
+/// The CIELAB coordinates of a colour as it is seen.
 fn lab(colour: Rgb, sight: [[f64; 3]; 3]) -> Rgb {
     let [r, g, b] =
         sight.map(|row| row.iter().zip(colour).map(|(a, b)| a * b).sum::<f64>().clamp(0.0, 1.0));
@@ -75,7 +75,7 @@ fn lab(colour: Rgb, sight: [[f64; 3]; 3]) -> Rgb {
     [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
 }
 
-/// Any two colours of a pie differ by far more than can just be told apart (about 2.3).
+/// Any two colours of a pie differ by far more than the just noticeable difference (about 2.3).
 #[test]
 fn colours_differ_for_everybody() {
     for variables in variables() {
@@ -109,7 +109,7 @@ fn text_is_legible() {
             let contrast = contrast(variables[ink], variables[paper]);
             assert!(contrast >= 4.5, "{ink} on {paper}: {contrast:.2}");
         }
-        // What is not text: WCAG asks for 3.
+        // WCAG requires 3 for anything that is not text.
         for (mark, paper) in
             [("focus", "page"), ("focus", "card"), ("used", "card"), ("full", "card")]
         {
@@ -119,7 +119,7 @@ fn text_is_legible() {
     }
 }
 
-/// Every category has a colour, and none that another thing has.
+/// Every category has a colour, and no two classes have the same one.
 #[test]
 fn one_colour_for_one_thing() {
     for category in Category::ALL {
