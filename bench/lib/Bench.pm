@@ -1,4 +1,4 @@
-# What the benchmarks have in common: two servers to hold beside each other, and how figures are told.
+# Common parts of the benchmarks: the servers that are compared, and how figures are recorded and printed.
 package Bench;
 
 use strict;
@@ -14,7 +14,8 @@ use lib dirname(__FILE__) . '/../../t/lib';
 use Test::Memstat::Proc qw(read_file);
 use Test::Memstat::Server;
 
-our @EXPORT_OK = qw(budget budgets measured_with median processors quartiles quick server spread table wrapped);
+our @EXPORT_OK = qw(budget budgets headline headlines measured_with median processors quartiles quick section server
+    spread table wrapped);
 
 # --- how much is measured ---
 
@@ -102,29 +103,114 @@ sub table {
     return join '', map { '| ' . join(' | ', @$_) . " |\n" } $head, $rule, @rows;
 }
 
-# Tells that a figure must be at most so much; format is sprintf's, for both. The budgets come first in
-# BENCHMARKS.md; a part that is run alone tells of them on standard error.
+# --- figures with a budget ---
+
+# What may cost how much, and why no more. A figure may have a limit of its own (see budget).
+my @BUDGETS = (
+    {
+        key => 'request', name => 'request',
+        what => 'instructions of a request, hooks on / without the module', most => 1.010,
+        format => '%.4f', why => 'A load test cannot see 1 %: two equal servers differ by more.',
+    },
+    {
+        key => 'lua', name => 'Lua loop',
+        what => "instructions of a Lua loop, with the module's own / without", format => '%.4f',
+        most_text => '1.02 × revision 0bd8e2a',
+        why => 'Handing each call on takes 6 instructions and cannot be avoided, so a loop that only allocates'
+            . ' has no small limit. Later additions may take 2 % of such a loop.',
+    },
+    {
+        key => 'turn', name => 'turn', what => 'longest turn of an event loop during an answer, p99, ms', most => 1,
+        format => '%.2f', why => 'Every connection of a worker waits for the turn. A slice is 0.3 ms; work that cannot'
+            . ' be cut may add twice as much.',
+    },
+    {
+        key => 'answer', name => 'answer', what => 'an answer of 4 workers, p50, ms', most => 2.4, format => '%.2f',
+        why => 'Revision 0bd8e2a took 2.16; a tenth more is noise. New parts of an answer must not slow it down.',
+    },
+    {
+        key => 'memory', name => 'memory', what => "KB of the module in a worker", most => 512, format => '%.1f',
+        why => 'A twentieth of a worker of the demo, which has 11 MiB in RAM.',
+    },
+    {
+        key => 'shared', name => 'shared memory', what => 'KB of shared memory in RAM for a process', most => 64, format => '%.1f',
+        why => 'A slot is 32 KB; the counters of zones may take as much.',
+    },
+);
+my %BUDGETS = map { $_->{key} => $_ } @BUDGETS;
+
+# Records a figure for the end of BENCHMARKS.md, under the budget with this key. Options: most (a limit
+# of its own), headline ([its place among the rows at the top, what it is there]). A part that is run
+# alone prints its records on standard error.
 sub budget {
-    my ($what, $most, $figure, $format) = @_;
+    my ($key, $what, $figure, %with) = @_;
+    my $budget = $BUDGETS{$key} // die "no budget $key\n";
+    my $format = $budget->{format};
+    my $most   = $with{most} // $budget->{most};
     my $by     = sprintf $format, abs $figure - $most;
-    my $answer = $figure <= $most ? 'met' : "**not met, by $by**";
-    my @cells  = ($what, (map { sprintf $format, $_ } $most, $figure), $answer);
-    my $to     = $ENV{BENCH_BUDGETS};
-    open my $out, '>>', $to // '/dev/stderr' or die "cannot write budgets: $!\n";
-    print $out join("\t", @cells), "\n";
-    close $out or die "cannot write budgets: $!\n";
+    my $is_met = $figure <= $most ? 'yes' : "**not met, by $by**";
+    my @cells  = ((map { sprintf $format, $_ } $figure, $most), $is_met);
+    record($key, $what, @cells);
+    record('headline', @{ $with{headline} }, @cells) if $with{headline};
     return;
 }
 
-# The section of the budgets told to this file.
-sub budgets {
-    my ($path) = @_;
-    my @rows = map { [ split /\t/ ] } split /\n/, read_file($path) // '';
-    return '' unless @rows;
-    return "## Budgets\n\n" . table([ 'figure', 'at most', 'measured', '' ], @rows);
+# Records a row at the top that has no budget.
+sub headline {
+    my ($place, $what, $figure) = @_;
+    record('headline', $place, $what, $figure, '', '');
+    return;
 }
 
-# With what all of this is measured, a sentence.
+sub record {
+    my $to = $ENV{BENCH_FIGURES} // '/dev/stderr';
+    open my $out, '>>', $to or die "cannot write figures: $!\n";
+    print $out join("\t", @_), "\n";
+    close $out or die "cannot write figures: $!\n";
+    return;
+}
+
+# The records in a file, by their first cell.
+sub records {
+    my ($path) = @_;
+    my %records;
+    for (split /\n/, read_file($path) // '') {
+        my ($key, @cells) = split /\t/, $_, -1;
+        push @{ $records{$key} }, \@cells;
+    }
+    return \%records;
+}
+
+# The first section: the figures that a reader asks for first.
+sub headlines {
+    my ($path) = @_;
+    my @rows = sort { $a->[0] <=> $b->[0] } @{ records($path)->{headline} // [] } or return '';
+    return "## At a glance\n\n"
+        . table([ 'cost', 'figure', 'budget', 'met' ], map { [ @$_[ 1 .. 4 ] ] } @rows)
+        . "\nThe sections below say how each was measured, [the last one](#budgets) why each budget is what it is.\n";
+}
+
+# The last section: the budgets with their reasons, and every figure that has one.
+sub budgets {
+    my ($path) = @_;
+    my $records = records($path);
+    my @with = grep { $records->{ $_->{key} } } @BUDGETS or return '';
+    my @reasons = map { [ $_->{name}, $_->{what}, $_->{most_text} // sprintf($_->{format}, $_->{most}), $_->{why} ] } @with;
+    my @rows = map { my $budget = $_; map { [ $budget->{name}, @$_ ] } @{ $records->{ $_->{key} } } } @with;
+    return "## Budgets\n\n" . table([ 'budget', 'limits', 'at most', 'why no more' ], @reasons)
+        . "\nThe figures:\n\n" . table([ 'budget', 'of', 'figure', 'at most', 'met' ], @rows);
+}
+
+# The head of a section, with what was measured: each part can be measured on its own.
+sub section {
+    my ($head) = @_;
+    my $revision = `git describe --always --dirty 2>/dev/null` =~ s/\s+//gr || 'unknown';
+    return "$head\n\n" . wrapped(sprintf 'Measured %s, revision %s.%s', strftime('%Y-%m-%d', gmtime), $revision,
+        $ENV{BENCH_QUICK} ? ' This was a quick run, which only shows that everything works: its figures are not valid.' : '')
+        . "\n";
+}
+
+# The machine and the programs: a sentence.
 sub measured_with {
     my ($nginx) = Test::Memstat::Server::nginx_version() =~ m{nginx/(\S+)};
     my ($valgrind) = `valgrind --version` =~ /valgrind-(\S+)/;
@@ -132,11 +218,8 @@ sub measured_with {
     my $cpuinfo = read_file('/proc/cpuinfo');
     my ($processor) = $cpuinfo =~ /^model name\s*:\s*(.*?)\s*$/m;
     my ($system, undef, $release, undef, $machine) = POSIX::uname();
-    my $text = sprintf "Measured %s with nginx %s on %s (%s, %d cores), %s %s, with valgrind %s and wrk %s.",
-        strftime('%Y-%m-%d', gmtime), $nginx, $processor // 'an unknown processor', $machine, processors(),
-        $system, $release, $valgrind, $wrk;
-    $text .= " A quick run: its figures are worth nothing." if $ENV{BENCH_QUICK};
-    return wrapped($text);
+    return wrapped(sprintf "nginx %s on %s (%s, %d cores), %s %s, with valgrind %s and wrk %s.", $nginx,
+        $processor // 'an unknown processor', $machine, processors(), $system, $release, $valgrind, $wrk);
 }
 
 # A paragraph in lines.
