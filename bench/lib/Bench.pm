@@ -201,25 +201,24 @@ sub budgets {
         . "\nThe figures:\n\n" . table([ 'budget', 'of', 'figure', 'at most', 'met' ], @rows);
 }
 
-# The head of a section, with what was measured: each part can be measured on its own.
+# The head of a section, and what was measured where: each part can be measured on its own.
 sub section {
     my ($head) = @_;
+    my ($nginx) = Test::Memstat::Server::nginx_version() =~ m{nginx/(\S+)};
     my $revision = `git describe --always --dirty 2>/dev/null` =~ s/\s+//gr || 'unknown';
-    return "$head\n\n" . wrapped(sprintf 'Measured %s, revision %s.%s', strftime('%Y-%m-%d', gmtime), $revision,
-        $ENV{BENCH_QUICK} ? ' This was a quick run, which only shows that everything works: its figures are not valid.' : '')
-        . "\n";
+    my ($processor) = read_file('/proc/cpuinfo') =~ /^model name\s*:\s*(.*?)\s*$/m;
+    my ($system, undef, $release, undef, $machine) = POSIX::uname();
+    my $text = sprintf 'Measured %s: revision %s, nginx %s, %s (%s, %d cores), %s %s.', strftime('%Y-%m-%d', gmtime),
+        $revision, $nginx, $processor // 'an unknown processor', $machine, processors(), $system, $release;
+    $text .= ' This was a quick run, which only shows that everything works.' if $ENV{BENCH_QUICK};
+    return "$head\n\n" . wrapped($text) . "\n";
 }
 
-# The machine and the programs: a sentence.
+# The programs that measure: a sentence.
 sub measured_with {
-    my ($nginx) = Test::Memstat::Server::nginx_version() =~ m{nginx/(\S+)};
     my ($valgrind) = `valgrind --version` =~ /valgrind-(\S+)/;
     my ($wrk) = `wrk -v 2>&1` =~ /^wrk (?:debian\/)?(\S+)/;
-    my $cpuinfo = read_file('/proc/cpuinfo');
-    my ($processor) = $cpuinfo =~ /^model name\s*:\s*(.*?)\s*$/m;
-    my ($system, undef, $release, undef, $machine) = POSIX::uname();
-    return wrapped(sprintf "nginx %s on %s (%s, %d cores), %s %s, with valgrind %s and wrk %s.", $nginx,
-        $processor // 'an unknown processor', $machine, processors(), $system, $release, $valgrind, $wrk);
+    return wrapped("Measured with valgrind $valgrind and wrk $wrk.");
 }
 
 # A paragraph in lines.

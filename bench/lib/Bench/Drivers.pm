@@ -1,4 +1,4 @@
-# Servers with 4 workers of which each has much of one thing that looking may depend on.
+# Servers with 4 workers, each with a large number of one thing that the cost of an answer may depend on.
 package Bench::Drivers;
 
 use strict;
@@ -13,19 +13,20 @@ our @EXPORT_OK = qw(with_chunks with_mappings with_pools with_zone);
 
 my $WORKERS = 4;
 
-# So many pools in each worker that nobody frees.
+# Each worker has this number of pools that nothing frees.
 sub with_pools {
     my ($count) = @_;
     my $t = server($WORKERS,
         main_config => 'load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;',
         config => 'location /leak { pool_test_leak 512; }');
     ask_often($_, '/leak', $count) for values %{ connections($t) };
-    my ($live) = sort { $a <=> $b } map { $_->{pools} ? $_->{pools}{live} : () } @{ reply($t)->{processes} };
+    my @workers = grep { $_->{kind} eq 'worker' } @{ reply($t)->{processes} };
+    my ($live) = sort { $a <=> $b } map { $_->{pools}{live} } @workers;
     die "a worker has $live pools\n" if $live < $count;
     return $t;
 }
 
-# A zone of so many megabytes in which each worker has touched every page.
+# A zone of this size in MB, in which each worker has touched every page.
 sub with_zone {
     my ($size) = @_;
     my ($available) = read_file('/proc/meminfo') =~ /^MemAvailable:\s+(\d+) kB/m;
@@ -56,7 +57,7 @@ END
     return $t;
 }
 
-# So many free chunks of a kilobyte in the heap of each worker, and as many between them in use.
+# The heap of each worker has this number of free chunks of a kilobyte, and as many in use between them.
 sub with_chunks {
     my ($count) = @_;
     my $t = server($WORKERS, config => <<'END' =~ s/\bCOUNT\b/$count/gr);
@@ -75,7 +76,7 @@ END
     return $t;
 }
 
-# So many mappings in each worker: of one page each, with a page between two that cannot be used.
+# Each worker has this number of mappings: of one page each, with an inaccessible page between two.
 sub with_mappings {
     my ($count) = @_;
     my $t = server($WORKERS, config => <<'END');
