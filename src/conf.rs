@@ -239,8 +239,8 @@ pub unsafe fn warn_of_open(cycle: *mut ngx_cycle_t) {
         // SAFETY: the location belongs to this cycle, whose configuration is read (N4).
         if !unsafe { access::is_restricted(cycle, confs) } {
             log::warn(&format!(
-                "memstat: the location in {}:{} answers everybody: it has no \"allow\", \"deny\", \
-                 \"auth_basic\" or \"auth_request\"",
+                "memstat: the location in {}:{} is open to every client: add \"allow\" and \"deny\", \
+                 \"auth_basic\", \"auth_request\" or \"internal\"",
                 at.file, at.line
             ));
         }

@@ -115,7 +115,7 @@ fn prepare(
     // Pointers into the module, which exist from now on, must stay valid when nginx unloads it.
     if let Err(refusal) = loading::pin_module() {
         loading::withdraw();
-        log::alert(&format!("memstat: {refusal}, so it does nothing"));
+        log::alert(&format!("memstat: the module is off: {refusal}"));
         return None;
     }
     process::product();
@@ -141,7 +141,7 @@ fn prepare(
     }) {
         Ok(gather) => Some(gather),
         Err(error) => {
-            log::alert(&format!("memstat: {error}, so /memstat can't answer"));
+            log::alert(&format!("memstat: \"memstat\" locations cannot answer: {error}"));
             None
         }
     }

@@ -52,7 +52,7 @@ unsafe fn take_over(cycle: *mut ngx_cycle_t, ends_are_seen: bool) {
         // If the hook did not see how the VM was created, it may not see how it is closed either.
         // SAFETY: nginx passes a valid cycle, and `state` is one of its VMs (N3).
         if is_new(&state) && !unsafe { end_with_cleanup(cycle, *state) } && !ends_are_seen {
-            log::warn("memstat: no hook on a Lua VM: where it ends is not found");
+            log::warn("memstat: no hook on a Lua VM: the cleanup that closes it was not found");
             continue;
         }
         // With several new VMs, it is not known which mapping belongs to which VM.

@@ -31,7 +31,7 @@ pub fn guard<R>(otherwise: R, body: impl FnOnce() -> R) -> R {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
         Ok(value) => value,
         Err(_) => {
-            log::alert("memstat: internal error, the operation was given up");
+            log::alert("memstat: internal error, the operation was stopped");
             otherwise
         }
     }

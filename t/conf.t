@@ -143,8 +143,8 @@ for my $case (@CASES) {
     ok !$less,  'less is not';
 }
 
-# A location that answers everybody is warned of, with its place, at a test of the configuration too.
-# A server for this machine alone is not.
+# A location that is open to every client is warned of, with its position, also when the configuration is
+# only tested. A server that listens only on the loopback interface gets no warning.
 for my $case (
     [ 1, '0.0.0.0', 'location / { memstat; }' ],
     [ 1, '[::]',    'location / { memstat; }' ],
@@ -162,7 +162,7 @@ for my $case (
         config => (defined $address ? "listen $address:\$TEST_NGINX_PORT_1;\n" : '') . $config);
     my ($accepted, $said) = $t->check;
     my $place = $t->conf_path . ':' . line_of($t, $config);
-    my @lines = grep { /^nginx: \[warn\] memstat: the location in \Q$place\E answers everybody/ } split /\n/, $said;
+    my @lines = grep { /^nginx: \[warn\] memstat: the location in \Q$place\E is open to every client/ } split /\n/, $said;
     my $name = ($address // 'loopback') . ": $config" =~ s/\n/ /gr;
     ok $accepted && @lines == $warned, $name or diag $said;
 }

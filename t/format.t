@@ -144,7 +144,7 @@ for my $pid ($t->master, @workers) {
 }
 my $none = $t->get('/memstat?pid=1');
 is $none->{status}, 404, 'another process';
-is $none->{body}, sprintf(qq{unknown pid "1": there are %d, %d and %d\n}, $t->master, sort { $a <=> $b } @workers),
+is $none->{body}, sprintf(qq{unknown pid "1": known are %d, %d and %d\n}, $t->master, sort { $a <=> $b } @workers),
     'and those there are';
 
 === TEST 9: what does not go together is refused in a sentence

@@ -249,7 +249,7 @@ worker_processes 2;
 --- config
 location /memstat { memstat; memstat_timeout 10s; }
 --- no_error_log
-\[(?:error|warn)\](?!.*answers everybody)
+\[(?:error|warn)\](?!.*is open to every client)
 --- perl
 my $stop = asking($t);
 for my $generation (2 .. 9) {

@@ -466,7 +466,7 @@ unlike $text, qr/dict|glibc_heap/, 'nothing else';
 for my $unknown ('nope', '', 'Req', '%00', 'x' x 1000) {
     my $answer = $t->get("/memstat?zone=$unknown");
     is $answer->{status}, 404, "an unknown zone";
-    like $answer->{body}, qr/^unknown zone "[^"]{0,32}": there are "dict", .*"nginx_shared_zone" and "req"\n\z/,
+    like $answer->{body}, qr/^unknown zone "[^"]{0,32}": known are "dict", .*"nginx_shared_zone" and "req"\n\z/,
         'the names that exist';
     is $answer->{headers}{'content-type'}, 'text/plain; charset=utf-8', 'as a sentence';
 }

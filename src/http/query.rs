@@ -43,19 +43,19 @@ pub enum QueryError {
     #[error("unknown refresh \"{0}\": accepted are \"heap\" and \"zones\"")]
     Refresh(Quoted),
     /// The value of `pid` is no process id.
-    #[error("invalid pid \"{0}\": accepted is the number of a process")]
+    #[error("invalid pid \"{0}\": accepted is a process id")]
     Pid(Quoted),
     /// The field is unknown.
     #[error("unknown field \"{0}\": accepted are {names}, separated by commas", names = .1.names())]
     Field(Quoted, fields::Level),
     /// A parameter appears twice.
-    #[error("repeated parameter \"{0}\": accepted are one each of {PARAMETERS}, and one \"refresh\" of a kind")]
+    #[error("repeated parameter \"{0}\": accepted are {PARAMETERS}, once each, and \"refresh\" once for each value")]
     Repeated(&'static str),
     /// A parameter has no `=`.
-    #[error("no value in \"{0}\": accepted are parameters with a value, {PARAMETERS}")]
+    #[error("parameter \"{0}\" has no value: accepted are {PARAMETERS}, each with a value")]
     NoValue(Quoted),
-    /// The format cannot be narrowed by these parameters.
-    #[error("\"pid\" and \"fields\" do not go with this format: accepted are {0}")]
+    /// A format that cannot be combined with a parameter; the text says which.
+    #[error("{0}: accepted are \"json\" and \"text\"")]
     Narrowed(&'static str),
 }
 
@@ -109,9 +109,11 @@ impl Query {
         match format {
             Format::Json | Format::Text => Ok(()),
             Format::Html if self.fields.is_none() => Ok(()),
-            Format::Html => Err(QueryError::Narrowed("\"pid\" with \"html\"")),
+            Format::Html => Err(QueryError::Narrowed(r#""html" cannot be combined with "fields""#)),
             Format::Prometheus if self.fields.is_none() && self.pid.is_none() => Ok(()),
-            Format::Prometheus => Err(QueryError::Narrowed("both with \"json\" and \"text\"")),
+            Format::Prometheus => Err(QueryError::Narrowed(
+                r#""prometheus" cannot be combined with "pid" or "fields""#,
+            )),
         }
     }
 }
@@ -126,7 +128,7 @@ fn parse_pid(value: &[u8]) -> Option<i32> {
 /// Returns the sentence about a process that does not exist, with the ids of those that exist.
 pub fn unknown_pid(pid: i32, pids: &[i32]) -> String {
     let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
-    format!("unknown pid \"{pid}\": there are {}\n", list(&pids))
+    format!("unknown pid \"{pid}\": known are {}\n", list(&pids))
 }
 
 fn decode(encoded: &[u8]) -> Cow<'_, [u8]> {
@@ -144,7 +146,7 @@ fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), Qu
 pub fn unknown_zone(zone: &str, names: &[String]) -> String {
     let mut names: Vec<_> = names.iter().map(|name| format!("\"{}\"", ascii(name))).collect();
     names.sort();
-    format!("unknown zone \"{}\": there are {}\n", Quoted::new(zone.as_bytes()), list(&names))
+    format!("unknown zone \"{}\": known are {}\n", Quoted::new(zone.as_bytes()), list(&names))
 }
 
 /// A quoted part of the query string: printable ASCII, at most 32 characters.
@@ -225,9 +227,10 @@ mod tests {
     fn refused() {
         let formats = r#"accepted are "json", "html", "text" and "prometheus""#;
         let names = r#"accepted are "fields", "format", "pid", "refresh" and "zone""#;
-        let one = r#"accepted are one each of "fields", "format", "pid", "refresh" and "zone", and one "refresh" of a kind"#;
-        let values = r#"accepted are parameters with a value, "fields", "format", "pid", "refresh" and "zone""#;
-        let pids = "accepted is the number of a process";
+        let one = r#"accepted are "fields", "format", "pid", "refresh" and "zone", once each, and "refresh" once for each value"#;
+        let values =
+            r#"accepted are "fields", "format", "pid", "refresh" and "zone", each with a value"#;
+        let pids = "accepted is a process id";
         let refreshes = r#"accepted are "heap" and "zones""#;
         let table: [(&[u8], String); 32] = [
             (b"pid=", format!(r#"invalid pid "": {pids}"#)),
@@ -239,7 +242,7 @@ mod tests {
             (b"pid=1&pid=1", format!(r#"repeated parameter "pid": {one}"#)),
             (b"fields=nginx&fields=time", format!(r#"repeated parameter "fields": {one}"#)),
             (b"zone=a&zone=a", format!(r#"repeated parameter "zone": {one}"#)),
-            (b"zone", format!(r#"no value in "zone": {values}"#)),
+            (b"zone", format!(r#"parameter "zone" has no value: {values}"#)),
             (b"refresh=zones&refresh=zones", format!(r#"repeated parameter "refresh": {one}"#)),
             (b"format=xml", format!(r#"unknown format "xml": {formats}"#)),
             (b"format=", format!(r#"unknown format "": {formats}"#)),
@@ -258,9 +261,9 @@ mod tests {
             (b"=json", format!(r#"unknown parameter "": {names}"#)),
             (b"=", format!(r#"unknown parameter "": {names}"#)),
             (b"Format=json", format!(r#"unknown parameter "Format": {names}"#)),
-            (b"format", format!(r#"no value in "format": {values}"#)),
-            (b"?", format!(r#"no value in "?": {values}"#)),
-            (b"format%3Djson", format!(r#"no value in "format=json": {values}"#)),
+            (b"format", format!(r#"parameter "format" has no value: {values}"#)),
+            (b"?", format!(r#"parameter "?" has no value: {values}"#)),
+            (b"format%3Djson", format!(r#"parameter "format=json" has no value: {values}"#)),
             (
                 b"format=json;refresh=heap",
                 format!(r#"unknown format "json;refresh=heap": {formats}"#),
@@ -288,24 +291,24 @@ mod tests {
         let error = Query::parse(b"pid=1").unwrap().fits(Format::Prometheus).unwrap_err();
         assert_eq!(
             error.to_string(),
-            r#""pid" and "fields" do not go with this format: accepted are both with "json" and "text""#
+            r#""prometheus" cannot be combined with "pid" or "fields": accepted are "json" and "text""#
         );
     }
 
     #[test]
     fn pids_that_exist() {
-        assert_eq!(unknown_pid(7, &[1]), "unknown pid \"7\": there are 1\n");
-        assert_eq!(unknown_pid(7, &[1, 2, 3]), "unknown pid \"7\": there are 1, 2 and 3\n");
+        assert_eq!(unknown_pid(7, &[1]), "unknown pid \"7\": known are 1\n");
+        assert_eq!(unknown_pid(7, &[1, 2, 3]), "unknown pid \"7\": known are 1, 2 and 3\n");
     }
 
     #[test]
     fn zones_that_exist() {
         let names = ["two".to_owned(), "one".to_owned(), "\u{1b}\"".to_owned()];
         let table = [
-            (&names[..0], "unknown zone \"x\\n\": there are \n"),
-            (&names[..1], "unknown zone \"x\\n\": there are \"two\"\n"),
-            (&names[..2], "unknown zone \"x\\n\": there are \"one\" and \"two\"\n"),
-            (&names[..], "unknown zone \"x\\n\": there are \"\\u{1b}\"\", \"one\" and \"two\"\n"),
+            (&names[..0], "unknown zone \"x\\n\": known are \n"),
+            (&names[..1], "unknown zone \"x\\n\": known are \"two\"\n"),
+            (&names[..2], "unknown zone \"x\\n\": known are \"one\" and \"two\"\n"),
+            (&names[..], "unknown zone \"x\\n\": known are \"\\u{1b}\"\", \"one\" and \"two\"\n"),
         ];
         for (names, expected) in table {
             assert_eq!(unknown_zone("x\n", names), expected);
