@@ -1,8 +1,18 @@
 //! The time that a probe may take of the event loop.
 //!
-//! A probe that may have much to read works in steps. Each step takes a [`Budget`], does pieces of
-//! bounded size, checks [`Budget::spent`] after each, and returns [`Progress::More`] once the time
-//! is used up.
+//! Whatever may have much to read or to write is a job in steps. All of them share this:
+//!
+//! - `begin` or `new` starts it, `step` is called until it returns [`Progress::Done`], `finish` returns
+//!   the result. Where something can fail, an error ends the job.
+//! - A step gets a [`Budget`]. It does pieces of bounded size, asks [`Budget::spent`] after each, and
+//!   returns [`Progress::More`] when the budget is spent. Every step does at least one piece, so a job
+//!   ends whatever the budget is.
+//! - nginx serves requests between two steps. So a job checks again what it has read in an earlier
+//!   step, or reads only what cannot change.
+//!
+//! A job that needs nothing from outside has a method `step(&mut self, &Budget)`. One that reads from
+//! something that its owner holds is a [`Job`]. What also changes its owner's data (a snapshot its
+//! probes, a count of malloc's chunks the buffers of its reader) takes that in front of the budget.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -45,4 +55,13 @@ pub enum Progress {
     Done,
     /// The budget was used up first; call again.
     More,
+}
+
+/// A job in steps that reads from something its owner holds: the page map, or memory.
+pub trait Job<Source: ?Sized> {
+    /// Why the job cannot go on.
+    type Error;
+
+    /// Goes on until the budget, or what the job allows itself, is spent, or all is done.
+    fn step(&mut self, source: &Source, budget: &Budget) -> Result<Progress, Self::Error>;
 }

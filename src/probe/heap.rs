@@ -9,11 +9,12 @@ mod pace;
 mod symbols;
 mod tcmalloc;
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use procfs::process::MemoryMap;
 
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::report::model::{Allocator, Category};
 use crate::sys::pagemap::PageMap;
 use glibc::Glibc;
@@ -97,14 +98,6 @@ impl HeapProbe {
         }
     }
 
-    /// Goes on with the measurement.
-    pub fn step(&mut self, pages: &PageMap, budget: &Budget) -> Progress {
-        match &mut self.kind {
-            Kind::Glibc(glibc) => glibc.step(pages, budget),
-            _ => Progress::Done,
-        }
-    }
-
     /// The result of the measurement.
     pub fn finish(&mut self) -> HeapReading {
         let forced = std::mem::take(&mut self.forced);
@@ -132,6 +125,17 @@ impl HeapProbe {
         self.forced = true;
         if let Kind::Glibc(glibc) = &mut self.kind {
             glibc.refresh_full();
+        }
+    }
+}
+
+impl Job<PageMap> for HeapProbe {
+    type Error = Infallible;
+
+    fn step(&mut self, pages: &PageMap, budget: &Budget) -> Result<Progress, Infallible> {
+        match &mut self.kind {
+            Kind::Glibc(glibc) => glibc.step(pages, budget),
+            _ => Ok(Progress::Done),
         }
     }
 }

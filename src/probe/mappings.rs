@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use super::rounds::Rounds;
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::report::model::mappings::{Mapping, Mappings};
 use crate::sys::pagemap::PageMap;
 use crate::sys::{maps, ranges};
@@ -76,12 +76,6 @@ impl MappingsProbe {
         self.counts.begin(ranges, (!all).then_some(ALLOWANCE));
     }
 
-    /// Goes on until the budget, or the snapshot's time for it, is spent, or all are counted.
-    pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
-        self.counts
-            .step(budget, |rest, bytes| map.count_huge(rest, &mut bytes.resident, &mut bytes.huge))
-    }
-
     /// Bytes of a group in RAM, and when the oldest of its counts began.
     fn resident(&self, group: &Group) -> Option<(u64, Instant)> {
         let mut resident = 0u64;
@@ -126,6 +120,15 @@ impl MappingsProbe {
         self.anonymous
             .iter()
             .try_fold(0u64, |sum, range| sum.checked_add(self.counts.of(range)?.0.huge))
+    }
+}
+
+impl Job<PageMap> for MappingsProbe {
+    type Error = io::Error;
+
+    fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
+        self.counts
+            .step(budget, |rest, bytes| map.count_huge(rest, &mut bytes.resident, &mut bytes.huge))
     }
 }
 

@@ -6,11 +6,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 
 use procfs::process::MemoryMap;
 
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::sys::maps;
 use crate::sys::memory::{word, Memory};
 use crate::sys::pagemap::page_size;
@@ -37,19 +38,6 @@ impl CodeReader {
     fn of(mappings: Vec<Range<usize>>) -> Self {
         let pending = mappings.iter().map(|range| (range.start, 0)).collect();
         CodeReader { mappings, pending, areas: BTreeMap::new() }
-    }
-
-    /// Looks on.
-    pub fn step(&mut self, memory: &impl Memory, budget: &Budget) -> Progress {
-        let mut looks = 0;
-        while let Some((at, strays)) = self.pending.pop() {
-            self.look(memory, at, strays);
-            looks += 1;
-            if looks % 16 == 0 && budget.spent() {
-                return Progress::More;
-            }
-        }
-        Progress::Done
     }
 
     fn look(&mut self, memory: &impl Memory, at: usize, strays: usize) {
@@ -84,6 +72,22 @@ impl CodeReader {
     }
 }
 
+impl<M: Memory> Job<M> for CodeReader {
+    type Error = Infallible;
+
+    fn step(&mut self, memory: &M, budget: &Budget) -> Result<Progress, Infallible> {
+        let mut looks = 0;
+        while let Some((at, strays)) = self.pending.pop() {
+            self.look(memory, at, strays);
+            looks += 1;
+            if looks % 16 == 0 && budget.spent() {
+                return Ok(Progress::More);
+            }
+        }
+        Ok(Progress::Done)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +119,7 @@ mod tests {
         let read = |budget: Budget| {
             let mut reader = CodeReader::of(all.to_vec());
             let mut steps = 1;
-            while reader.step(&fake, &budget) == Progress::More {
+            while reader.step(&fake, &budget) == Ok(Progress::More) {
                 steps += 1;
             }
             (reader.finish(), steps)

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use procfs::process::{MMapPath, MemoryMap};
 
 use super::layout::{Layout, ShmemDevices};
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::report::merge::pages::Spans;
 use crate::report::model::sharing::Sharing;
 use crate::sys::pagemap::{page_size, PageMap};
@@ -182,8 +182,18 @@ impl SharingProbe {
         };
     }
 
-    /// Goes on until the budget, or the snapshot's time for it, is spent, or all is read.
-    pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
+    /// What is known, and its age in milliseconds.
+    pub fn finish(&self) -> Option<(Sharing, u64)> {
+        let (sharing, since) = self.known.as_ref()?;
+        let age = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some((Sharing { pss_file: self.pss_file, ..sharing.clone() }, age))
+    }
+}
+
+impl Job<PageMap> for SharingProbe {
+    type Error = io::Error;
+
+    fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
         while let Some(reading) = self.reading.as_mut().filter(|_| !self.allowance.is_spent()) {
             let begun = Instant::now();
             let progress = reading.piece(map);
@@ -221,13 +231,6 @@ impl SharingProbe {
             self.pss_file = status::own_pss_file().unwrap_or(None);
         }
         Ok(Progress::Done)
-    }
-
-    /// What is known, and its age in milliseconds.
-    pub fn finish(&self) -> Option<(Sharing, u64)> {
-        let (sharing, since) = self.known.as_ref()?;
-        let age = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Some((Sharing { pss_file: self.pss_file, ..sharing.clone() }, age))
     }
 }
 

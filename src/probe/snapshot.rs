@@ -19,7 +19,7 @@ use super::layout::{Layout, Target};
 use super::pools::PoolsProbe;
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::hook;
 use crate::probe::mcode::CodeReader;
 use crate::report::balance::settle;
@@ -176,7 +176,7 @@ impl Snapshot {
                 let Some(pages) = &self.pages else {
                     return Ok(Progress::Done);
                 };
-                if probes.heap.step(pages, budget) == Progress::More {
+                if probes.heap.step(pages, budget) == Ok(Progress::More) {
                     return Ok(Progress::More);
                 }
                 self.heap = Some(probes.heap.finish());
@@ -184,7 +184,7 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             Stage::Code(reader) => {
-                if reader.step(&memory::Own, budget) == Progress::More {
+                if reader.step(&memory::Own, budget) == Ok(Progress::More) {
                     return Ok(Progress::More);
                 }
                 self.layout.set_code(&self.maps, reader.finish());
@@ -215,12 +215,8 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             Stage::Unclaimed => {
-                match self.pages.as_ref().map(|pages| probes.mappings.step(pages, budget)) {
-                    Some(Ok(Progress::More)) => return Ok(Progress::More),
-                    Some(Err(error)) => {
-                        self.notes.push(format!("mappings: /proc/self/pagemap: {error}"));
-                    }
-                    _ => {}
+                if self.count(&mut probes.mappings, "mappings", budget) == Progress::More {
+                    return Ok(Progress::More);
                 }
                 probes.pools.begin((identity.tracer)());
                 self.stage = Stage::Pools;
@@ -240,13 +236,8 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             Stage::Touched => {
-                let step = self.pages.as_ref().map(|pages| probes.touched.step(pages, budget));
-                match step {
-                    Some(Ok(Progress::More)) => return Ok(Progress::More),
-                    Some(Err(error)) => {
-                        self.notes.push(format!("zones, touched: /proc/self/pagemap: {error}"));
-                    }
-                    _ => {}
+                if self.count(&mut probes.touched, "zones, touched", budget) == Progress::More {
+                    return Ok(Progress::More);
                 }
                 self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
                 self.touched = probes.touched.sum();
@@ -254,12 +245,8 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             Stage::Sharing => {
-                match self.pages.as_ref().map(|pages| probes.sharing.step(pages, budget)) {
-                    Some(Ok(Progress::More)) => return Ok(Progress::More),
-                    Some(Err(error)) => {
-                        self.notes.push(format!("{SHARED}: /proc/self/pagemap: {error}"));
-                    }
-                    _ => {}
+                if self.count(&mut probes.sharing, SHARED, budget) == Progress::More {
+                    return Ok(Progress::More);
                 }
                 self.stage = match identity.state {
                     State::ShuttingDown => {
@@ -282,6 +269,21 @@ impl Snapshot {
             }
             Stage::Done => Ok(Progress::Done),
         }
+    }
+
+    /// Goes on with a count of pages. Where it fails, a note says so of its `figures`, and the snapshot
+    /// goes on without them.
+    fn count(
+        &mut self,
+        job: &mut impl Job<PageMap, Error = io::Error>,
+        figures: &str,
+        budget: &Budget,
+    ) -> Progress {
+        let Some(pages) = &self.pages else { return Progress::Done };
+        job.step(pages, budget).unwrap_or_else(|error| {
+            self.notes.push(format!("{figures}: /proc/self/pagemap: {error}"));
+            Progress::Done
+        })
     }
 
     /// The figures; the snapshot must be done.

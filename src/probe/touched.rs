@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::rounds::Rounds;
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::sys::pagemap::PageMap;
 
 /// The time a snapshot spends on it.
@@ -30,11 +30,6 @@ impl Touched {
         self.begun = Some(Instant::now());
     }
 
-    /// Goes on until the budget, or the snapshot's time for it, is spent, or all are counted.
-    pub fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
-        self.zones.step(budget, |rest, bytes| map.count_alike(rest, bytes))
-    }
-
     /// Touched bytes of all ranges, if this snapshot has counted every one of them.
     pub fn sum(&self) -> Option<u64> {
         let begun = self.begun?;
@@ -48,6 +43,14 @@ impl Touched {
     pub fn of(&self, pages: &Range<usize>) -> Option<(u64, u64)> {
         let (bytes, since) = self.zones.of(pages)?;
         Some((bytes, u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Job<PageMap> for Touched {
+    type Error = io::Error;
+
+    fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
+        self.zones.step(budget, |rest, bytes| map.count_alike(rest, bytes))
     }
 }
 

@@ -8,8 +8,8 @@
 //! 1. The kernel writes at most as many bytes as the local vector says, into the local vector only.
 //! 2. The local vector describes one `&mut` slice of plain bytes, exclusive for the call.
 //! 3. Remote addresses are numbers to the kernel, which checks each one.
-//! 4. The range of a [`Direct`] is readable memory as long as the value lives; who makes one
-//!    promises it.
+//! 4. What is read through a [`Direct`] within its range is mapped and readable at that moment, and
+//!    nobody writes to it meanwhile; who makes one promises it.
 //! 5. A prefetch is a hint: it reads nothing the program sees, and no address makes it fail.
 
 use std::io;
@@ -111,8 +111,9 @@ impl Direct {
     ///
     /// # Safety
     ///
-    /// All of `range` must be mapped and readable, with no other thread in the process to change
-    /// that or its contents, as long as this value lives.
+    /// Every byte of `range` that is read through this value must be mapped and readable then, with no
+    /// other thread to change that or its contents. Where the addresses come from data that cannot be
+    /// trusted, that holds only if all of `range` is mapped as long as the value lives.
     pub unsafe fn new(range: std::ops::Range<usize>) -> Direct {
         Direct { range }
     }
@@ -122,7 +123,7 @@ impl Direct {
         if at < self.range.start || end.is_none_or(|end| end > self.range.end) {
             return false;
         }
-        // SAFETY: inside the range, which is readable and not being written (4); `into` is
+        // SAFETY: inside the range, so readable and not being written (4); `into` is
         // exclusive. A raw copy of bytes, should the two overlap or hold no values of a type.
         unsafe { std::ptr::copy(at as *const u8, into.as_mut_ptr(), into.len()) };
         true

@@ -4,6 +4,9 @@
 //!
 //! 1. A VM that a place in [`vm`] shows as live is alive, as [`super`] sees to.
 //! 2. A cycle's own VM is used by the main thread only, which is also who reads.
+//! 3. LuaJIT's allocator keeps its state, its list of segments and its trees of free chunks in memory
+//!    that stays mapped as long as the VM lives, and follows the same words at each call.
+//!    [`Footprint::verify`] has checked their layout before [`Vm::heap`] says where they are.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -142,9 +145,8 @@ unsafe fn gc(api: &Api, vm: &Vm) -> Gc {
 fn heap(vm: &Vm, main: bool) -> Result<Heap, &'static str> {
     let state = vm.heap().ok_or("its allocator is not LuaJIT's own")?;
     let footprint = if main {
-        // SAFETY: what is read are words that the allocator itself follows: its list of segments
-        // and its trees of free chunks, of a layout that was verified; they are mapped, and no
-        // other thread changes them (5).
+        // SAFETY: only words that the allocator itself follows are read, which are mapped while the
+        // VM lives (1, 3); it cannot run meanwhile, for its thread is this one (2).
         let memory = unsafe { Direct::new(0..usize::MAX) };
         Footprint::read(&memory, state, SEGMENTS)
     } else {

@@ -252,7 +252,13 @@ impl Vm {
         });
     }
 
-    /// `change` is false when there is one that could not be listed.
+    /// Changes the list of direct mappings. `change` returns false when one could not be listed.
+    ///
+    /// The only place behind a VM's allocator that takes a lock and may allocate. It runs when a block
+    /// of 128 KB or more comes or goes, for which LuaJIT has just called `mmap` or `munmap`; blocks below
+    /// that never get here. The lock is this VM's, and only [`Vm::directs`] takes it on another thread,
+    /// which tries once and copies the list. The list is memory of this module, not of a Lua VM, so it
+    /// does not come back here; without memory for it the VM is marked, and its mappings are unknown.
     fn change_directs(&self, change: impl FnOnce(&mut Directs) -> bool) {
         keep_errno(|| {
             let mut directs = self.directs.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,7 @@ mod walk;
 mod calibrate;
 mod direct;
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use super::pace::cpu_time;
 use super::symbols::Object;
 use super::HeapReading;
-use crate::budget::{Budget, Progress};
+use crate::budget::{Budget, Job, Progress};
 use crate::report::model::{Allocator, Category};
 use crate::sys::maps;
 use crate::sys::memory::Own;
@@ -142,26 +143,6 @@ impl Glibc {
         self.stage = Stage::Arenas;
     }
 
-    /// Goes on with the measurement.
-    pub fn step(&mut self, pages: &PageMap, budget: &Budget) -> Progress {
-        if self.stage == Stage::Arenas {
-            self.arenas();
-            self.stage = Stage::Mapped;
-            if budget.spent() {
-                return Progress::More;
-            }
-        }
-        if self.stage == Stage::Mapped {
-            let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
-            let expected = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
-            if self.finder.step(&Own, pages, &expected, budget) == Progress::More {
-                return Progress::More;
-            }
-            self.stage = Stage::Done;
-        }
-        Progress::Done
-    }
-
     /// Reads the arenas in one go.
     fn arenas(&mut self) {
         let now = &mut self.now;
@@ -255,6 +236,29 @@ impl Glibc {
             // The counts were found by what was in them; here is a second opinion.
             state.counters = state.counters.filter(|_| before == Some(says));
         }
+    }
+}
+
+impl Job<PageMap> for Glibc {
+    type Error = Infallible;
+
+    fn step(&mut self, pages: &PageMap, budget: &Budget) -> Result<Progress, Infallible> {
+        if self.stage == Stage::Arenas {
+            self.arenas();
+            self.stage = Stage::Mapped;
+            if budget.spent() {
+                return Ok(Progress::More);
+            }
+        }
+        if self.stage == Stage::Mapped {
+            let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
+            let expected = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
+            if self.finder.step(&Own, pages, &expected, budget) == Progress::More {
+                return Ok(Progress::More);
+            }
+            self.stage = Stage::Done;
+        }
+        Ok(Progress::Done)
     }
 }
 

@@ -59,7 +59,7 @@ fn measure(probe: &mut HeapProbe, budget: impl Fn() -> Budget) -> (HeapReading, 
     let (mut steps, mut longest) = (0, Duration::ZERO);
     loop {
         let start = Instant::now();
-        let progress = probe.step(&pages, &budget());
+        let Ok(progress) = probe.step(&pages, &budget());
         longest = longest.max(start.elapsed());
         steps += 1;
         if progress == Progress::Done {

@@ -240,7 +240,7 @@ fn old(probe: &mut HeapProbe) {
     assert_eq!(probe.count(&slice), Progress::More);
     let read = |probe: &mut Glibc| {
         probe.begin(&[], &[]);
-        while probe.step(&PageMap::open().unwrap(), &Budget::unlimited()) == Progress::More {}
+        while probe.step(&PageMap::open().unwrap(), &Budget::unlimited()) == Ok(Progress::More) {}
         probe.finish()
     };
     let reading = read(probe);
