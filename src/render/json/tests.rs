@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
-use crate::report::model::{Category, Kind, Process, Server};
+use crate::report::model::{Category, Kind, Named, Process, Server};
 use crate::report::sample::{self, Random};
 
 const SCHEMA: &str = include_str!("../../../schema/memstat.schema.json");
@@ -42,13 +42,14 @@ fn value(server: &Server) -> Value {
     serde_json::from_slice(&render(Media::Json, server, None).unwrap()).unwrap()
 }
 
-/// A server whose process has every property and every category.
+/// A server whose process has every property, every category and every limit.
 fn everything() -> Server {
     let mut process = sample::full(Kind::Worker, Some(0), 11);
     if let Some(breakdown) = &mut process.breakdown {
         let region = breakdown.0[0].1;
         breakdown.0 = Category::ALL.map(|category| (category, region)).to_vec();
     }
+    process.limits = Some(Named(["address_space", "data"].map(|name| (name.to_owned(), 1)).into()));
     sample::server(vec![process])
 }
 
@@ -172,6 +173,63 @@ fn strict_properties() {
         // Objects with any names do not allow 1 as a value.
         assert!(!schema.accepts(&changed), "surplus in {parent}");
     }
+}
+
+/// What a part of the schema says, with what it refers to.
+fn parts<'a>(schema: &'a Value, part: &'a Value, into: &mut Vec<&'a Value>) {
+    into.push(part);
+    if let Some(name) = part["$ref"].as_str().and_then(|name| name.strip_prefix('#')) {
+        parts(schema, schema.pointer(name).unwrap(), into);
+    }
+    for choice in ["allOf", "anyOf"].iter().filter_map(|key| part[key].as_array()).flatten() {
+        parts(schema, choice, into);
+    }
+}
+
+/// Notes which properties of the schema none of the values has.
+fn missing(schema: &Value, part: &Value, at: &str, values: &[&Value], into: &mut Vec<String>) {
+    let mut all = Vec::new();
+    parts(schema, part, &mut all);
+    for part in all {
+        for (key, below) in part["properties"].as_object().into_iter().flatten() {
+            let values: Vec<_> = values.iter().filter_map(|value| value.get(key)).collect();
+            let at = format!("{at}/{key}");
+            if values.is_empty() {
+                into.push(at.clone());
+            }
+            missing(schema, below, &at, &values, into);
+        }
+        let patterns = part["patternProperties"].as_object().into_iter().flatten();
+        let patterns = patterns.map(|(_, below)| below);
+        let named = patterns.chain(part.get("additionalProperties").filter(|p| p.is_object()));
+        for below in named.chain(part.get("items")) {
+            let values: Vec<_> = values.iter().flat_map(|value| elements(value)).collect();
+            missing(schema, below, &format!("{at}/*"), &values, into);
+        }
+    }
+}
+
+fn elements(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Object(map) => map.values().collect(),
+        Value::Array(list) => list.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The schema has no property that the model lacks. (That it lacks none of the model's is what
+/// [`samples_are_valid`] tests: objects may have no others.)
+#[test]
+fn no_other_properties() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let mut found = Vec::new();
+    missing(&schema, &schema, "", &[&value(&everything())], &mut found);
+    assert_eq!(found, [""; 0]);
+    // It would be noticed.
+    let mut more = schema.clone();
+    more["definitions"]["pages"]["properties"]["more"] = json!({"type": "integer"});
+    missing(&more, &more, "", &[&value(&everything())], &mut found);
+    assert_eq!(found, ["/shared_zones/*/older/*/pages/more", "/shared_zones/*/pages/more"]);
 }
 
 /// `null` is allowed exactly where the model has an `Option`.
