@@ -15,7 +15,7 @@ use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
 use crate::nginx::process;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
-use crate::report::model::{Hooks, Kind};
+use crate::report::model::{HookState, Hooks, Kind};
 use crate::scoreboard::{Asker, Board};
 
 pub use collect::Collected;
@@ -119,7 +119,7 @@ impl Gather {
             }
             None => (Vec::new(), Probes::default(), None, None),
         };
-        let answers = masters_cycle.is_some() && hooks.master.as_deref() == Some("on");
+        let answers = masters_cycle.is_some() && hooks.master == Some(HookState::On);
         let master = Master::prepare(answers, &board, master)?;
         while wakers.len() < WAKERS {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);

@@ -12,10 +12,11 @@ use crate::conf::{self, Settings};
 use crate::gather::{Gather, GATHER};
 use crate::handler;
 use crate::hook::set::HookSet;
-use crate::hook::state::State;
+use crate::hook::state::Hooked;
 use crate::hook::{creators, pool, slab};
 use crate::loading;
 use crate::nginx::{guard, log, process, zones};
+use crate::report::model::HookState;
 
 /// The modules of this library, where nginx looks for them. The macro of the `ngx` crate supports
 /// only one.
@@ -123,12 +124,12 @@ fn prepare(
     let wanted = HookSet { master: master && settings.has_master, ..settings.hooks };
     // SAFETY: this is `init_module`, which passes nginx's cycle, and the module is pinned (N3).
     let hooks = unsafe { loading::settle(cycle, wanted) };
-    if hooks.pool == State::On.to_string() {
+    if hooks.pool == HookState::On {
         creators::find();
     }
     // SAFETY: nginx passes a valid cycle (N3).
     let cycle = unsafe { &*cycle };
-    if slab::state() == State::On {
+    if slab::state() == Hooked::On {
         // SAFETY: nginx passes a valid cycle (N3).
         unsafe { zones::loaded(cycle, generation) };
     }

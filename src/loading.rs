@@ -22,12 +22,12 @@ use crate::gather::asleep;
 use crate::hook::pin::{self, Reference};
 use crate::hook::refusal::Refusal;
 use crate::hook::set::HookSet;
-use crate::hook::state::State;
+use crate::hook::state::Hooked;
 use crate::hook::{lua as lua_hook, pool, slab, sleep, thread};
 use crate::lua;
 use crate::nginx::global::MainThread;
 use crate::nginx::{guard, log, process, zones};
-use crate::report::model::Hooks;
+use crate::report::model::{HookState, Hooks};
 use crate::sys::status;
 
 static COURSE: MainThread<Course> = MainThread::new(Course {
@@ -254,7 +254,7 @@ pub unsafe fn settle(cycle: *mut ngx_cycle_t, hooks: HookSet) -> Hooks {
         unsafe { lua::settle(cycle) }
     } else {
         let _ = lua_hook::uninstall();
-        NOT_WANTED.to_owned()
+        not_wanted()
     };
     let install_pool = || pool.map_or_else(pool::install, Err);
     let install_slab = || slab.map_or_else(|| slab::install(zones::check), Err);
@@ -277,16 +277,18 @@ fn switch(
     what: &str,
     install: impl FnOnce() -> Result<(), Refusal>,
     uninstall: fn() -> Result<(), Refusal>,
-) -> String {
+) -> HookState {
     if !wanted {
         let _ = uninstall();
-        return NOT_WANTED.to_owned();
+        return not_wanted();
     }
     let installed = install();
     if let Err(refusal) = &installed {
         log::warn(&format!("memstat: no hook on {what}: {refusal}"));
     }
-    State::from(&installed).to_string()
+    HookState::from(&Hooked::from(&installed))
 }
 
-const NOT_WANTED: &str = "off: not among memstat_hooks";
+fn not_wanted() -> HookState {
+    HookState::Off("not among memstat_hooks".to_owned())
+}

@@ -16,6 +16,7 @@ use crate::hook::refusal::Refusal;
 use crate::nginx::log;
 use crate::nginx::lua::{end_with_cleanup, global_states, GlobalState};
 use crate::probe::lua::LuaReading;
+use crate::report::model::HookState;
 
 /// Installs the hook for a loaded configuration that wants it. Returns the state of the hook, as in
 /// `hooks` of a reply.
@@ -23,7 +24,7 @@ use crate::probe::lua::LuaReading;
 /// # Safety
 ///
 /// `cycle` is the pointer that nginx passed to `init_module`.
-pub unsafe fn settle(cycle: *mut ngx_cycle_t) -> String {
+pub unsafe fn settle(cycle: *mut ngx_cycle_t) -> HookState {
     let installed = hook::install().and_then(|()| hook::keep());
     match &installed {
         Ok(()) | Err(Refusal::NoLua | Refusal::NotImported { .. }) => {}
@@ -33,7 +34,7 @@ pub unsafe fn settle(cycle: *mut ngx_cycle_t) -> String {
         // SAFETY: nginx passes a valid cycle, by contract (N3).
         unsafe { take_over(cycle, installed.is_ok()) };
     }
-    hook::state().to_string()
+    HookState::from(&hook::state())
 }
 
 /// Takes over the VMs of the cycle. `ends_are_seen`: the hook sees when a VM is closed.

@@ -261,7 +261,7 @@ impl Gather {
         process.notes.push(format!(
             "all figures: the master does not answer ({}); these are of when it had read the \
              configuration",
-            self.hooks.master.as_deref().unwrap_or("off")
+            self.hooks.master.as_ref().map_or("off".to_owned(), ToString::to_string)
         ));
         Some(process)
     }

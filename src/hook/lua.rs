@@ -28,7 +28,7 @@ use std::sync::{Mutex, PoisonError};
 use super::got::{self, Patched};
 use super::pin::pin;
 use super::refusal::Refusal;
-use super::state::State;
+use super::state::Hooked;
 use crate::abi::luajit::Footprint;
 use crate::report::model::lua::Subsystem;
 use crate::sys::elf::{objects, LoadedObject};
@@ -66,7 +66,7 @@ static UNWRAPPED: AtomicU64 = AtomicU64::new(0);
 /// Whether the making of every VM is seen.
 static ALL_SEEN: AtomicBool = AtomicBool::new(true);
 
-static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
+static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 
 /// Hooks all loaded objects that make or end VMs. May be called again, after objects were loaded.
 ///
@@ -74,21 +74,21 @@ static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
 pub fn install() -> Result<(), Refusal> {
     let result = hook_all();
     ALL_SEEN.store(result.is_ok(), Ordering::Relaxed);
-    set_state(State::from(&result));
+    set_state(Hooked::from(&result));
     result
 }
 
 /// Whether the hook is in place, after the last [`install`] or [`adopt`].
-pub fn state() -> State {
+pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Whether no VM can be there that is not known: there is no Lua, or the hook is in place.
 pub fn sees_all() -> bool {
-    matches!(state(), State::On | State::Off(Refusal::NoLua))
+    matches!(state(), Hooked::On | Hooked::Off(Refusal::NoLua))
 }
 
-fn set_state(state: State) {
+fn set_state(state: Hooked) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
 }
 
@@ -173,7 +173,7 @@ pub fn uninstall() -> Result<(), Refusal> {
             original.store(std::ptr::null_mut(), Ordering::Release);
         });
     }
-    set_state(State::NotInstalled);
+    set_state(Hooked::NotInstalled);
     Ok(())
 }
 
@@ -221,7 +221,7 @@ pub unsafe fn adopt(
     if let Some(vm) = wrapped {
         vm.set_subsystem(subsystem);
         vm.set_main();
-        set_state(State::On);
+        set_state(Hooked::On);
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use super::engine;
 use super::errno::keep_errno;
 use super::refusal::Refusal;
-use super::state::State;
+use super::state::Hooked;
 use crate::hook::engine::{Check, Target};
 use crate::sys::pagemap::page_size;
 use crate::tally::mappings::{Mapping, Mappings};
@@ -102,7 +102,7 @@ static OWN: Table = Table::new();
 static LAST: AtomicPtr<Entry> = AtomicPtr::new((&raw const OWN).cast_mut().cast());
 
 static MAPPINGS: Mutex<Mappings> = Mutex::new(Mappings::new());
-static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
+static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 /// Half a page: what is larger is allocated in whole pages.
 static HALF_PAGE: AtomicU64 = AtomicU64::new(u64::MAX);
 
@@ -114,7 +114,7 @@ pub fn install(check: Check) -> Result<(), Refusal> {
         // SAFETY: 1; the executable and, by contract, this module stay loaded.
         unsafe { engine::install(&TARGETS, check) }
     });
-    set_state(State::from(&result));
+    set_state(Hooked::from(&result));
     result
 }
 
@@ -133,12 +133,12 @@ pub fn uninstall() -> Result<(), Refusal> {
         // SAFETY: the mapping of `prepare`; with the hooks out nothing leads to it (3).
         unsafe { libc::munmap(table.cast(), size_of::<Table>()) };
     }
-    set_state(State::NotInstalled);
+    set_state(Hooked::NotInstalled);
     Ok(())
 }
 
 /// Whether the hooks are in place.
-pub fn state() -> State {
+pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -257,7 +257,7 @@ fn with_mappings<T>(use_them: impl FnOnce(&mut Mappings) -> T) -> T {
     use_them(&mut MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn set_state(state: State) {
+fn set_state(state: Hooked) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
 }
 

@@ -24,7 +24,7 @@ use super::engine::trial;
 use super::errno::set_errno;
 use super::got;
 use super::refusal::Refusal;
-use super::state::State;
+use super::state::Hooked;
 use crate::sys::elf::objects;
 
 const SYMBOL: &CStr = c"sigsuspend";
@@ -65,7 +65,7 @@ pub type Decide = fn(Event) -> Next;
 /// The function behind the slots.
 static REAL: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static DECIDE: OnceLock<Decide> = OnceLock::new();
-static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
+static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 
 /// Hooks the executable's calls of `sigsuspend`; what is there already is left as it is. `decide` is
 /// called in the processes that sleep there, the master; only the first one given counts.
@@ -73,7 +73,7 @@ static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
 /// Call it while the process has one thread, with the module pinned (see [`super::pin`]).
 pub fn install(decide: Decide) -> Result<(), Refusal> {
     let result = hook(decide);
-    set_state(State::from(&result));
+    set_state(Hooked::from(&result));
     result
 }
 
@@ -88,21 +88,21 @@ pub fn uninstall() -> Result<(), Refusal> {
     // SAFETY: the objects are from now, and this thread is the only one; `patch` found `real` (2).
     let restored = unsafe { got::restore(objects().iter().take(1), SYMBOL, stand_in(), real) };
     restored?.complete()?;
-    set_state(State::NotInstalled);
+    set_state(Hooked::NotInstalled);
     Ok(())
 }
 
 /// Whether the hook is in place, after the last [`install`].
-pub fn state() -> State {
+pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-fn set_state(state: State) {
+fn set_state(state: Hooked) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
 }
 
 fn hook(decide: Decide) -> Result<(), Refusal> {
-    if state() != State::On {
+    if state() != Hooked::On {
         // What the kernel refuses may end the process.
         trial::run(try_out)?;
     }

@@ -1,13 +1,12 @@
 //! What is said about a hook.
 #![forbid(unsafe_code)]
 
-use std::fmt;
-
 use super::refusal::Refusal;
+use crate::report::model::HookState;
 
-/// Whether a hook is in place. Displays as `on` or `off: reason`.
+/// Whether a hook is in place, and if not, what refused it. [`HookState`] is what the reply says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum Hooked {
     /// Nobody has asked for it.
     NotInstalled,
     /// In place.
@@ -16,21 +15,21 @@ pub enum State {
     Off(Refusal),
 }
 
-impl From<&Result<(), Refusal>> for State {
+impl From<&Result<(), Refusal>> for Hooked {
     fn from(result: &Result<(), Refusal>) -> Self {
         match result {
-            Ok(()) => State::On,
-            Err(refusal) => State::Off(refusal.clone()),
+            Ok(()) => Hooked::On,
+            Err(refusal) => Hooked::Off(refusal.clone()),
         }
     }
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            State::NotInstalled => f.write_str("off: not installed"),
-            State::On => f.write_str("on"),
-            State::Off(refusal) => write!(f, "off: {refusal}"),
+impl From<&Hooked> for HookState {
+    fn from(hooked: &Hooked) -> Self {
+        match hooked {
+            Hooked::NotInstalled => HookState::Off("not installed".to_owned()),
+            Hooked::On => HookState::On,
+            Hooked::Off(refusal) => HookState::Off(refusal.to_string()),
         }
     }
 }
@@ -41,11 +40,9 @@ mod tests {
 
     #[test]
     fn as_in_the_reply() {
-        assert_eq!(State::NotInstalled.to_string(), "off: not installed");
-        assert_eq!(State::from(&Ok(())).to_string(), "on");
-        assert_eq!(
-            State::from(&Err(Refusal::Key)).to_string(),
-            "off: no thread-specific key is left"
-        );
+        let text = |hooked: Hooked| HookState::from(&hooked).to_string();
+        assert_eq!(text(Hooked::NotInstalled), "off: not installed");
+        assert_eq!(text(Hooked::from(&Ok(()))), "on");
+        assert_eq!(text(Hooked::from(&Err(Refusal::Key))), "off: no thread-specific key is left");
     }
 }

@@ -29,7 +29,7 @@ use super::errno::keep_errno;
 use super::got;
 use super::refusal::Refusal;
 use super::stacks::{self, ThreadStacks};
-use super::state::State;
+use super::state::Hooked;
 use crate::sys::elf::{objects, LoadedObject};
 
 const SYMBOL: &CStr = c"pthread_create";
@@ -47,7 +47,7 @@ type Create = unsafe extern "C" fn(
 static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 /// Its destructor tells the end of a thread.
 static KEY: OnceLock<pthread_key_t> = OnceLock::new();
-static STATE: Mutex<State> = Mutex::new(State::NotInstalled);
+static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 
 extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
@@ -65,7 +65,7 @@ struct Record {
 /// Call it while the process has one thread, with the module pinned (see [`super::pin`]).
 pub fn install() -> Result<(), Refusal> {
     let result = hook_all();
-    set_state(State::from(&result));
+    set_state(Hooked::from(&result));
     result
 }
 
@@ -80,12 +80,12 @@ pub fn uninstall() -> Result<(), Refusal> {
     // SAFETY: the objects are from now, and this thread is the only one; `patch` found `real`.
     let restored = unsafe { got::restore(&objects(), SYMBOL, wrapper(), real) };
     restored?.complete()?;
-    set_state(State::NotInstalled);
+    set_state(Hooked::NotInstalled);
     Ok(())
 }
 
 /// Whether the hook is in place, after the last [`install`].
-pub fn state() -> State {
+pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -100,7 +100,7 @@ pub fn main_stack(maps: &[MemoryMap]) -> Option<Range<usize>> {
     Some(usize::try_from(stack.address.0).ok()?..usize::try_from(stack.address.1).ok()?)
 }
 
-fn set_state(state: State) {
+fn set_state(state: Hooked) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
 }
 

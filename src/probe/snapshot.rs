@@ -357,7 +357,7 @@ impl Snapshot {
 
     /// The pools, if the hooks that know them are in place.
     fn pools(&mut self, identity: &Identity, probe: &mut PoolsProbe) -> Option<Pools> {
-        let read = match identity.hooks.pool.strip_prefix("off: ") {
+        let read = match identity.hooks.pool.reason() {
             Some(reason) => Err(reason),
             None => probe.finish(identity.requests),
         };

@@ -16,7 +16,7 @@ use super::units::{count, known, micros, millis, seconds, size};
 use super::who::{groups, label, product, Names};
 use crate::format::ascii;
 use crate::report::fields::Fields;
-use crate::report::model::{Hooks, Process, Server, State, System, Text, Totals};
+use crate::report::model::{HookState, Hooks, Process, Server, State, System, Text, Totals};
 
 /// The maximum number of listed executables and libraries.
 const OBJECTS: usize = 6;
@@ -263,15 +263,8 @@ fn code(who: &str, text: &Text) -> String {
 
 /// One sentence about the hooks of some processes.
 fn hooked(who: &str, hooks: &Hooks) -> String {
-    let all = [
-        ("pool", Some(&hooks.pool)),
-        ("slab", Some(&hooks.slab)),
-        ("lua", Some(&hooks.lua)),
-        ("thread", Some(&hooks.thread)),
-        ("master", hooks.master.as_ref()),
-    ];
-    let all = all.iter().filter_map(|(name, is)| is.map(|is| (name, is)));
-    let texts: Vec<_> = all.map(|(name, is)| format!("{name} {}", ascii(is))).collect();
+    let text = |(name, state): (&str, &HookState)| format!("{name} {}", ascii(&state.to_string()));
+    let texts: Vec<_> = hooks.named().map(text).collect();
     format!("Hooks in {who}: {}", texts.join("; "))
 }
 

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod breakdown;
+pub mod hooks;
 pub mod lua;
 pub mod mappings;
 pub mod named;
@@ -20,8 +21,7 @@ pub mod sharing;
 pub mod zones;
 
 pub use breakdown::{Breakdown, Category, Region};
+pub use hooks::{HookState, Hooks};
 pub use named::Named;
-pub use process::{
-    Allocator, Hooks, Kind, Object, Own, Process, Published, Stacks, State, System, Text,
-};
+pub use process::{Allocator, Kind, Object, Own, Process, Published, Stacks, State, System, Text};
 pub use server::{AnsweredBy, Server, Totals, MODULE, SCHEMA};

@@ -15,7 +15,7 @@ use super::api::Api;
 use super::vm::{self, Vm};
 use super::{ALL_SEEN, ENDED, MISCOUNTED, UNWRAPPED};
 use crate::abi::luajit::{Footprint, Unreadable};
-use crate::hook::state::State;
+use crate::hook::state::Hooked;
 use crate::report::model::lua::{Gc, Subsystem};
 use crate::sys::memory::{Direct, Own};
 use crate::tally::lua::{Ended, Figures};
@@ -88,7 +88,7 @@ pub fn read() -> Reading {
         ended: ENDED.each_ref().map(Ended::figures),
         miscounted: MISCOUNTED.load(Ordering::Relaxed),
         unwrapped: UNWRAPPED.load(Ordering::Relaxed),
-        unseen: !ALL_SEEN.load(Ordering::Relaxed) && super::state() == State::On,
+        unseen: !ALL_SEEN.load(Ordering::Relaxed) && super::state() == Hooked::On,
     }
 }
 

@@ -109,7 +109,7 @@ fn figures(subsystem: Subsystem) -> Vec<Figures> {
 #[test]
 fn no_lua() {
     assert_eq!(install(), Err(Refusal::NoLua));
-    assert_eq!(state(), State::Off(Refusal::NoLua));
+    assert_eq!(state(), Hooked::Off(Refusal::NoLua));
     assert!(read().vms.is_empty());
 }
 
@@ -121,7 +121,7 @@ fn from_birth_to_end() {
         let old = world.make();
         assert_eq!(install(), Ok(()));
         assert_eq!(install(), Ok(()));
-        assert_eq!(state(), State::On);
+        assert_eq!(state(), Hooked::On);
         let lua = world.make();
         let size = 32;
         assert_eq!(
@@ -205,7 +205,7 @@ fn taken_out() {
         // SAFETY: alive, and used here only.
         unsafe { adopt(lua as *mut c_void, Subsystem::Stream, || None) }.unwrap();
         uninstall().unwrap();
-        assert_eq!(state(), State::NotInstalled);
+        assert_eq!(state(), Hooked::NotInstalled);
         assert!(read().vms.is_empty());
         // SAFETY: as above.
         assert!(!unsafe { is_known(lua as *mut c_void) });

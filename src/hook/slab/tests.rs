@@ -122,7 +122,7 @@ fn counts_by_process_and_pool() {
     alone("hook::slab::tests::counts_by_process_and_pool", || {
         let nginx = Nginx::load();
         install(|| Ok(())).unwrap();
-        assert_eq!(state(), State::On);
+        assert_eq!(state(), Hooked::On);
         let zone = nginx.map("one", 1 << 16).unwrap();
         assert_eq!(nginx.map("none", usize::MAX / 2).unwrap_err(), 73);
         loaded(1, &[(b"one".to_vec(), zone.addr as usize, zone.size)]);
@@ -299,7 +299,7 @@ fn refused() {
     alone("hook::slab::tests::refused", || {
         let nginx = Nginx::load();
         assert_eq!(install(|| Err(Refusal::Layout)), Err(Refusal::Layout));
-        assert_eq!(state(), State::Off(Refusal::Layout));
+        assert_eq!(state(), Hooked::Off(Refusal::Layout));
         nginx.alloc(4096, 1);
         assert_eq!(others(|_| false), Counts::default());
         assert!(mappings().is_empty());

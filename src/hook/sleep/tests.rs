@@ -86,7 +86,7 @@ fn begin() {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     WAKER.set(eventfd(0, flags).unwrap()).unwrap();
     assert_eq!(install(decide), Ok(()));
-    assert_eq!(state(), State::On);
+    assert_eq!(state(), Hooked::On);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn says_what_is_next() {
         assert_eq!(uninstall(), Ok(()));
         assert_eq!(uninstall(), Ok(()));
         send();
-        assert_eq!((sleep(), state()), ((1, 0), State::NotInstalled));
+        assert_eq!((sleep(), state()), ((1, 0), Hooked::NotInstalled));
         assert_eq!(install(decide), Ok(()));
         send();
         assert_eq!(sleep().0, 1);

@@ -140,7 +140,7 @@ fn forty_threads() {
     isolated("hook::thread::tests::forty_threads", || {
         assert_eq!(install(), Ok(()));
         assert_eq!(install(), Ok(()), "again");
-        assert_eq!(state().to_string(), "on");
+        assert_eq!(state(), Hooked::On);
         let others = kernel_threads() - 1;
         let ready = Barrier::new(41);
         std::thread::scope(|scope| {
@@ -270,7 +270,7 @@ fn a_forked_child_sees_its_own() {
 #[test]
 fn libraries_loaded_later_and_uninstalled() {
     isolated("hook::thread::tests::libraries_loaded_later_and_uninstalled", || {
-        assert_eq!(state().to_string(), "off: not installed");
+        assert_eq!(state(), Hooked::NotInstalled);
         assert_eq!(uninstall(), Ok(()));
         assert_eq!(install(), Ok(()));
         let source = "#include <pthread.h>
@@ -295,10 +295,10 @@ fn libraries_loaded_later_and_uninstalled() {
         assert_eq!(install(), Ok(()));
         assert_eq!(seen_of_one(), 1);
         assert_eq!(uninstall(), Ok(()));
-        assert_eq!(state(), State::NotInstalled);
+        assert_eq!(state(), Hooked::NotInstalled);
         assert_eq!(seen_of_one(), 0);
         assert_eq!(install(), Ok(()));
-        assert_eq!((seen_of_one(), state()), (1, State::On));
+        assert_eq!((seen_of_one(), state()), (1, Hooked::On));
     });
 }
 

@@ -8,7 +8,7 @@ use super::section::{Section, ROWS};
 use super::{lua, mappings, overview, pools, zones};
 use crate::render::units::{count, micros, millis, seconds, size};
 use crate::render::who::{self, label};
-use crate::report::model::{Process, Server};
+use crate::report::model::{Hooks, Process, Server};
 
 /// The maximum number of listed executables and libraries.
 const OBJECTS: usize = 8;
@@ -90,16 +90,7 @@ fn facts(process: &Process) -> Markup {
         ("Module", known(process.own.map(|own| own.bytes), size)),
         ("Last snapshot", known(process.own.map(|own| own.snapshot_us), micros)),
     ];
-    let hooks = process.hooks.as_ref().map(|h| {
-        [
-            ("pool", Some(&h.pool)),
-            ("slab", Some(&h.slab)),
-            ("lua", Some(&h.lua)),
-            ("thread", Some(&h.thread)),
-            ("master", h.master.as_ref()),
-        ]
-    });
-    let hooks = hooks.into_iter().flatten().filter_map(|(name, is)| is.map(|is| (name, is)));
+    let hooks = process.hooks.iter().flat_map(Hooks::named);
     html! {
         dl.facts {
             @for (name, figure) in facts { div { dt { (name) } dd { (figure) } } }
@@ -107,7 +98,7 @@ fn facts(process: &Process) -> Markup {
                 div { dt { "Limit " (visible(name)) } dd { (size(*limit)) } }
             }
             @for (name, hook) in hooks {
-                div { dt { "Hook " (name) } dd { bdi { (visible(hook)) } } }
+                div { dt { "Hook " (name) } dd { bdi { (visible(&hook.to_string())) } } }
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{content_security_policy, SCRIPT, STYLE};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
-use crate::report::model::{Kind, Process, Server, State};
+use crate::report::model::{HookState, Kind, Process, Server, State};
 use crate::report::sample::{self, Random};
 
 fn html(server: &Server) -> String {
@@ -227,7 +227,7 @@ fn hostile_names() {
         pools.by_creator[1].object = name.to_owned();
         process.zones.as_mut().unwrap().0[0].0 = name.to_owned();
         process.text.as_mut().unwrap().objects[0].path = name.to_owned();
-        process.hooks.as_mut().unwrap().lua = format!("off: {name}");
+        process.hooks.as_mut().unwrap().lua = HookState::Off(name.to_owned());
         process.allocator.as_mut().unwrap().version = Some(name.to_owned());
         process.notes = vec![name.to_owned()];
         process.state = State::Unresponsive;

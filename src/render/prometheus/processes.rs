@@ -4,7 +4,7 @@
 use super::family::{Families, Name};
 use super::groups::Group;
 use super::server::seconds_of_us;
-use crate::report::model::{Allocator, Category, Hooks, Own, Process, Region};
+use crate::report::model::{Allocator, Category, HookState, Hooks, Own, Process, Region};
 
 type Figure = fn(&Process) -> Option<u64>;
 
@@ -163,20 +163,16 @@ pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
 }
 
 pub(super) fn module(families: &mut Families, groups: &[Group]) {
-    type Hook = fn(&Hooks) -> Option<&String>;
-    let hooks: [(&str, Hook); 5] = [
-        ("pool", |h| Some(&h.pool)),
-        ("slab", |h| Some(&h.slab)),
-        ("lua", |h| Some(&h.lua)),
-        ("thread", |h| Some(&h.thread)),
-        ("master", |h| h.master.as_ref()),
-    ];
+    let state = |process: &Process, name: &str| {
+        let hooks = process.hooks.as_ref()?;
+        hooks.named().find(|(other, _)| *other == name).map(|(_, state)| state.clone())
+    };
     families.number(
         Name("hook_on", "Whether the hook is in place: 1, or 0."),
         groups.iter().flat_map(|group| {
-            hooks.iter().map(move |(name, hook)| {
+            Hooks::NAMES.iter().map(move |name| {
                 // The hook counts as off if one process of the group lacks it.
-                let off = group.max(|p| Some(u64::from(hook(p.hooks.as_ref()?)? != "on")));
+                let off = group.max(|p| Some(u64::from(state(p, name)? != HookState::On)));
                 (group.labels(&[("hook", name)]), off.map(|off| 1u64.saturating_sub(off)))
             })
         }),

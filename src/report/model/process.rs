@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::breakdown::Breakdown;
+use super::hooks::Hooks;
 use super::lua::Lua;
 use super::mappings::Mappings;
 use super::named::Named;
@@ -164,21 +165,6 @@ pub struct Stacks {
     pub reserved: Option<u64>,
     /// Bytes in RAM; `null` if the stack of any thread is unknown.
     pub resident: Option<u64>,
-}
-
-/// The state of each hook: `on` or `off: reason`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hooks {
-    /// nginx's pool allocator.
-    pub pool: String,
-    /// nginx's slab allocator.
-    pub slab: String,
-    /// LuaJIT's allocators.
-    pub lua: String,
-    /// Thread creation.
-    pub thread: String,
-    /// The master's sleep, in which it answers; `null` if there is no master.
-    pub master: Option<String>,
 }
 
 /// The cost of the module in this process.

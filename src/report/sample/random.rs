@@ -141,8 +141,8 @@ impl Random {
             }),
             hooks: self.maybe(|r| {
                 let hook = |r: &mut Self| match r.below(2) {
-                    0 => "on".to_owned(),
-                    _ => format!("off: because {}", r.text()),
+                    0 => HookState::On,
+                    _ => HookState::Off(format!("because {}", r.text())),
                 };
                 Hooks {
                     pool: hook(r),
