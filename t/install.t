@@ -130,19 +130,19 @@ subtest 'what the operator changed' => sub {
     my ($done, $said) = run(install => $root);
     ok $done, 'it installs again' or diag $said;
     is read_file($location), $changed, 'the changed location is kept';
-    like $said, qr/^\Q$location\E is not as .* left as it was$/m, 'and it says so';
+    like $said, qr/^\Q$location\E differs from .* was not changed$/m, 'and it says so';
     ($done, $said) = run(uninstall => $root);
     ok $done, 'it uninstalls' or diag $said;
     is_deeply files($root), { "$etc/snippets/memstat.conf" => $changed }, 'and keeps it';
-    like $said, qr/^\Q$location\E is not as .* left as it was$/m, 'and says so';
-    like $said, qr/It will refuse these.*\n\Q$location\E$/m, 'and that nginx would refuse it';
+    like $said, qr/^\Q$location\E differs from .* was not changed$/m, 'and says so';
+    like $said, qr/^These files use memstat.*\n\Q$location\E$/m, 'and that nginx would refuse it';
 };
 
 subtest 'refused' => sub {
     my $root = new_root(1);
     my ($done, $said) = run(install => $root, module => "$root/none.so");
     ok !$done, 'no module';
-    is $said, "install: there is no $root/none.so: make build makes it\n", 'it says so';
+    is $said, "install: there is no $root/none.so: run make build first\n", 'it says so';
     ($done, $said) = run(install => $root, nginx => "$root/nginx");
     ok !$done, 'no nginx';
     is $said, "install: there is no nginx at $root/nginx: set NGINX_BINARY\n", 'it says so';
@@ -156,7 +156,7 @@ subtest 'refused' => sub {
     close $out;
     ($done, $said) = run(install => $root, module => "$build/$name");
     ok !$done, 'a module for another nginx';
-    like $said, qr/is not binary compatible.*\ninstall: \S+ does not take \S+, which was built for another nginx/s,
+    like $said, qr/is not binary compatible.*\ninstall: \S+ does not accept \S+, which was built for another nginx/s,
         'it says what nginx says';
 
     is_deeply files($root), {}, 'and nothing is written';
@@ -174,7 +174,7 @@ subtest 'not root' => sub {
     my %with = (from => $from, module => "$from/$name", user => 65534);
     my ($done, $said) = run(install => $root, %with);
     ok !$done, 'no right to write';
-    is $said, "install: no right to write to $root$modules: become root (sudo make install), or set DESTDIR\n",
+    is $said, "install: cannot write to $root$modules: become root (sudo make install), or set DESTDIR\n",
         'it says so';
     is_deeply files($root), {}, 'and nothing is written';
     my @folders;

@@ -19,18 +19,19 @@ our @EXPORT_OK = qw(budget budgets headline headlines measured_with median proce
 
 # --- how much is measured ---
 
-# The first of two values, or the second in a run that only shows that all works (BENCH_QUICK).
+# Returns the first of two values, or the second in a quick run (BENCH_QUICK), which only checks that
+# everything works.
 sub quick {
     my ($whole, $quick) = @_;
     return $ENV{BENCH_QUICK} ? $quick : $whole;
 }
 
-# The processors of this machine.
+# Returns the number of processors of this machine.
 sub processors { return scalar(() = (read_file('/proc/cpuinfo') // '') =~ /^processor\s*:/mg) }
 
 # --- servers ---
 
-# What the requests that are measured meet. HTTP/2 is on a port of its own.
+# The configuration for the measured requests. HTTP/2 has a separate port.
 my $HTTP = <<'END';
 limit_req_zone $binary_remote_addr zone=known:1m rate=1000000r/s;
 limit_req_zone $connection_requests zone=new:64k rate=1000000r/s;
@@ -50,11 +51,11 @@ location /limited { limit_req zone=known burst=100000 nodelay; alias $TEST_NGINX
 location /slab { limit_req zone=new burst=100000 nodelay; alias $TEST_NGINX_SERVER_ROOT/html/file; }
 END
 
-# These only where the server has Lua (not with lua => 0).
+# The configuration with Lua, unless lua => 0.
 my $LUA = 'location /lua { content_by_lua_block { ngx.print("ok") } }';
 
-# A server that runs: "absent" (without the module), "off" (with it, without hooks) or "on". Further
-# sections are those of Test::Memstat::Server; config and http_config are added to what all have.
+# Starts a server: "absent" (without the module), "off" (with it, without hooks) or "on". More sections are
+# those of Test::Memstat::Server; config and http_config are added to the common ones.
 sub server {
     my ($kind, %more) = @_;
     die "a server is absent, off or on\n" unless $kind =~ /^(?:absent|off|on)$/;
@@ -81,7 +82,7 @@ sub quartiles {
 
 sub median { return (quartiles(@_))[1] }
 
-# The value so far into a sorted list, in proportion between the two beside it.
+# Returns the value at a fraction of a sorted list, interpolated between its two neighbours.
 sub between {
     my ($sorted, $part) = @_;
     my $place = $#$sorted * $part;
@@ -89,14 +90,14 @@ sub between {
     return $low + ($high - $low) * ($place - int $place);
 }
 
-# Median and quartiles as cells of a table.
+# Returns the median and the quartiles as cells of a table.
 sub spread {
     my ($format, @values) = @_;
     my ($low, $median, $high) = map { sprintf $format, $_ } quartiles(@values);
     return ($median, "$low to $high");
 }
 
-# A table in Markdown: its head, then its rows.
+# Returns a table in Markdown, from its head and its rows.
 sub table {
     my ($head, @rows) = @_;
     my $rule = [ map { '---' } @$head ];
@@ -105,7 +106,7 @@ sub table {
 
 # --- figures with a budget ---
 
-# What may cost how much, and why no more. A figure may have a limit of its own (see budget).
+# The budgets and their reasons. A figure may have its own limit (see budget).
 my @BUDGETS = (
     {
         key => 'request', name => 'request',
@@ -139,9 +140,9 @@ my @BUDGETS = (
 );
 my %BUDGETS = map { $_->{key} => $_ } @BUDGETS;
 
-# Records a figure for the end of BENCHMARKS.md, under the budget with this key. Options: most (a limit
-# of its own), headline ([its place among the rows at the top, what it is there]). A part that is run
-# alone prints its records on standard error.
+# Records a figure for the end of BENCHMARKS.md, under the budget with this key. Options: most (its own
+# limit), headline ([its position among the rows at the top, its name there]). A part that is run alone
+# prints its records to standard error.
 sub budget {
     my ($key, $what, $figure, %with) = @_;
     my $budget = $BUDGETS{$key} // die "no budget $key\n";
@@ -170,7 +171,7 @@ sub record {
     return;
 }
 
-# The records in a file, by their first cell.
+# Returns the records in a file, by their first cell.
 sub records {
     my ($path) = @_;
     my %records;
@@ -181,7 +182,7 @@ sub records {
     return \%records;
 }
 
-# The first section: the figures that a reader asks for first.
+# Returns the first section: the figures that readers need first.
 sub headlines {
     my ($path) = @_;
     my @rows = sort { $a->[0] <=> $b->[0] } @{ records($path)->{headline} // [] } or return '';
@@ -190,7 +191,7 @@ sub headlines {
         . "\nThe sections below say how each was measured, [the last one](#budgets) why each budget is what it is.\n";
 }
 
-# The last section: the budgets with their reasons, and every figure that has one.
+# Returns the last section: the budgets with their reasons, and every figure that has one.
 sub budgets {
     my ($path) = @_;
     my $records = records($path);
@@ -201,7 +202,7 @@ sub budgets {
         . "\nThe figures:\n\n" . table([ 'budget', 'of', 'figure', 'at most', 'met' ], @rows);
 }
 
-# The head of a section, and what was measured where: each part can be measured on its own.
+# Returns the head of a section, with the machine and the revision: each part can be measured separately.
 sub section {
     my ($head) = @_;
     my ($nginx) = Test::Memstat::Server::nginx_version() =~ m{nginx/(\S+)};
@@ -214,14 +215,14 @@ sub section {
     return "$head\n\n" . wrapped($text) . "\n";
 }
 
-# The programs that measure: a sentence.
+# Returns a sentence with the measuring programs.
 sub measured_with {
     my ($valgrind) = `valgrind --version` =~ /valgrind-(\S+)/;
     my ($wrk) = `wrk -v 2>&1` =~ /^wrk (?:debian\/)?(\S+)/;
     return wrapped("Measured with valgrind $valgrind and wrk $wrk.");
 }
 
-# A paragraph in lines.
+# Breaks a paragraph into lines.
 sub wrapped { return $_[0] =~ s/\s+/ /gr =~ s/ $//r =~ s/(.{1,106})(?: |$)/$1\n/gr }
 
 1;

@@ -1,9 +1,9 @@
 /*
- * Preloaded, it measures what each process spends in calls of the kernel, by the function and the file
- * below /proc, if any, that it is called for. The sums are in the file BENCH_SHARED: the number of
- * processes, and of each its pid and its kinds of calls (a name, how many, and nanoseconds). Time is that
- * of the clock, but for calls that sleep or wake another process, which may then have the processor: there
- * it is that of the processor, which takes longer to ask for.
+ * A library to preload: measures the time of each process in system calls, by function and by the file
+ * below /proc, if any, that the call is for. The sums are in the file BENCH_SHARED: the number of
+ * processes, and for each its pid and its kinds of calls (a name, their number, and nanoseconds). Time is
+ * wall-clock time, except for calls that sleep or wake another process, which may then take the processor:
+ * for these it is CPU time, which is more expensive to read.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +35,7 @@ struct shared { _Atomic uint64_t count; struct process processes[PROCESSES]; };
 static struct shared *shared;
 static struct process *mine;
 static int kinds;
-/* Files below /proc by name; 0 is anything else. Of each descriptor, which of them it is. */
+/* The names of files below /proc; 0 is any other file. Then the file of each descriptor. */
 static char files[FILES][32];
 static int file_count = 1;
 static unsigned char file_of[DESCRIPTORS];
@@ -60,7 +60,7 @@ static uint64_t now(clockid_t clock)
     return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
-/* A kind of this process, by its function's place to remember it and the file. */
+/* Returns the kind of a call in this process. known: where the function keeps its kinds, by file. */
 static struct kind *kind(struct kind **known, struct process **of, const char *function, int file)
 {
     if (shared == NULL) {
@@ -113,7 +113,7 @@ static struct kind *kind(struct kind **known, struct process **of, const char *f
 
 #define OF(fd) ((unsigned) (fd) < DESCRIPTORS ? file_of[fd] : 0)
 
-/* What a path is, with all processes alike. */
+/* Returns the number of a path below /proc. All processes have the same number. */
 static int file(const char *path)
 {
     char name[sizeof(files[0])];

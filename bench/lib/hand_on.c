@@ -1,6 +1,6 @@
 /*
- * Preloaded, it has every Lua VM call an allocator that hands on to the VM's own and does nothing else. Where
- * that gives a block it comes back here, as whoever wants to see the block must.
+ * A library to preload: makes every Lua VM use an allocator that only calls the VM's own. A call that
+ * returns a block returns through this allocator, as is necessary to see the block.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

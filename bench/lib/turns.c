@@ -1,8 +1,7 @@
 /*
- * Preloaded, it measures each turn of every process's event loop, from the return of epoll_wait to the
- * next call: the time less what the process waited for a processor meanwhile (the second figure of
- * schedstat). The longest turn, in nanoseconds, is kept in the file BENCH_SHARED, which whoever measures
- * reads and sets back.
+ * A library to preload: measures each turn of every process's event loop, from the return of epoll_wait to
+ * the next call, less the time that the process waited for a processor (the second figure of schedstat).
+ * The file BENCH_SHARED has the longest turn, in nanoseconds. The benchmark reads it and resets it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

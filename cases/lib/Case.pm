@@ -1,11 +1,11 @@
-# What the cases share: an nginx of their own with cases/NAME.conf, and what they print.
+# Common parts of the cases: a separate nginx with cases/NAME.conf, and the output.
 #
 # A line of the configuration that ends with variants in brackets, such as `# [before]` or
-# `-- [before, larger]`, is there in these variants only. Port 8080 is replaced by a free one, and
-# in all that is printed it is 8080 again.
+# `-- [before, larger]`, is used in these variants only. Port 8080 is replaced by a free port; the output
+# has 8080 again.
 #
-# What a case prints is text, and blocks: a line `--- NAME`, a command, what it says, a line `---`.
-# `make guide` puts the blocks into doc/diagnosis.md.
+# A case prints text and blocks. A block is a line `--- NAME`, a command, its output, and a line `---`.
+# `make guide` inserts the blocks into doc/diagnosis.md.
 package Case;
 
 use strict;
@@ -28,8 +28,8 @@ our @EXPORT = qw(size say_line sum);
 my $HERE = abs_path(dirname(__FILE__) . '/..');
 
 # usage of each case: NAME [--small] [--replies FILE]
-#   --small         as much as a test needs
-#   --replies FILE  writes what /memstat said at each block, and the facts of the case, as JSON
+#   --small         a small run, large enough for a test
+#   --replies FILE  writes the reply of /memstat at each block, and the facts of the case, as JSON
 my (%kept, $small, $replies);
 while (defined(my $option = shift @ARGV)) {
     if    ($option eq '--small')            { $small   = 1 }
@@ -40,11 +40,11 @@ $| = 1;
 
 sub small { return $small }
 
-# Whether nginx has ngx_lua here.
+# Returns whether nginx has ngx_lua here.
 sub has_lua { return !$ENV{TEST_NGINX_WITHOUT_LUA} }
 
-# Starts nginx with the lines of a variant. Options: env (NAME=value lines), files (contents of further
-# files, by their names below the root).
+# Starts nginx with the lines of a variant. Options: env (NAME=value lines), files (the contents of more
+# files, by name below the root).
 sub start {
     my ($class, $variant, %with) = @_;
     my $name = basename($0);
@@ -62,7 +62,7 @@ sub of_variant {
     return (grep { $_ eq $variant } split /,\s*/, $variants) ? $line : '';
 }
 
-# The configuration of the case in place of that which tests put together.
+# Writes the configuration of the case instead of the configuration that a test would have.
 sub write_conf {
     my ($self) = @_;
     my $root = $self->root;
@@ -74,7 +74,7 @@ sub write_conf {
         'nginx.conf'   => $self->{sections}{main_config},
     );
     for my $name (sort keys %files) {
-        # What is served is not written again by a reload.
+        # A reload does not write served files again.
         next if $name =~ m{^html/} && -e "$root/$name";
         my $text = $files{$name};
         $text =~ s/127\.0\.0\.1:8080/$self->address(0)/ge;
@@ -88,7 +88,7 @@ sub write_conf {
 
 sub address { my ($self, $which) = @_; return '127.0.0.1:' . $self->port($which) }
 
-# Ends nginx; dies when something went wrong on the way.
+# Stops nginx. Dies if something went wrong.
 sub end {
     my ($self) = @_;
     my @wrong = $self->stop;
@@ -99,7 +99,7 @@ sub end {
 
 # --- asking ---
 
-# What a location says.
+# Returns the body of the answer to a request.
 sub ask {
     my ($self, $path) = @_;
     my $answer = $self->get($path);
@@ -107,8 +107,8 @@ sub ask {
     return $answer->{body};
 }
 
-# What /memstat says, all workers' figures no older than this call: it waits for one that is too busy
-# to answer at once.
+# Returns a reply of /memstat in which no worker's figures are older than this call. Waits for a worker
+# that is too busy to answer at once.
 sub reply {
     my ($self) = @_;
     return $self->wait_for('fresh figures', 20, sub {
@@ -118,14 +118,14 @@ sub reply {
     });
 }
 
-# The first worker that does not shut down.
+# Returns the first worker that is not shutting down.
 sub worker {
     my ($self, $reply) = @_;
     my ($worker) = grep { $_->{kind} eq 'worker' && $_->{state} eq 'active' } @{ $reply->{processes} };
     return $worker // die "no worker in the answer\n";
 }
 
-# A connection to nginx with little room at the client's end: what is not read stays with nginx.
+# Returns a connection to nginx with a small receive buffer, so that unread data stays in nginx.
 sub narrow {
     my ($self) = @_;
     socket my $socket, Socket::PF_INET, SOCK_STREAM, 0 or die "cannot make a socket: $!\n";
@@ -135,7 +135,7 @@ sub narrow {
     return $socket;
 }
 
-# Reads an answer to its end, of a length that it says.
+# Reads an answer to its end, by its Content-Length.
 sub drain {
     my ($self, $socket) = @_;
     my $read = '';
@@ -148,7 +148,7 @@ sub drain {
 
 # --- printing ---
 
-# Bytes as /memstat prints them, three digits.
+# Formats bytes as /memstat does, with three digits.
 sub size {
     my ($bytes) = @_;
     return '?' unless defined $bytes;
@@ -162,7 +162,7 @@ sub sum { my $sum = 0; $sum += $_ for @_; return $sum }
 
 sub say_line { print join('', @_), "\n"; return }
 
-# Prints a block: the command as an operator would type it, and what it said.
+# Prints a block: the command as an operator would type it, and its output.
 sub block {
     my ($self, $name, $command, $text) = @_;
     $text =~ s/^\n+|\s+$//g;
@@ -172,7 +172,7 @@ sub block {
     return;
 }
 
-# A table of cells, the first row its head, as a block.
+# Prints a table as a block. The first row is the head.
 sub table {
     my ($self, $name, @rows) = @_;
     my @widths;
@@ -190,7 +190,7 @@ sub table {
     return $self->block($name, '', join "\n", map { $line->($_) } @rows);
 }
 
-# What ps says of the processes below the master.
+# Prints the output of ps for the master's children as a block.
 sub ps {
     my ($self, $name) = @_;
     my $master = $self->master;
@@ -198,8 +198,8 @@ sub ps {
     return $self->block($name, 'ps -o pid,rss,args --ppid $(cat nginx.pid)', $said);
 }
 
-# What /memstat says as text, but for its first line; the tables with these titles only, where some are
-# given. The same answer's figures are kept by the name of the block.
+# Prints the text of /memstat without its first line as a block; with titles, only the tables that have
+# them. Keeps a reply of about the same time under the name of the block.
 sub show {
     my ($self, $name, $query, @titles) = @_;
     $kept{$name} = $self->reply;
@@ -212,7 +212,7 @@ sub show {
     return $self->block($name, "curl '127.0.0.1:8080$path'", join "\n\n", @parts);
 }
 
-# Keeps something for the tests.
+# Keeps a value for the tests.
 sub fact { my (undef, $name, $value) = @_; return $kept{facts}{$name} = $value }
 
 END {

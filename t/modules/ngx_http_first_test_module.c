@@ -1,7 +1,7 @@
 /*
- * Allocates while the configuration is read, as nginx-rtmp and others do: a pool when its main
- * configuration is made and another when all of http is read, and a slab pool in shared memory of its
- * own, with three blocks. All of it goes with the configuration.
+ * Allocates while nginx reads the configuration, as nginx-rtmp and others do: a pool when its main
+ * configuration is created, another when all of http is read, and a slab pool in its own shared memory,
+ * with three blocks. All of it is freed with the configuration.
  */
 
 #include <ngx_config.h>
@@ -106,7 +106,7 @@ ngx_module_t ngx_http_first_test_module = {
     NGX_MODULE_V1_PADDING
 };
 
-/* What configure writes for a dynamic module. */
+/* The symbols that configure generates for a dynamic module. */
 ngx_module_t *ngx_modules[] = { &ngx_http_first_test_module, NULL };
 char *ngx_module_names[] = { "ngx_http_first_test_module", NULL };
 char *ngx_module_order[] = { NULL };

@@ -1,11 +1,11 @@
 /*
  * Content handlers for the tests of pools.
  *
- *     pool_test_hold small large count;  allocates "small" bytes from blocks and "count" times "large"
- *                                        bytes apart, logs where the pool is, and never answers
- *     pool_test_give_back small large count;  allocates the same, logs what the pool has, gives the large
- *                                        ones back, and answers
- *     pool_test_leak size;               creates a pool for each request and forgets it
+ *     pool_test_hold small large count;  allocates "small" bytes from blocks and "count" large allocations
+ *                                        of "large" bytes, logs the pool's address, and never answers
+ *     pool_test_give_back small large count;  allocates the same, logs the pool's size, frees the large
+ *                                        allocations, and answers
+ *     pool_test_leak size;               creates a pool for each request and never destroys it
  *     pool_test_reset size;              creates a pool, fills it, resets it, and destroys it
  */
 
@@ -156,7 +156,7 @@ ngx_module_t ngx_http_pool_test_module = {
     NGX_MODULE_V1_PADDING
 };
 
-/* What configure writes for a dynamic module. */
+/* The symbols that configure generates for a dynamic module. */
 ngx_module_t *ngx_modules[] = { &ngx_http_pool_test_module, NULL };
 char *ngx_module_names[] = { "ngx_http_pool_test_module", NULL };
 char *ngx_module_order[] = { NULL };

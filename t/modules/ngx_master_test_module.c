@@ -14,7 +14,7 @@ ngx_master_test_leak(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_str_t *value = cf->args->elts;
     ssize_t size = ngx_parse_size(&value[1]);
-    /* In pieces, as rules and certificates are. */
+    /* In small blocks, as rules and certificates are allocated. */
     for (ssize_t left = size; left > 0; left -= 4096) {
         void *piece = malloc(4096 - 16);
         if (piece == NULL) {

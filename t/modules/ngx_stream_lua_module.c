@@ -1,7 +1,7 @@
 /*
- * A stand-in for ngx_stream_lua_module, which Debian does not ship: it makes, keeps and ends its VM
- * in the same way, and runs code in it when the configuration is read (init_by_lua) and when a
- * process begins (init_worker_by_lua).
+ * A stand-in for ngx_stream_lua_module, which Debian does not ship. It creates, keeps and closes its VM in
+ * the same way, and runs code in it when the configuration is read (init_by_lua) and when a process
+ * starts (init_worker_by_lua).
  */
 
 #include <ngx_config.h>
@@ -11,7 +11,7 @@
 #include <luajit-2.1/lauxlib.h>
 #include <luajit-2.1/lualib.h>
 
-/* What the module under test declares by itself (src/hook/lua/api.rs). */
+/* Functions of LuaJIT. The module under test declares them in the same way (src/hook/lua/api.rs). */
 #define SAME(function, type) \
     _Static_assert(__builtin_types_compatible_p(__typeof__(&function), type), #function)
 SAME(luaL_newstate, lua_State *(*)(void));
@@ -26,7 +26,7 @@ _Static_assert(LUA_GCCOUNT == 3 && LUA_GCCOUNTB == 4 && LUA_GCSETPAUSE == 6
                && LUA_GCSETSTEPMUL == 7 && LUA_GCISRUNNING == 9, "lua_gc");
 
 #ifdef UNSEEN
-/* Calls that nothing in the object's tables shows, as where LuaJIT is linked into the executable. */
+/* Calls that the object's import tables do not show, as if LuaJIT were linked into the executable. */
 #include <dlfcn.h>
 #define luaL_newstate() ((lua_State *(*)(void)) dlsym(RTLD_DEFAULT, "luaL_newstate"))()
 #define lua_close(L) ((void (*)(lua_State *)) dlsym(RTLD_DEFAULT, "lua_close"))(L)
@@ -170,7 +170,7 @@ ngx_module_t  ngx_stream_lua_module = {
 };
 
 #ifndef STREAM_LUA_LINKED
-/* What nginx looks for in a dynamic module. */
+/* The symbols that nginx looks for in a dynamic module. */
 ngx_module_t *ngx_modules[] = { &ngx_stream_lua_module, NULL };
 char *ngx_module_names[] = { "ngx_stream_lua_module", NULL };
 char *ngx_module_order[] = { NULL };

@@ -1,6 +1,6 @@
 /*
- * For LD_PRELOAD: a line on standard error for each process that a module makes by the system call
- * clone, apart from the C library.
+ * A library to preload: prints a line to standard error for each process that a module creates with the
+ * system call clone, without the C library.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

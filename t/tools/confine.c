@@ -1,12 +1,12 @@
 /*
- * Runs a program under a policy that forbids to make code, or to wait for a descriptor with a mask.
+ * Runs a program under a policy that forbids making memory executable, or calling ppoll.
  *
  * usage: confine POLICY PROGRAM ARGUMENT...
  *
- *     mdwe     nothing that was not code becomes code (PR_SET_MDWE)
+ *     mdwe     memory that was not executable cannot become executable (PR_SET_MDWE)
  *     refuse   mprotect(PROT_EXEC) fails
- *     kill     mprotect(PROT_EXEC) ends the process
- *     refuse-ppoll, kill-ppoll    the same of every ppoll
+ *     kill     mprotect(PROT_EXEC) kills the process
+ *     refuse-ppoll, kill-ppoll    the same for every ppoll
  */
 
 #define _GNU_SOURCE
@@ -26,7 +26,7 @@
 #define PR_SET_MDWE 65
 #endif
 
-/* A call is refused whose third argument has one of these bits; with none, every one. */
+/* Refuses calls whose third argument has one of these bits, or every call if there are no bits. */
 static int
 filter(unsigned call, unsigned bits, unsigned verdict)
 {

@@ -1,6 +1,6 @@
 /*
- * What a pool holds, read from another process: its blocks by their headers, its large allocations
- * by the sizes that glibc keeps before them.
+ * Prints the size of a pool of another process: its blocks by their headers, and its large allocations by
+ * the sizes that glibc keeps in front of them.
  *
  * usage: pool PID ADDRESS        the pool at an address
  *        pool PID cycle ADDRESS  the pool of the cycle that the pointer at an address points to
@@ -30,7 +30,7 @@ fetch(uintptr_t from, void *to, size_t size)
     }
 }
 
-/* malloc(3) keeps the size of a chunk in front of it; its lower bits say where it came from. */
+/* malloc(3) keeps the size of a chunk in front of it. The lower bits say where the chunk came from. */
 static size_t
 usable(uintptr_t allocation)
 {

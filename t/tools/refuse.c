@@ -1,10 +1,10 @@
 /*
- * A library to preload: malloc(3) and its kin fail for callers in the memstat module, when a test says
- * so. The test writes to the file that REFUSE names, which holds two 64-bit numbers:
+ * A library to preload: on command, malloc(3) and similar functions fail for callers in the memstat
+ * module. The test writes two 64-bit numbers to the file in REFUSE:
  *
  *     order   0: nothing fails; N: the Nth allocation of the module from now on fails, once;
  *             -1: all fail
- *     count   allocations of the module since the order was given; a test sets it to 0
+ *     count   the number of allocations of the module since the order; the test sets it to 0
  */
 
 #define _GNU_SOURCE
@@ -24,7 +24,7 @@ extern void *__libc_memalign(size_t, size_t);
 
 static volatile int64_t *order;
 
-/* Where the module's code is, once it is loaded. */
+/* The addresses of the module's code, once it is loaded. */
 static uintptr_t start, end;
 
 static int

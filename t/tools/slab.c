@@ -1,11 +1,10 @@
 /*
- * Reads a slab pool of nginx through the mapping of a running process, and says what is in it, by
- * nginx's own headers. Pages are counted along the free list and slots by the bits of their pages,
- * not by the counters in the pool.
+ * Reads a slab pool of nginx through the mapping of a running process, with nginx's own headers. Counts
+ * free pages along the free list and used slots by the bitmaps of their pages, not by the pool's counters.
  *
- *   slab PID ADDRESS            the pages and slots, "name value" lines
- *   slab PID ADDRESS break      writes nonsense over min_shift
- *   slab PID ADDRESS mend       and the right value again
+ *   slab PID ADDRESS            prints pages and slots as "name value" lines
+ *   slab PID ADDRESS break      overwrites min_shift with an invalid value
+ *   slab PID ADDRESS mend       writes the right value back
  */
 #define _GNU_SOURCE
 #include <ngx_config.h>
@@ -62,7 +61,7 @@ main(int argc, char **argv)
     pages = pool.last - pool.pages;
     copy(pool.stats, stats, 9 * sizeof(ngx_slab_stat_t), 0);
 
-    /* the free list, which ends in the pool */
+    /* the free list, which ends at the pool's own head */
     head = (ngx_slab_page_t *) (at + offsetof(ngx_slab_pool_t, free));
     for (page = pool.free.next; page != head; page = one.next) {
         copy(page, &one, sizeof(one), 0);

@@ -1,4 +1,5 @@
-# Instructions, counted by valgrind's callgrind: the same in every run, whatever else the machine does.
+# Counts instructions with valgrind's callgrind. The counts are the same in every run, whatever else the
+# machine does.
 package Bench::Callgrind;
 
 use strict;
@@ -11,16 +12,16 @@ use Test::Memstat::Proc qw(read_file);
 
 our @EXPORT_OK = qw(by_part counts more outside_malloc per_request profile under);
 
-# How many requests come before those that are counted, and how many are. Between the first and the sum
-# lies no power of 2, at which creators of pools are looked up.
+# The number of requests before counting starts, and of counted requests. No power of 2 lies between the
+# first number and the sum: at these, creators of pools are looked up.
 my ($BEFORE, $COUNTED) = (1100, quick(900, 100));
 
-# What a program calls to get and give back memory.
+# The functions that allocate and free memory.
 my %IS_MALLOC = map { $_ => 1 }
     qw(malloc calloc realloc free posix_memalign memalign aligned_alloc malloc_usable_size);
 
-# The sections that run nginx under callgrind, as a single process that looks at the clock no more than
-# it must.
+# Returns the sections that run nginx under callgrind, as a single process that reads the clock as rarely
+# as possible.
 sub under {
     return (
         main_config => "master_process off;\ntimer_resolution 1h;\n",
@@ -30,8 +31,8 @@ sub under {
     );
 }
 
-# The counts of one request to a server that runs under callgrind; ask: a function that sends it so many.
-# A connection that is made or closed in the meantime counts too.
+# Returns the counts of one request to a server that runs under callgrind. ask: a function that sends a
+# number of requests. Connections that are opened or closed meanwhile are counted too.
 sub per_request {
     my ($t, $ask) = @_;
     my $counts = counts(profile($t, $ask, $BEFORE, $COUNTED));
@@ -40,7 +41,7 @@ sub per_request {
     return $counts;
 }
 
-# The profile of so many requests after so many others, which ends the server.
+# Returns the profile of a number of requests after a number of uncounted ones. Stops the server.
 sub profile {
     my ($t, $ask, $before, $counted) = @_;
     $ask->($before);
@@ -60,10 +61,10 @@ sub control {
     return;
 }
 
-# The counts in a profile: all, malloc (with what malloc itself calls; glibc's way through its lists
-# depends on where blocks happen to lie), module (what the module's own code takes), and of each function
-# of the module how often it is called and what it takes itself. Of another object than the module with a
-# pattern of its name.
+# Returns the counts in a profile: all, malloc (with everything that malloc calls; glibc's path through its
+# lists depends on the addresses of blocks), module (the module's own code), and for each function of the
+# module the number of its calls and its own instructions. With a pattern of an object's name, this object
+# takes the place of the module.
 sub counts {
     my ($profile, $name) = @_;
     my $is_module = sub { $_[0] =~ ($name // qr/memstat[^\/]*\.so/) };
@@ -84,10 +85,10 @@ sub counts {
     return \%sum;
 }
 
-# Reads a profile. own: called with an object, a function and what that takes itself; call: with an object
-# and a function, those that it calls, how often, and what they take with all that they call. The format
-# is described in valgrind's manual: "ob=" and "fn=" name where the following costs were, "calls=" is
-# followed by what the callee took.
+# Reads a profile. Calls own with an object, a function and the function's own instructions; calls call with
+# an object and a function, the object and function that they call, the number of calls, and the callee's
+# instructions including everything that it calls. The format is described in valgrind's manual: "ob=" and
+# "fn=" name the place of the following costs, and the line after "calls=" has the callee's cost.
 sub each_cost {
     my ($profile, $own, $call) = @_;
     my (%names, $object, $function, $callee_object, $callee, $calls);
@@ -112,8 +113,9 @@ sub each_cost {
     return;
 }
 
-# What the parts of a program take: a hash. part: says of an object and a function which part it is of,
-# if any; what a function of none takes is its callers', by what each has it do.
+# Returns the instructions of the parts of a program: a hash. part: returns the part of an object's
+# function, if any. The instructions of a function without a part are divided among its callers, by the
+# cost of their calls.
 sub by_part {
     my ($profile, $part) = @_;
     my (%part, %left, %callers, %sum);
@@ -130,7 +132,7 @@ sub by_part {
             my ($from, $to) = ($place->($object, $function), $place->($callee_object, $callee));
             $callers{$to}{$from} += $cost if $from ne $to;
         });
-    # So often, for those of none may call each other in a circle.
+    # The number of rounds is limited, because functions without a part may call each other in a cycle.
     for (1 .. 100) {
         my %above;
         while (my ($place, $cost) = each %left) {
@@ -148,13 +150,13 @@ sub by_part {
     return \%sum;
 }
 
-# What a request takes more in one server than in another, malloc aside.
+# Returns how many instructions more a request takes in one server than in another, outside malloc.
 sub more {
     my ($with, $without) = @_;
     return ($with->{all} - $with->{malloc}) - ($without->{all} - $without->{malloc});
 }
 
-# The instructions outside malloc, and those of malloc, as a cell of a table.
+# Returns the instructions outside malloc, and within malloc, as a cell of a table.
 sub outside_malloc { return sprintf '%.0f + %.0f', $_[0]{all} - $_[0]{malloc}, $_[0]{malloc} }
 
 sub is_libc { return $_[0] =~ /\/libc[.-][^\/]*$/ }

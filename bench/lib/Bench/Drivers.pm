@@ -13,7 +13,7 @@ our @EXPORT_OK = qw(with_chunks with_mappings with_pools with_zone);
 
 my $WORKERS = 4;
 
-# Each worker has this number of pools that nothing frees.
+# Starts a server with this number of live pools in each worker.
 sub with_pools {
     my ($count) = @_;
     my $t = server($WORKERS,
@@ -26,7 +26,7 @@ sub with_pools {
     return $t;
 }
 
-# A zone of this size in MB, in which each worker has touched every page.
+# Starts a server with a zone of this size in MB, in which each worker has touched every page.
 sub with_zone {
     my ($size) = @_;
     my ($available) = read_file('/proc/meminfo') =~ /^MemAvailable:\s+(\d+) kB/m;
@@ -57,7 +57,8 @@ END
     return $t;
 }
 
-# The heap of each worker has this number of free chunks of a kilobyte, and as many in use between them.
+# Starts a server with this number of free chunks of a kilobyte in each worker's heap, and as many chunks
+# in use between them.
 sub with_chunks {
     my ($count) = @_;
     my $t = server($WORKERS, config => <<'END' =~ s/\bCOUNT\b/$count/gr);
@@ -76,7 +77,8 @@ END
     return $t;
 }
 
-# Each worker has this number of mappings: of one page each, with an inaccessible page between two.
+# Starts a server with this number of mappings in each worker: one page each, with an inaccessible page
+# between two of them.
 sub with_mappings {
     my ($count) = @_;
     my $t = server($WORKERS, config => <<'END');

@@ -15,7 +15,7 @@ our @EXPORT_OK = qw(load one_worker pairs);
 my $SECONDS     = quick(3, 1);
 my $CONNECTIONS = 16;
 
-# One figure a line, which what wrk prints itself is too coarse for. Latencies in microseconds.
+# Prints exact figures, because wrk's own output is rounded. Latencies are in microseconds.
 my $DONE = File::Temp->new(SUFFIX => '.lua');
 print $DONE <<'END';
 done = function(summary, latency)
@@ -26,15 +26,15 @@ end
 END
 close $DONE or die "cannot write: $!\n";
 
-# The worker has a processor of its own, and so has wrk, where there are two.
+# With two processors, the worker and wrk each have their own.
 my @WRK = (processors() > 1 ? qw(taskset -c 1) : (), 'wrk', '-t1', "-c$CONNECTIONS");
 my $PINNED = processors() > 1 ? 'worker_cpu_affinity 01;' : '';
 
-# The main_config of a server under load.
+# Returns the main_config of a server under load.
 sub one_worker { return "worker_processes 1;\n$PINNED\n" }
 
-# What a server does under load at a path: per_second (requests), p50 and p99 (latencies in seconds), cpu
-# (seconds on the processor a request, by the worker's schedstat).
+# Puts a server under load at a path. Returns per_second (requests), p50 and p99 (latencies in seconds),
+# and cpu (the worker's CPU time per request in seconds, from its schedstat).
 sub load {
     my ($t, $path) = @_;
     my ($worker) = $t->workers;
@@ -59,10 +59,10 @@ sub on_processor {
     return $nanoseconds / 1e9;
 }
 
-# Holds two servers beside each other so often, each time two new ones, now the one first and now the
-# other, so that neither what else the machine does nor where their memory lies favours one. Returns
-# a hash of lists: the ratio of the second to the first in each pair, and under "first" the requests of
-# the first a second. start: two functions that start a server.
+# Compares two servers in a number of pairs. Each pair has two new servers, and the order alternates, so
+# that neither other load on the machine nor the layout of memory favours one of them. Returns a hash of
+# lists: the ratio of the second to the first in each pair, and as "first" the requests per second of the
+# first. start: two functions that start a server.
 sub pairs {
     my ($count, $path, @start) = @_;
     my %ratios;

@@ -1,4 +1,4 @@
-# Servers that are looked at: how long /memstat takes, and how long it holds up event loops.
+# Measures how long an answer of /memstat takes, and how long it occupies event loops.
 package Bench::Looking;
 
 use strict;
@@ -16,17 +16,17 @@ use Test::Memstat::Server;
 
 our @EXPORT_OK = qw(ask ask_often connections look look_aside on_processor percentile reply server $PAUSE $REQUESTS);
 
-# So many requests; after so long, in seconds, every process takes a new snapshot.
+# The number of requests; and the pause in seconds after which every process takes a new snapshot.
 our $REQUESTS = quick(200, 20);
 our $PAUSE = 0.06;
 
 my $turns = Bench::Preload->new(turns => 8);
 
-# The longest turn of any event loop since the last call, in microseconds.
+# Returns the longest turn of any event loop since the last call, in microseconds.
 sub longest_turn { return unpack('Q', $turns->take) / 1000 }
 
-# A server with Lua, a few zones, and so many workers. More: further sections, which are added to what it
-# has; env is in place of what measures turns.
+# Starts a server with Lua, a few zones, and a number of workers. More sections are added to its own; env
+# replaces the library that measures turns.
 sub server {
     my ($workers, %more) = @_;
     return Test::Memstat::Server->new(
@@ -73,7 +73,7 @@ sub answer {
     return $answer->{body};
 }
 
-# Asks so often, and waits for no answer before the next request.
+# Sends a number of requests, without waiting for each answer before the next request.
 sub ask_often {
     my ($client, $path, $count) = @_;
     while ($count > 0) {
@@ -85,7 +85,7 @@ sub ask_often {
     return;
 }
 
-# A connection to each worker, by its pid.
+# Returns a connection to each worker, by the worker's pid.
 sub connections {
     my ($t) = @_;
     my %to;
@@ -99,7 +99,7 @@ sub connections {
     return \%to;
 }
 
-# The decoded answer, with new snapshots.
+# Returns the decoded answer, with new snapshots.
 sub reply {
     my ($t, $query) = @_;
     sleep $PAUSE;
@@ -108,7 +108,7 @@ sub reply {
 
 # --- measuring ---
 
-# The value that this part of all do not exceed.
+# Returns the value that this share of all values does not exceed.
 sub percentile {
     my ($part, @values) = @_;
     my @sorted = sort { $a <=> $b } @values;
@@ -116,7 +116,7 @@ sub percentile {
     return $sorted[ $place < 0 ? 0 : $place ];
 }
 
-# How long a process has been on a processor, in microseconds.
+# Returns the CPU time of a process, in microseconds.
 sub on_processor {
     my ($pid) = @_;
     my ($nanoseconds) = split ' ', read_file("/proc/$pid/schedstat") // die "worker $pid is gone\n";
@@ -125,8 +125,8 @@ sub on_processor {
 
 sub max { return (sort { $b <=> $a } @_)[0] }
 
-# Asks for a path again and again, with a pause; microseconds that each answer took, and the longest turn
-# of any event loop meanwhile.
+# Requests a path several times, with a pause. Returns two lists in microseconds: the time of each answer,
+# and the longest turn of any event loop meanwhile.
 sub requests {
     my ($clients, $path, $count, $each) = @_;
     my (@took, @turns);
@@ -145,7 +145,7 @@ sub requests {
     return (\@took, \@turns);
 }
 
-# A server under load for as long as what is returned is there.
+# Puts a server under load. Returns the pid of wrk; the load ends with it.
 sub load {
     my ($t) = @_;
     my $pid = fork // die "cannot fork: $!\n";
@@ -158,11 +158,12 @@ sub load {
     return $pid;
 }
 
-# Looks at a server, and ends it. How: path (what follows /memstat), load (1: under load), requests (how
-# many, else $REQUESTS), idle (0: not without looking too). Lists of microseconds, one of each request:
-# took (the answer), turns (the longest turn of a loop), idle (that without looking), cpu (what a worker
-# was on a processor, the mean of all), and snapshot and slice, as the reply has them, of the process that
-# has most; and mappings, the number of a worker's, and size, of the last reply in bytes.
+# Measures answers of a server, and stops it. How: path (the part after /memstat), load (1: under load),
+# requests (their number, $REQUESTS by default), idle (0: do not measure turns without answers). Returns
+# lists in microseconds, with one value per request: took (the answer), turns (the longest turn of a loop),
+# idle (the same without answers), cpu (a worker's CPU time, the mean of all), and snapshot and slice (the
+# reply's figures of the process with the largest). Also returns mappings (the number of one worker's) and
+# size (of the last reply, in bytes).
 sub look {
     my ($t, %how) = @_;
     my $to = connections($t);
@@ -198,8 +199,8 @@ sub look {
     return \%seen;
 }
 
-# As look, but nobody does: instead of an answer, every worker is busy for 0.3 ms in so many turns. Only
-# turns are told.
+# Like look, but without answers: every worker is busy for 0.3 ms in a number of turns instead. Measures
+# only turns.
 sub look_aside {
     my ($t, $often) = @_;
     my @clients = values %{ connections($t) };

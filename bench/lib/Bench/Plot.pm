@@ -1,4 +1,4 @@
-# Plots: gnuplot draws them as SVG.
+# Draws plots as SVG, with gnuplot.
 package Bench::Plot;
 
 use strict;
@@ -10,12 +10,12 @@ use File::Path qw(make_path);
 our @EXPORT_OK = qw(plot);
 
 my $FOLDER = $ENV{BENCH_PLOTS} || 'build/bench';
-# They differ with every kind of colour blindness (Okabe and Ito).
+# Colours that differ with every kind of colour blindness (Okabe and Ito).
 my @COLOURS = qw(0072b2 d55e00 009e73 cc79a7 e69f00 56b4e9);
 
-# Draws NAME.svg and returns the line that shows it in Markdown. What: title, x and y (what the axes
-# show), log (1: a logarithmic x, which may begin with 0; 'xy': y too), most (a budget: a line across) and
-# series, each a hash of name and points, a point being [x, y] or [x, y, low, high].
+# Draws NAME.svg, and returns the Markdown line that shows it. What: title, x and y (the names of the axes),
+# log (1: a logarithmic x axis, which may start at 0; 'xy': the y axis too), most (a budget, drawn as a
+# horizontal line) and series, each a hash of name and points. A point is [x, y] or [x, y, low, high].
 sub plot {
     my ($name, %what) = @_;
     make_path($FOLDER);
@@ -37,7 +37,7 @@ sub plot {
         'set xlabel ' . quoted($what{x}), 'set ylabel ' . quoted($what{y}),
         'set key below', 'set rmargin 4', 'set grid ytics lc rgb "#dddddd"', 'set border 3', 'set tics nomirror',
         'set offsets graph 0.02, graph 0.02, graph 0.1, 0',
-        # A logarithmic axis that has a place for 0.
+        # A logarithmic axis that includes 0.
         $log ? 'set nonlinear x via log10(1 + x) inverse 10**x - 1' : (),
         $log eq 'xy' ? 'set logscale y' : 'set yrange [0:*]',
         'set xtics (' . join(', ', map { quoted(grouped($_)) . " $_" } sort { $a <=> $b } keys %is_x) . ')',
@@ -56,7 +56,7 @@ sub data {
 
 sub quoted { return "'" . $_[0] =~ s/'/''/gr . "'" }
 
-# A number with its thousands apart.
+# Formats a number with separators between thousands.
 sub grouped { return scalar reverse join ',', unpack '(A3)*', reverse $_[0] }
 
 1;

@@ -1,5 +1,4 @@
-# A library of bench/lib that is preloaded into a server, and the memory that it shares with whoever
-# measures.
+# A library of bench/lib that is preloaded into a server, and the memory that it shares with the benchmark.
 package Bench::Preload;
 
 use strict;
@@ -10,7 +9,7 @@ use File::Temp;
 use Bench ();
 use Test::Memstat::Build ();
 
-# The library that bench/lib/NAME.c makes, with so many bytes to share.
+# Builds the library from bench/lib/NAME.c, with a number of bytes to share.
 sub new {
     my ($class, $name, $size) = @_;
     my $library = Test::Memstat::Build::build("bench/lib/$name.c", "$name.so", qw(-shared -fPIC));
@@ -21,10 +20,10 @@ sub new {
     return bless { library => $library, file => $file, size => $size }, $class;
 }
 
-# The environment of a server that is to have it.
+# Returns the environment for a server that preloads the library.
 sub env { return "LD_PRELOAD=$_[0]{library}\nBENCH_SHARED=$_[0]{file}\n" }
 
-# What is in the memory.
+# Returns the contents of the shared memory.
 sub read {
     my ($self) = @_;
     sysseek $self->{file}, 0, 0;
@@ -32,7 +31,7 @@ sub read {
     return $bytes;
 }
 
-# The same, and sets it back to zeros.
+# Returns the contents of the shared memory, and sets it to zeros.
 sub take {
     my ($self) = @_;
     my $bytes = $self->read;

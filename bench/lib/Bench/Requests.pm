@@ -1,4 +1,4 @@
-# Requests in succession: each of these returns a function that sends a server so many.
+# Requests in succession: each function here returns a function that sends a number of requests.
 package Bench::Requests;
 
 use strict;
@@ -8,20 +8,20 @@ use Exporter 'import';
 
 our @EXPORT_OK = qw(connections http2 keepalive);
 
-# On one connection, which is there when this returns.
+# On one connection, which is open when this returns.
 sub keepalive {
     my ($t, $path) = @_;
     my $client = $t->connect;
     return sub { $client->send(GET => $path)->receive->{status} == 200 || die "$path fails\n" for 1 .. $_[0] };
 }
 
-# Each on a connection of its own.
+# Each on its own connection.
 sub connections {
     my ($t, $path) = @_;
     return sub { $t->get($path)->{status} == 200 || die "$path fails\n" for 1 .. $_[0] };
 }
 
-# Over HTTP/2, on a connection for each call of the function.
+# Over HTTP/2, on a new connection for each call of the function.
 sub http2 {
     my ($t, $path) = @_;
     my $url = 'http://127.0.0.1:' . $t->port(1) . $path;
