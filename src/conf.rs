@@ -146,12 +146,12 @@ impl HttpModule for Module {
     }
 }
 
-// SAFETY: `create_main_conf` is that of `HttpModule`, which creates this type.
+// SAFETY: `create_main_conf` is that of `HttpModule`, which creates this type in a pool (N4).
 unsafe impl HttpModuleMainConf for Module {
     type MainConf = MainConf;
 }
 
-// SAFETY: `create_loc_conf` is that of `HttpModule`, which creates this type.
+// SAFETY: `create_loc_conf` is that of `HttpModule`, which creates this type in a pool (N4).
 unsafe impl HttpModuleLocationConf for Module {
     type LocationConf = LocationConf;
 }

@@ -12,6 +12,8 @@
 //!   run.
 //! - **N4** Memory from a pool lives as long as the pool, and only a cleanup handler drops anything
 //!   in it.
+//! - **N5** The functions of nginx and its modules have the types that their headers declare. The C
+//!   structures of nginx consist of numbers, pointers and optional functions, so zeroes are valid.
 
 pub mod access;
 pub mod conf;

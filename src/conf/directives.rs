@@ -251,13 +251,13 @@ fn set_word<T>(
 
 fn parse_milliseconds(text: &[u8]) -> Option<ngx_msec_t> {
     let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: the string is as long as its length says, and nginx only reads it.
+    // SAFETY: the string is as long as its length says, and nginx only reads it (N5).
     ngx_msec_t::try_from(unsafe { ngx_parse_time(&mut text, 0) }).ok()
 }
 
 fn parse_size(text: &[u8]) -> Option<usize> {
     let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: the string is as long as its length says, and nginx only reads it.
+    // SAFETY: the string is as long as its length says, and nginx only reads it (N5).
     usize::try_from(unsafe { ngx_parse_size(&mut text) }).ok()
 }
 

@@ -101,7 +101,7 @@ pub struct Timer {
 impl Timer {
     /// Creates a timer that is not set.
     pub fn new(handler: Handler) -> Self {
-        // SAFETY: both are C structures, and nginx itself initialises them with zeroes.
+        // SAFETY: both are C structures of nginx, for which zeroes are valid (N5).
         let (mut event, mut connection): (Box<ngx_event_t>, Box<ngx_connection_t>) =
             unsafe { (Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed())) };
         connection.fd = -1;

@@ -54,7 +54,7 @@ pub unsafe fn global_states(cycle: *mut ngx_cycle_t) -> Vec<GlobalState> {
         // no such block (N2).
         let context = unsafe { cycle.conf_ctx.add(index).read() };
         let getter = symbol::address(getter).filter(|_| !context.is_null())?;
-        // SAFETY: this is the public function of that module, and it has this type.
+        // SAFETY: this is the public function of that module, which declares this type (N5).
         let getter = unsafe {
             std::mem::transmute::<usize, unsafe extern "C" fn(*mut ngx_conf_t) -> *mut c_void>(
                 getter,
@@ -70,7 +70,7 @@ pub unsafe fn global_states(cycle: *mut ngx_cycle_t) -> Vec<GlobalState> {
 }
 
 fn empty_conf() -> ngx_conf_t {
-    // SAFETY: the fields are pointers, numbers and an optional function, for which zero is valid.
+    // SAFETY: a C structure of nginx, for which zeroes are valid (N5).
     unsafe { std::mem::zeroed() }
 }
 

@@ -195,7 +195,7 @@ pub fn check() -> Result<(), Refusal> {
     hook::begin_process();
     let memory = Memory::from_size_align(PAGES * page_size(), page_size());
     let Ok(memory) = memory else { return Err(Refusal::Memory) };
-    // SAFETY: the size is not 0.
+    // SAFETY: the size is not 0 (Z1).
     let start = unsafe { std::alloc::alloc_zeroed(memory) };
     if start.is_null() {
         return Err(Refusal::Memory);
@@ -286,7 +286,7 @@ unsafe fn slab_is_counted(start: *mut u8) -> bool {
 /// Creates and frees a mapping, and returns whether the hooks saw both.
 fn mappings_are_seen() -> bool {
     let name = OWN_COUNTERS.as_bytes();
-    // SAFETY: a C structure for which zeroes are valid. The name is static.
+    // SAFETY: a C structure of nginx, for which zeroes are valid (N5).
     let mut shm: ngx_shm_t = unsafe { std::mem::zeroed() };
     shm.size = page_size();
     shm.name.len = name.len();

@@ -1,3 +1,5 @@
+//! Invariants for `unsafe`: those of [`super`].
+
 use std::thread;
 
 use super::*;
@@ -16,7 +18,8 @@ impl Memory {
     pub fn board(&mut self) -> Board {
         let start = self.0.as_mut_ptr().cast::<u8>();
         let offset = start.align_offset(64);
-        // SAFETY: B1: there are 64 bytes more than the slots take, and the tests end first.
+        // SAFETY: the memory has 64 bytes more than the board needs, for its alignment, and the tests
+        // drop the board before the memory (B1).
         unsafe { Board::from_raw(start.add(offset), self.1) }
     }
 }

@@ -4,7 +4,9 @@
 //! the names of its functions do: those that have none, being static, lie behind one that has one,
 //! of the same source file or its neighbour.
 //!
-//! Invariant for `unsafe`: **1** the object is that of a caller, which is running, or is about to.
+//! Invariants for `unsafe`:
+//!
+//! 1. The object belongs to a caller that is running or about to run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -65,7 +67,7 @@ fn ask(address: usize) -> Subsystem {
         return Subsystem::Other;
     };
     let by_object = by_name(&object.name);
-    // SAFETY: 1.
+    // SAFETY: the object belongs to a caller that is running or about to run (1).
     let by_function =
         || unsafe { around(object, address, address) }.below.as_deref().and_then(by_name);
     by_object.or_else(by_function).unwrap_or(Subsystem::Other)

@@ -1,3 +1,5 @@
+//! Invariants for `unsafe`: those of [`super`].
+
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::event::{eventfd, EventfdFlags};
@@ -105,7 +107,7 @@ fn wakes_up_for_signals_only() {
         WORK.store(3, Relaxed);
         SEND_AT.store(0, Relaxed);
         std::thread::spawn(|| {
-            // SAFETY: 3.
+            // SAFETY: these calls of libc have no preconditions (3).
             unsafe {
                 while EVENTS.load(Relaxed) != 12333 {
                     libc::sched_yield();
