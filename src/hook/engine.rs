@@ -6,6 +6,9 @@
 //! kernel or a policy refuses a step, or kills for it, or the hooked function does not do what it
 //! should, this process is as it was.
 //!
+//! The x86-64 instructions are decoded and relocated by `iced-x86`. The rest is code of this module and
+//! not of a hooking crate, because each step must be able to refuse, and to be tried in a child first.
+//!
 //! What the unsafe code below relies on:
 //!
 //! 1. A function that `dlsym` finds in an object's code, with the length that its symbol has
