@@ -2,14 +2,14 @@
 //!
 //! A request passes through the modules in this order:
 //!
-//! - `handler` parses it (`http::query`, `http::negotiate`) and asks `gather` for the figures of
-//!   all processes;
-//! - `gather` wakes the other processes. Each of them takes its own `probe::snapshot`: address
+//! - `handler` parses it (`http::query`, `http::negotiate`) and hands it to `http::answer`, which
+//!   asks `exchange` for the figures of all processes;
+//! - `exchange` wakes the other processes. Each of them takes its own `probe::snapshot`: address
 //!   ranges, the pages in them, the allocator's statistics, the kernel's totals;
 //! - `report::balance` makes the entries of a process add up, and `scoreboard` passes the figures
 //!   on through shared memory;
 //! - `report` combines all processes into one model, `render` writes it in pieces, and
-//!   `http::reply` is the response.
+//!   `http::answer` sends it.
 //!
 //! `conf` reads the directives. `hook` patches the functions whose calls must be counted, and
 //! `tally` keeps the counts. `sys` reads from the kernel and the loader, `abi` reads structures
@@ -34,7 +34,7 @@ pub mod tally;
 #[cfg(feature = "module")]
 mod conf;
 #[cfg(feature = "module")]
-mod gather;
+mod exchange;
 #[cfg(feature = "module")]
 mod handler;
 #[cfg(feature = "module")]

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use nginx_sys::{ngx_cycle_t, ngx_int_t, ngx_module_t, NGX_CORE_MODULE, NGX_HTTP_MODULE, NGX_OK};
 
 use crate::conf::{self, Settings};
-use crate::gather::{Gather, GATHER};
-use crate::handler;
+use crate::exchange::{Exchange, EXCHANGE};
 use crate::hook::set::HookSet;
 use crate::hook::state::Hooked;
 use crate::hook::{creators, pool, slab};
+use crate::http::answer;
 use crate::loading;
 use crate::nginx::{guard, log, process, zones};
 use crate::report::model::HookState;
@@ -93,13 +93,13 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         }
         // SAFETY: nginx passes a valid cycle (N3).
         let settings = unsafe { conf::settings(cycle) };
-        GATHER.with(|gather| {
-            let before = gather.take();
-            *gather = match settings {
+        EXCHANGE.with(|exchange| {
+            let before = exchange.take();
+            *exchange = match settings {
                 Some(settings) => prepare(settings, cycle, generation, before),
                 None => {
                     loading::withdraw();
-                    before.and_then(Gather::retire)
+                    before.and_then(Exchange::retire)
                 }
             };
         });
@@ -111,8 +111,8 @@ fn prepare(
     settings: Settings,
     cycle: *mut ngx_cycle_t,
     generation: u64,
-    before: Option<Gather>,
-) -> Option<Gather> {
+    before: Option<Exchange>,
+) -> Option<Exchange> {
     // Pointers into the module, which exist from now on, must stay valid when nginx unloads it.
     if let Err(refusal) = loading::pin_module() {
         loading::withdraw();
@@ -138,9 +138,9 @@ fn prepare(
     let board = settings.zone.board();
     let prepared = board.ok_or_else(|| "there is no shared zone".to_owned());
     match prepared.and_then(|board| {
-        Gather::prepare(board, hooks, settings.uris, generation, masters_cycle, before)
+        Exchange::prepare(board, hooks, settings.uris, generation, masters_cycle, before)
     }) {
-        Ok(gather) => Some(gather),
+        Ok(exchange) => Some(exchange),
         Err(error) => {
             log::alert(&format!("memstat: \"memstat\" locations cannot answer: {error}"));
             None
@@ -151,9 +151,9 @@ fn prepare(
 /// Called when a worker or a helper begins.
 unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
-        GATHER.with(|gather| {
-            if let Some(gather) = gather.as_mut().filter(|gather| !gather.has_joined()) {
-                gather.join(handler::tick, handler::woken);
+        EXCHANGE.with(|exchange| {
+            if let Some(exchange) = exchange.as_mut().filter(|exchange| !exchange.has_joined()) {
+                exchange.join(answer::tick, answer::woken);
             }
         });
         NGX_OK as ngx_int_t
@@ -163,9 +163,9 @@ unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {
 /// Called when a worker or a helper ends.
 unsafe extern "C" fn exit_process(_cycle: *mut ngx_cycle_t) {
     guard((), || {
-        GATHER.with(|gather| {
-            if let Some(gather) = gather {
-                gather.leave();
+        EXCHANGE.with(|exchange| {
+            if let Some(exchange) = exchange {
+                exchange.leave();
             }
         });
     });

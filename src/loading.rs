@@ -18,7 +18,7 @@ use std::ffi::c_void;
 
 use nginx_sys::{ngx_cycle_t, ngx_pool_cleanup_add, ngx_pool_t};
 
-use crate::gather::asleep;
+use crate::exchange::asleep;
 use crate::hook::pin::{self, Reference};
 use crate::hook::refusal::Refusal;
 use crate::hook::set::HookSet;

@@ -8,6 +8,8 @@ use crate::render::{RenderError, Writing};
 /// The name and the value of a header field.
 pub type Header = (&'static str, &'static str);
 
+/// The `Accept` field decided the format.
+pub const BY_ACCEPT: Header = ("Vary", "Accept");
 /// No cache may store a reply, because it shows the present.
 pub const NO_STORE: Header = ("Cache-Control", "no-store");
 const NO_SNIFF: Header = ("X-Content-Type-Options", "nosniff");

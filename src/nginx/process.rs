@@ -130,7 +130,7 @@ pub fn kind() -> Kind {
         NGX_PROCESS_SINGLE => Kind::Single,
         NGX_PROCESS_MASTER => Kind::Master,
         NGX_PROCESS_WORKER => Kind::Worker,
-        _ => crate::probe::title::kind_of(pid()),
+        _ => crate::probe::other_process::title::kind_of(pid()),
     }
 }
 
@@ -144,13 +144,4 @@ pub fn siblings() -> Vec<i32> {
     let used = usize::try_from(unsafe { ngx_last_process }).unwrap_or(0);
     let live = |process: &&nginx_sys::ngx_process_t| process.pid > 0 && process.detached() == 0;
     table.iter().take(used).filter(live).map(|process| process.pid).collect()
-}
-
-/// Returns whether a process with this pid exists.
-pub fn exists(pid: i32) -> bool {
-    let Some(pid) = rustix::process::Pid::from_raw(pid) else {
-        return false;
-    };
-    // The error for a process of another user is EPERM: that process exists.
-    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }

@@ -1,4 +1,4 @@
-//! Whether a process is about to end, from `/proc/PID/stat`.
+//! Whether a process lives: whether it exists, and from `/proc/PID/stat` whether it is about to end.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -6,6 +6,15 @@ use std::io::Read;
 
 /// `PF_EXITING` of the kernel's `sched.h`: set before the memory is given back, which may take long.
 const EXITING: u64 = 4;
+
+/// Returns whether a process with this pid exists.
+pub fn exists(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else {
+        return false;
+    };
+    // The error for a process of another user is EPERM: that process exists.
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+}
 
 /// Whether a process exits, or has ended and waits to be reaped. False where the kernel does not say:
 /// the process is gone, or hidden.

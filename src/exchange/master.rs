@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use super::reading::{publish, refresh};
-use super::waiter::FRESH_MS;
-use super::{now_ms, Gather, GATHER, SLICE, WAKERS};
+use super::ticket::FRESH_MS;
+use super::{now_ms, Exchange, EXCHANGE, SLICE, WAKERS};
 use crate::budget::{Budget, Progress};
 use crate::hook::slab;
 use crate::hook::sleep::{Event, Next};
@@ -16,7 +16,7 @@ use crate::nginx::{guard, process};
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::report::model::{Kind, Process};
 use crate::scoreboard::{Asker, Board};
-use crate::sys::status;
+use crate::sys::{life, status};
 
 /// A process this young waits for a master that has not published yet.
 const YOUNG: Duration = Duration::from_secs(2);
@@ -95,18 +95,18 @@ impl Master {
 /// The master sleeps, or is woken.
 pub fn asleep(event: Event) -> Next {
     guard(Next::Leave, || {
-        let next = GATHER.with(|gather| {
+        let next = EXCHANGE.with(|exchange| {
             // Another cycle may come to be at the same address.
-            gather.take_if(|gather| process::is_master() && !gather.is_current());
-            gather.as_mut().map(|gather| gather.sleeps(event))
+            exchange.take_if(|exchange| process::is_master() && !exchange.is_current());
+            exchange.as_mut().map(|exchange| exchange.sleeps(event))
         });
         next.flatten().unwrap_or(Next::Leave)
     })
 }
 
-impl Gather {
+impl Exchange {
     /// There is no location any more that could ask.
-    pub fn retire(mut self) -> Option<Gather> {
+    pub fn retire(mut self) -> Option<Exchange> {
         self.master.release(&self.board);
         self.has_joined().then_some(self)
     }
@@ -160,7 +160,7 @@ impl Gather {
         let slot = awake.me.and_then(|me| self.board.get(me));
         if !slot.is_some_and(|slot| slot.is_of(pid)) {
             slab::is_master();
-            awake.me = self.board.claim(pid, true, process::exists);
+            awake.me = self.board.claim(pid, true, life::exists);
             awake.published_ms = None;
             // So that the first snapshot is there before anybody asks for one.
             awake.fresh = true;

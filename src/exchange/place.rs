@@ -1,8 +1,9 @@
 //! A process's place on the board: its slot, the wakers that it listens to, and how others are woken.
 
-use super::Gather;
+use super::Exchange;
 use crate::nginx::process;
 use crate::scoreboard::{Asker, Slot};
+use crate::sys::life;
 
 /// How many wakers there are. More processes than that share them, and are woken for each other.
 pub(super) const WAKERS: usize = 32;
@@ -13,7 +14,7 @@ pub(super) const WITHOUT_SLOT: usize = WAKERS - 1;
 /// How long a process without a slot waits until it tries to claim one again.
 const CLAIM_MS: u64 = 500;
 
-impl Gather {
+impl Exchange {
     /// Sees to this process having a slot, if there is one for it: it may have had to make room for a
     /// process that serves. One that is new to its slot asks itself for a snapshot, so that it is
     /// there before anybody else asks.
@@ -27,7 +28,7 @@ impl Gather {
         local.me = None;
         local.claim_ms = now.saturating_add(CLAIM_MS);
         let serves = !process::is_shutting_down();
-        let Some(index) = self.board.claim(pid, serves, process::exists) else {
+        let Some(index) = self.board.claim(pid, serves, life::exists) else {
             self.listen(WITHOUT_SLOT);
             return;
         };
@@ -73,7 +74,7 @@ impl Gather {
         self.local = None;
     }
 
-    /// Takes the wake-ups so far; what they are about, [`Gather::turn`] finds.
+    /// Takes the wake-ups so far; what they are about, [`Exchange::turn`] finds.
     pub fn drain(&self) {
         let listens = self.local.as_ref().map_or(0, |local| local.listens);
         for (index, waker) in self.wakers.iter().enumerate() {

@@ -1,8 +1,9 @@
-//! Ask, publish, wait: how one request gets the figures of all processes.
+//! Ask, publish, wait: how one process gets the figures of all. What it needs them for it leaves to
+//! those who ask: they take a ticket, and come back when their figures are there.
 //!
 //! A process asks another by setting a bit in its slot and waking it. The one asked takes its
 //! snapshot in slices of its own event loop, publishes it in its slot, and wakes those whose bits it
-//! finds. Nobody waits for anybody on the loop: a request waits for a timer, and whoever is silent
+//! finds. Nobody waits for anybody on the loop: a ticket waits for a timer, and whoever is silent
 //! until then is reported with its last snapshot.
 
 use std::collections::VecDeque;
@@ -25,15 +26,15 @@ use master::Master;
 use peers::Peer;
 use place::{WAKERS, WITHOUT_SLOT};
 use reading::Zones;
-use waiter::{wants, Waiter};
-pub use waiter::{Answer, Question, Stage};
+pub use ticket::Refresh;
+use ticket::Ticket;
 
 mod collect;
 mod master;
 mod peers;
 mod place;
 mod reading;
-mod waiter;
+mod ticket;
 
 /// How long a turn of the event loop goes on with readings and answers.
 pub const SLICE: Duration = Duration::from_micros(300);
@@ -45,10 +46,10 @@ const POLL_MS: u64 = 5;
 const ALIVE_MS: u64 = 20;
 
 /// This process's part in answering.
-pub static GATHER: MainThread<Option<Gather>> = MainThread::new(None);
+pub static EXCHANGE: MainThread<Option<Exchange>> = MainThread::new(None);
 
 /// A process's part in answering. The master prepares it, and its children inherit it.
-pub struct Gather {
+pub struct Exchange {
     board: Board,
     /// [`WAKERS`] of them. A descriptor has the same number in all processes of the server.
     wakers: Vec<Waker>,
@@ -84,19 +85,19 @@ struct Local {
     zones: Zones,
     /// Who is to be woken once the snapshot is done.
     askers: Vec<Asker>,
-    waiters: Vec<Waiter>,
+    tickets: Vec<Ticket>,
     /// Slots to ask on their behalf, and for what.
     to_ask: Vec<(usize, u32)>,
     /// What others have published for them.
     arrived: Arrived,
     /// The figures for one of them in the making.
     collecting: Option<Collecting>,
-    /// Answers under way.
-    answers: VecDeque<Answer>,
+    /// Figures that are there to be taken, and the tickets that they are for.
+    ready: VecDeque<(usize, Collected)>,
     timer: Timer,
 }
 
-impl Gather {
+impl Exchange {
     /// Prepares the processes of a cycle; `before` is what the cycle before it had. `masters_cycle`
     /// is the cycle's address, where there is a master to run it.
     pub fn prepare(
@@ -105,7 +106,7 @@ impl Gather {
         requests: bool,
         generation: u64,
         masters_cycle: Option<usize>,
-        before: Option<Gather>,
+        before: Option<Exchange>,
     ) -> Result<Self, String> {
         let (mut wakers, probes, local, master) = match before {
             // The same slots, or the same process (`master_process off`).
@@ -124,7 +125,7 @@ impl Gather {
         while wakers.len() < WAKERS {
             wakers.push(Waker::new().map_err(|error| format!("eventfd() failed: {error}"))?);
         }
-        let mut gather = Gather {
+        let mut exchange = Exchange {
             board,
             wakers,
             probes,
@@ -136,10 +137,10 @@ impl Gather {
             local,
         };
         if masters_cycle.is_some() && !answers {
-            gather.take_master();
+            exchange.take_master();
         }
-        gather.settle(now_ms());
-        Ok(gather)
+        exchange.settle(now_ms());
+        Ok(exchange)
     }
 
     /// Whether this process takes part itself.
@@ -162,11 +163,11 @@ impl Gather {
             own: None,
             zones: Zones::Read(Vec::new(), 0),
             askers: Vec::new(),
-            waiters: Vec::new(),
+            tickets: Vec::new(),
             to_ask: Vec::new(),
             arrived: Arrived::default(),
             collecting: None,
-            answers: VecDeque::new(),
+            ready: VecDeque::new(),
             timer: Timer::new(tick),
         });
         self.settle(now_ms());
@@ -175,22 +176,23 @@ impl Gather {
         }
     }
 
-    /// A request came. Whether it can be answered right now, [`Gather::turn`] says.
-    pub fn arrive(&mut self, question: Question, timeout_ms: u64) {
+    /// Takes a ticket, by a number of the caller's. [`Exchange::take_ready`] has the figures for it
+    /// after one of the next turns, in `timeout_ms` milliseconds at the latest.
+    pub fn arrive(&mut self, id: usize, refresh: Refresh, timeout_ms: u64) {
         let asked_ms = now_ms();
         let deadline_ms = asked_ms.saturating_add(timeout_ms);
-        let wants = wants(&question.query);
-        let waiter = Waiter { question, asked_ms, deadline_ms };
+        let wants = refresh.bits();
+        let ticket = Ticket { id, refresh, asked_ms, deadline_ms };
         let mut to_ask = Vec::new();
         for Peer { index, .. } in peers::live(&self.board, asked_ms) {
             let published_ms = self.board.get(index).and_then(|slot| slot.published_ms());
-            if published_ms.is_none_or(|ms| ms < waiter.oldest_ms()) {
+            if published_ms.is_none_or(|ms| ms < ticket.oldest_ms()) {
                 to_ask.push((index, wants));
             }
         }
         self.refresh(wants);
         if let Some(local) = &mut self.local {
-            local.waiters.push(waiter);
+            local.tickets.push(ticket);
             local.to_ask.extend(to_ask);
         }
     }
@@ -217,41 +219,25 @@ impl Gather {
         more
     }
 
-    /// A request is gone, answered or not.
-    pub fn forget(&mut self, address: usize) {
+    /// Gives a ticket back.
+    pub fn forget(&mut self, id: usize) {
         if let Some(local) = &mut self.local {
-            local.waiters.retain(|waiter| !waiter.question.is_of(address));
-            local.answers.retain(|answer| !answer.question.is_of(address));
-            local.collecting.take_if(|collecting| collecting.question().is_of(address));
+            local.tickets.retain(|ticket| ticket.id != id);
+            local.ready.retain(|(ticket, _)| *ticket != id);
+            local.collecting.take_if(|collecting| collecting.id() == id);
         }
     }
 
-    /// The next answer, or that to the request with this address.
-    pub fn take_answer(&mut self, address: Option<usize>) -> Option<Answer> {
-        let answers = &mut self.local.as_mut()?.answers;
-        let index = match address {
-            Some(address) => answers.iter().position(|a| a.question.is_of(address))?,
-            None => 0,
-        };
-        answers.remove(index)
+    /// The next figures that are there, and the ticket that they are for.
+    pub fn take_ready(&mut self) -> Option<(usize, Collected)> {
+        self.local.as_mut()?.ready.pop_front()
     }
 
-    /// Keeps an answer for the next turn.
-    pub fn put_back(&mut self, answer: Answer) {
-        if let Some(local) = &mut self.local {
-            local.answers.push_front(answer);
-        }
-    }
-
-    /// Does what there is to do, for one slice. Answers are there to be taken afterwards, for what is
-    /// left of the budget; where there were any, [`Gather::go_on`] is to follow.
+    /// Does what there is to do, for one slice. The budget is what is left of it for whoever uses the
+    /// figures that are ready; [`Exchange::go_on`] is to follow where there were any.
     pub fn turn(&mut self) -> Budget {
         let now = now_ms();
         let budget = Budget::new(SLICE);
-        if self.local.as_ref().is_some_and(|local| !local.answers.is_empty()) {
-            // To go on with these is what this turn does.
-            return budget;
-        }
         self.settle(now);
         if let Some(slot) = self.slot() {
             let wants = slot.take_wants(now, process::is_shutting_down());
@@ -264,20 +250,20 @@ impl Gather {
         }
         let mut more = self.ask(&budget);
         more |= self.read(now, &budget);
-        more |= self.answer(&budget);
-        self.go_on(more);
+        more |= self.collect_ready(&budget);
+        self.go_on(more, false);
         budget
     }
 
-    /// Answers a request that has all it asked for, or has waited long enough; whether there is more
-    /// to do for those that can be answered.
-    fn answer(&mut self, budget: &Budget) -> bool {
+    /// Collects the figures for a ticket for which all are there, or which has waited long enough;
+    /// whether there is more to do for such tickets.
+    fn collect_ready(&mut self, budget: &Budget) -> bool {
         let awaits_master = self.awaits_master();
         let Some(local) = &mut self.local else { return false };
         if let Some(collecting) = local.collecting.take() {
             return self.collect_for(collecting, budget);
         }
-        if local.waiters.is_empty() {
+        if local.tickets.is_empty() {
             local.arrived = Arrived::default();
             return false;
         }
@@ -286,20 +272,20 @@ impl Gather {
         let read = local.zones.read_ms();
         let oldest = if awaits_master { 0 } else { peers::oldest_ms(&self.board, now) };
         let oldest = oldest.min(own).min(read);
-        let ready = |waiter: &Waiter| oldest >= waiter.oldest_ms() || now >= waiter.deadline_ms;
+        let ready = |ticket: &Ticket| oldest >= ticket.oldest_ms() || now >= ticket.deadline_ms;
         let peers = peers::owners(&self.board);
         let all_arrived = local.arrived.take(&self.board, &peers, budget);
-        let Some(place) = local.waiters.iter().position(ready) else { return !all_arrived };
+        let Some(place) = local.tickets.iter().position(ready) else { return !all_arrived };
         if !all_arrived || budget.spent() {
             return true;
         }
-        let waiter = local.waiters.remove(place);
+        let ticket = local.tickets.remove(place);
         let arrived = std::mem::take(&mut local.arrived);
-        let begun = self.collect(waiter, arrived, now);
+        let begun = self.collect(ticket, arrived, now);
         self.collect_for(begun, budget)
     }
 
-    /// Goes on with the figures for an answer; whether there may be more to do.
+    /// Goes on with the figures for a ticket; whether there may be more to do.
     fn collect_for(&mut self, mut collecting: Collecting, budget: &Budget) -> bool {
         let progress = self.collect_on(&mut collecting, budget);
         let Some(local) = &mut self.local else { return false };
@@ -307,17 +293,17 @@ impl Gather {
             local.collecting = Some(collecting);
             return true;
         }
-        let (question, collected) = collecting.finish();
-        local.answers.push_back(Answer { question, stage: Stage::Collected(collected) });
-        !local.waiters.is_empty()
+        local.ready.push_back(collecting.finish());
+        !local.tickets.is_empty()
     }
 
-    /// Sees to being called again: right away if there is more to do, else in time.
-    pub fn go_on(&mut self, more: bool) {
+    /// Sees to being called again: right away if there is more to do, else in time. `is_used` says
+    /// that figures which were taken are still in use on the event loop.
+    pub fn go_on(&mut self, more: bool, is_used: bool) {
         let Some(local) = &mut self.local else { return };
         let now = now_ms();
-        let deadline = local.waiters.iter().map(|waiter| waiter.deadline_ms).min();
-        let answers = local.collecting.is_some() || !local.answers.is_empty();
+        let deadline = local.tickets.iter().map(|ticket| ticket.deadline_ms).min();
+        let is_used = is_used || local.collecting.is_some() || !local.ready.is_empty();
         match (local.me, deadline) {
             (Some(me), deadline) => {
                 match deadline {
@@ -326,14 +312,14 @@ impl Gather {
                         local.timer.set(deadline.saturating_sub(now).clamp(1, ALIVE_MS));
                     }
                     // A worker that shuts down leaves when it has no timer.
-                    None if answers => local.timer.set(1),
+                    None if is_used => local.timer.set(1),
                     None => local.timer.unset(),
                 }
                 if more {
                     self.wake(me);
                 }
             }
-            (None, _) if answers => local.timer.set(1),
+            (None, _) if is_used => local.timer.set(1),
             (None, Some(_)) => local.timer.set(POLL_MS),
             (None, None) => local.timer.unset(),
         }

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::waiter::{Waiter, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
-use super::{now_ms, Gather, Local};
+use super::ticket::{Ticket, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
+use super::{now_ms, Exchange, Local};
 use crate::budget::{Budget, Progress};
 use crate::nginx::{process, trace, zones};
 use crate::probe::shared::Remembered;
@@ -52,17 +52,17 @@ pub(super) fn refresh(probes: &mut Probes, wants: u32) {
     }
 }
 
-impl Gather {
+impl Exchange {
     /// A slice of the readings that somebody needs; whether there is more to read.
     pub(super) fn read(&mut self, now: u64, budget: &Budget) -> bool {
         let Some(local) = &self.local else {
             return false;
         };
-        if budget.spent() || local.waiters.iter().any(|waiter| waiter.deadline_ms <= now) {
+        if budget.spent() || local.tickets.iter().any(|ticket| ticket.deadline_ms <= now) {
             // Answers that are due come first.
             return true;
         }
-        let mut oldest = local.waiters.iter().map(Waiter::oldest_ms).max();
+        let mut oldest = local.tickets.iter().map(Ticket::oldest_ms).max();
         if !local.askers.is_empty() {
             let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
             oldest = oldest.max(Some(young));
@@ -77,7 +77,7 @@ impl Gather {
         }
         self.wake_askers(oldest);
         let is_under_way = |local: &Local| {
-            let zones_are_old = !local.waiters.is_empty() && local.zones.read_ms() < oldest;
+            let zones_are_old = !local.tickets.is_empty() && local.zones.read_ms() < oldest;
             local.job.is_some() || zones_are_old
         };
         let more = self.local.as_ref().is_some_and(is_under_way);
@@ -115,7 +115,7 @@ impl Gather {
 
     /// A slice of the reading of zones, which only requests need.
     fn read_zones(&mut self, oldest: u64, budget: &Budget) {
-        let Some(local) = self.local.as_mut().filter(|local| !local.waiters.is_empty()) else {
+        let Some(local) = self.local.as_mut().filter(|local| !local.tickets.is_empty()) else {
             return;
         };
         if local.own.is_none() {

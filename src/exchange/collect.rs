@@ -5,19 +5,16 @@ use std::vec::IntoIter;
 
 use super::peers::{self, Peer};
 use super::reading::Zones;
-use super::{Gather, Local, Question, Waiter};
+use super::{Exchange, Local, Ticket};
 use crate::budget::{Budget, Progress};
 use crate::nginx::{process, zones};
-use crate::probe::title;
-use crate::probe::uses::NOT_COUNTED;
+use crate::probe::other_process::{self, title};
 use crate::report::merge::sharing::Merged;
 use crate::report::merge::zones::Reported;
 use crate::report::model::sharing::Sharing;
-use crate::report::model::zones::ZoneUse;
-use crate::report::model::Named;
-use crate::report::model::{Kind, Process, Published, State};
+use crate::report::model::{Process, Published, State};
 use crate::scoreboard::{Board, ReadError, Slot};
-use crate::sys::{limits, status};
+use crate::sys::status;
 
 /// Everybody's figures.
 #[derive(Debug, Clone, Default)]
@@ -72,9 +69,9 @@ impl Arrived {
     }
 }
 
-/// The figures for a request that can be answered, in the making.
+/// The figures for a ticket, in the making.
 pub(super) struct Collecting {
-    waiter: Waiter,
+    ticket: Ticket,
     now: u64,
     peers: IntoIter<Peer>,
     arrived: Arrived,
@@ -84,23 +81,23 @@ pub(super) struct Collecting {
 }
 
 impl Collecting {
-    /// What is to be answered.
-    pub(super) fn question(&self) -> &Question {
-        &self.waiter.question
+    /// The number of the ticket.
+    pub(super) fn id(&self) -> usize {
+        self.ticket.id
     }
 
-    /// The request and the figures for it.
-    pub(super) fn finish(self) -> (Question, Collected) {
-        (self.waiter.question, self.all)
+    /// The number of the ticket, and the figures for it.
+    pub(super) fn finish(self) -> (usize, Collected) {
+        (self.ticket.id, self.all)
     }
 }
 
-impl Gather {
+impl Exchange {
     /// Begins with this process, of the ones that there are `now`.
-    pub(super) fn collect(&self, waiter: Waiter, arrived: Arrived, now: u64) -> Collecting {
+    pub(super) fn collect(&self, ticket: Ticket, arrived: Arrived, now: u64) -> Collecting {
         let mut all = Collected::default();
         if let Some(local) = &self.local {
-            all.processes.extend(own(local, &waiter, now));
+            all.processes.extend(own(local, &ticket, now));
             if let Some((taken, _)) = &local.own {
                 all.add_sharing(&taken.process, taken.sharing.as_ref());
             }
@@ -111,17 +108,17 @@ impl Gather {
             all.zones.push(Reported { generation: Some(self.generation), zones });
         }
         let peers = peers::live(&self.board, now).into_iter();
-        Collecting { waiter, now, peers, arrived, others: None, all }
+        Collecting { ticket, now, peers, arrived, others: None, all }
     }
 
     /// Goes on with the peers, and then with those who cannot answer for themselves, by what `/proc`
     /// says, until the budget is spent.
     pub(super) fn collect_on(&self, collecting: &mut Collecting, budget: &Budget) -> Progress {
-        let Collecting { waiter, now, peers, arrived, others, all } = collecting;
+        let Collecting { ticket, now, peers, arrived, others, all } = collecting;
         for peer in peers {
             let published = self.board.get(peer.index).and_then(|slot| {
                 let read = arrived.remove(peer.index, slot);
-                from_slot(slot, read, peer.pid, waiter, *now)
+                from_slot(slot, read, peer.pid, ticket, *now)
             });
             if let Some(Published { process, zones, sharing }) = published {
                 all.add_sharing(&process, sharing.as_ref());
@@ -165,15 +162,15 @@ fn others_than(known: &[Process], leaving: impl Iterator<Item = i32>) -> Vec<i32
 }
 
 /// This process.
-fn own(local: &Local, waiter: &Waiter, now: u64) -> Option<Process> {
+fn own(local: &Local, ticket: &Ticket, now: u64) -> Option<Process> {
     let (taken, at_ms) = local.own.as_ref()?;
     let mut process = taken.process.clone();
     process.age_ms = now.saturating_sub(*at_ms);
-    if *at_ms < waiter.oldest_ms() {
+    if *at_ms < ticket.oldest_ms() {
         process.notes.push(MEASURING.to_owned());
     }
     match local.zones {
-        Zones::Read(_, at_ms) if at_ms >= waiter.oldest_ms() => {}
+        Zones::Read(_, at_ms) if at_ms >= ticket.oldest_ms() => {}
         Zones::Read(_, 0) | Zones::Reading(_) => process.notes.push(READING.to_owned()),
         Zones::Read(..) => process.notes.push(READ_BEFORE.to_owned()),
     }
@@ -190,16 +187,16 @@ fn from_slot(
     slot: Slot,
     read: Result<(Published, u64), ReadError>,
     pid: i32,
-    waiter: &Waiter,
+    ticket: &Ticket,
     now: u64,
 ) -> Option<Published> {
-    let noticed = slot.noticed_ms() >= waiter.asked_ms;
+    let noticed = slot.noticed_ms() >= ticket.asked_ms;
     let silent = if noticed { State::Active } else { State::Unresponsive };
     match read {
         Ok((mut published, published_ms)) if published.process.pid == pid => {
             let process = &mut published.process;
             process.age_ms = now.saturating_sub(published_ms);
-            if published_ms >= waiter.oldest_ms() {
+            if published_ms >= ticket.oldest_ms() {
                 return Some(published);
             }
             if slot.is_leaving() || status::of(pid).is_ok_and(|reading| reading.ended) {
@@ -227,61 +224,5 @@ fn without_zones(process: Process) -> Published {
 
 /// A process by what `/proc` says. `None` when it is gone, or no child of this server.
 fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
-    let is_master = process::master() == Some(pid);
-    let untitled = if is_master { Kind::Master } else { Kind::Other };
-    let titled = if is_master { None } else { title::read(pid) };
-    let (kind, titled_state) = titled.unwrap_or((untitled, State::Active));
-    // A child with the master's title is one that is about to start, or a new binary's master.
-    if (kind == Kind::Master) != is_master {
-        return None;
-    }
-    let mut notes = vec![format!(
-        "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: {reason}"
-    )];
-    let master_zones = is_master.then(|| {
-        let zones = zones::mappings();
-        Named(zones.into_iter().map(|zone| (zone.name.clone(), zone.uses_by_master())).collect())
-    });
-    let is_uncounted = |(_, uses): &(String, ZoneUse)| uses.allocations.is_none();
-    if is_master {
-        notes = vec![
-            format!("generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"),
-            format!("zones, touched: {reason}"),
-        ];
-        if master_zones.as_ref().is_some_and(|zones| zones.0.iter().any(is_uncounted)) {
-            notes.push(NOT_COUNTED.to_owned());
-        }
-    }
-    let system = match status::of(pid) {
-        Ok(reading) if reading.ended => return None,
-        Ok(reading) if !is_master && Some(reading.parent) != process::master() => return None,
-        Ok(reading) => reading.system,
-        Err(_) if !process::exists(pid) => return None,
-        Err(error) => {
-            notes.push(format!("system: {error}"));
-            Default::default()
-        }
-    };
-    Some(Process {
-        kind,
-        id: None,
-        pid,
-        generation: None,
-        state: state.max(titled_state),
-        age_ms: 0,
-        uptime_s: status::uptime_s(pid),
-        system,
-        breakdown: None,
-        mappings: None,
-        limits: limits::of(pid).ok().map(Named),
-        allocator: None,
-        pools: None,
-        zones: master_zones,
-        lua: None,
-        text: None,
-        stacks: None,
-        hooks: None,
-        own: None,
-        notes,
-    })
+    other_process::read(pid, state, reason, process::master(), zones::mappings)
 }

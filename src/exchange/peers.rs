@@ -34,7 +34,7 @@ pub fn leaving(board: &Board) -> impl Iterator<Item = i32> + '_ {
 /// The other live processes that own slots.
 pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
     let mut peers = owners(board);
-    peers.retain(|peer| process::exists(peer.pid));
+    peers.retain(|peer| life::exists(peer.pid));
     if peers.iter().any(|peer| is_silent(board, peer, now_ms)) {
         if let Some(children) = process::master().and_then(status::children) {
             let master = process::master();
@@ -54,7 +54,7 @@ pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
     let oldest = |mut peers: Vec<Peer>| {
         // They publish meanwhile: each is asked once.
         peers.sort_by_cached_key(|peer| published_ms(peer).unwrap_or(0));
-        peers.into_iter().find(|peer| process::exists(peer.pid) && !is_ending(board, peer, now_ms))
+        peers.into_iter().find(|peer| life::exists(peer.pid) && !is_ending(board, peer, now_ms))
     };
     let oldest = match oldest(owners(board)) {
         Some(peer) if is_silent(board, &peer, now_ms) => oldest(live(board, now_ms)),

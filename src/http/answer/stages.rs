@@ -1,0 +1,143 @@
+//! The stages of an answer: from the figures to the last byte that is sent.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use nginx_sys::ngx_int_t;
+
+use crate::budget::{Budget, Progress};
+use crate::exchange::{Collected, SLICE};
+use crate::format::Media;
+use crate::http::negotiate::Choice;
+use crate::http::query::{unknown_pid, unknown_zone, Query};
+use crate::http::reply::{Reply, BY_ACCEPT};
+use crate::nginx::process;
+use crate::nginx::request::{Request, Unsent};
+use crate::render::{html, Writing};
+use crate::report::assemble::{assemble, Facts};
+use crate::report::model::AnsweredBy;
+use crate::report::narrow::forget_requests;
+use crate::sys::pagemap::page_size;
+
+/// A request, and what it asks.
+pub struct Question {
+    /// The request.
+    pub request: Request,
+    /// What it asks.
+    pub query: Query,
+    /// What it gets.
+    pub choice: Choice,
+    /// Whether the reply may have request lines.
+    pub uris: bool,
+    /// When it arrived.
+    pub arrived: Instant,
+}
+
+impl Question {
+    /// Whether it is that of the request with this address.
+    pub(super) fn is_of(&self, address: usize) -> bool {
+        self.request.address() == address
+    }
+}
+
+/// A request that can be answered.
+pub(super) struct Answer {
+    /// What was asked.
+    pub(super) question: Question,
+    /// How far the answer is.
+    pub(super) stage: Stage,
+}
+
+/// How far an answer is.
+pub(super) enum Stage {
+    /// Everybody's figures are there.
+    Collected(Collected),
+    /// The reply is being written.
+    Writing(Reply),
+    /// It is written.
+    Written(Reply),
+    /// It is being sent; so much is left.
+    Sending(Unsent),
+}
+
+/// Goes on with an answer to a held request until the budget is spent. An error is what there is to
+/// tell nginx when the request has come to its end.
+pub(super) fn finish(
+    question: &Question,
+    stage: Stage,
+    budget: &Budget,
+) -> Result<Stage, Option<ngx_int_t>> {
+    let mut request = question.request;
+    let mut unsent = match go_on(question, stage, budget).ok_or(None)? {
+        Stage::Written(reply) if !budget.spent() => request.begin(reply.response())?,
+        Stage::Sending(unsent) => unsent,
+        stage => return Ok(stage),
+    };
+    while !budget.spent() {
+        if let Some(code) = request.send(&mut unsent) {
+            return Err(Some(code));
+        }
+    }
+    Ok(Stage::Sending(unsent))
+}
+
+/// Goes on with an answer, until it is written or the budget is spent. `None` when it cannot be made.
+pub(super) fn go_on(question: &Question, stage: Stage, budget: &Budget) -> Option<Stage> {
+    if budget.spent() {
+        return Some(stage);
+    }
+    let mut reply = match stage {
+        Stage::Collected(collected) => begin(question, collected)?,
+        Stage::Writing(reply) => reply,
+        Stage::Written(_) | Stage::Sending(_) => return Some(stage),
+    };
+    // A piece may take long, and does not come on top of much else.
+    if budget.used() > SLICE / 2 {
+        return Some(Stage::Writing(reply));
+    }
+    match reply.step(budget).ok()? {
+        Progress::Done => Some(Stage::Written(reply)),
+        Progress::More => Some(Stage::Writing(reply)),
+    }
+}
+
+/// Puts the report together, and begins with the reply. `None` when it cannot be made.
+fn begin(question: &Question, collected: Collected) -> Option<Reply> {
+    let Question { query, choice, uris, arrived, .. } = question;
+    let Collected { mut processes, zones, merged } = collected;
+    if !uris {
+        forget_requests(&mut processes);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let facts = Facts {
+        nginx: process::version().to_owned(),
+        product: process::product().clone(),
+        time: (now.as_secs(), now.subsec_millis().into()),
+        page_size: page_size() as u64,
+        answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
+        elapsed_us: u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
+    };
+    let mut server = assemble(facts, processes, zones, &merged);
+    let missing = |sentence: String| Some(Reply::sentence(404, sentence));
+    if let Some(zone) = &query.zone {
+        let names = server.shared_zones.names();
+        if !server.narrow(zone) {
+            return missing(unknown_zone(zone, &names));
+        }
+    }
+    if let Some(pid) = query.pid {
+        let pids: Vec<_> = server.processes.iter().map(|process| process.pid).collect();
+        if !server.narrow_to_process(pid) {
+            return missing(unknown_pid(pid, &pids));
+        }
+    }
+    let Choice { media, by_accept } = *choice;
+    let mut headers = Vec::new();
+    if by_accept {
+        headers.push(BY_ACCEPT);
+    }
+    if media == Media::Html {
+        headers.push(("Content-Security-Policy", html::content_security_policy()));
+    }
+    let writing = Writing::begin(media, server, query.fields.as_ref()).ok()?;
+    Some(Reply::new(media, headers, writing))
+}

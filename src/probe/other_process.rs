@@ -1,0 +1,105 @@
+//! A process that does not answer for itself: one that does not run this module's code, that has no
+//! slot, or whose slot cannot be read. `/proc` is asked instead.
+#![forbid(unsafe_code)]
+
+pub mod title;
+
+use crate::probe::uses::NOT_COUNTED;
+use crate::probe::zones::ZoneMapping;
+use crate::report::model::zones::ZoneUse;
+use crate::report::model::{Kind, Named, Process, State};
+use crate::sys::{life, limits, status};
+
+/// A process that does not answer for itself, for this `reason`. `zones` are the mappings that this
+/// process shares with the `master`. `None` when it is gone, or no child of that master.
+pub fn read(
+    pid: i32,
+    state: State,
+    reason: &str,
+    master: Option<i32>,
+    zones: impl FnOnce() -> Vec<ZoneMapping>,
+) -> Option<Process> {
+    let is_master = master == Some(pid);
+    let untitled = if is_master { Kind::Master } else { Kind::Other };
+    let titled = if is_master { None } else { title::read(pid) };
+    let (kind, titled_state) = titled.unwrap_or((untitled, State::Active));
+    // A child with the master's title is one that is about to start, or a new binary's master.
+    if (kind == Kind::Master) != is_master {
+        return None;
+    }
+    let mut notes = vec![format!(
+        "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: {reason}"
+    )];
+    let master_zones = is_master.then(|| {
+        Named(zones().into_iter().map(|zone| (zone.name.clone(), zone.uses_by_master())).collect())
+    });
+    let is_uncounted = |(_, uses): &(String, ZoneUse)| uses.allocations.is_none();
+    if is_master {
+        notes = vec![
+            format!("generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"),
+            format!("zones, touched: {reason}"),
+        ];
+        if master_zones.as_ref().is_some_and(|zones| zones.0.iter().any(is_uncounted)) {
+            notes.push(NOT_COUNTED.to_owned());
+        }
+    }
+    let system = match status::of(pid) {
+        Ok(reading) if reading.ended => return None,
+        Ok(reading) if !is_master && Some(reading.parent) != master => return None,
+        Ok(reading) => reading.system,
+        Err(_) if !life::exists(pid) => return None,
+        Err(error) => {
+            notes.push(format!("system: {error}"));
+            Default::default()
+        }
+    };
+    Some(Process {
+        kind,
+        id: None,
+        pid,
+        generation: None,
+        state: state.max(titled_state),
+        age_ms: 0,
+        uptime_s: status::uptime_s(pid),
+        system,
+        breakdown: None,
+        mappings: None,
+        limits: limits::of(pid).ok().map(Named),
+        allocator: None,
+        pools: None,
+        zones: master_zones,
+        lua: None,
+        text: None,
+        stacks: None,
+        hooks: None,
+        own: None,
+        notes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_by_what_the_kernel_says() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (pid, me) = (child.id() as i32, std::process::id() as i32);
+        let of = |master| read(pid, State::Unresponsive, "it is stopped", master, Vec::new);
+        let process = of(Some(me)).unwrap();
+        assert_eq!((process.kind, process.state), (Kind::Other, State::Unresponsive));
+        assert!(process.system.resident.is_some_and(|bytes| bytes > 0), "{process:?}");
+        let note =
+            "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: \
+                    it is stopped";
+        assert_eq!(process.notes, [note]);
+        assert_eq!((process.breakdown, process.zones), (None, None));
+
+        assert_eq!(of(Some(1)), None, "another's child");
+        let master = of(Some(pid)).unwrap();
+        assert_eq!((master.kind, master.zones), (Kind::Master, Some(Named::default())));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(of(Some(me)), None);
+    }
+}
