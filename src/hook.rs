@@ -15,6 +15,7 @@
 //! - Nothing unwinds from a hook into the code that called it: hooks do nothing that can panic.
 //! - A hook that cannot be is `off: reason`, never a failed start ([`refusal`]).
 
+mod arch;
 pub mod creators;
 pub mod engine;
 mod errno;

@@ -8,7 +8,6 @@
 //!
 //! 1. The process has one thread: the loaded objects stay during the search, and in its child.
 
-mod code;
 mod file;
 
 use std::ffi::OsStr;
@@ -18,6 +17,8 @@ use std::sync::RwLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::arch::references;
+use super::arch::references::Kind;
 use super::engine::trial;
 use super::imports::imports;
 use crate::report::naming::prefix;
@@ -26,7 +27,6 @@ use crate::sys::exports::{self, Export};
 use crate::sys::image::Image;
 use crate::sys::{functions, status, symbol, symbols};
 
-use code::{references, Kind};
 use file::{Functions, Named, Of};
 
 /// Places whose names are kept, and bytes of a name.

@@ -23,24 +23,14 @@
 //! 5. Without a call in a block no return address leads to it. With the jumps out and one thread, which
 //!    runs this code, its page can go.
 
-#[cfg(any(test, target_arch = "aarch64"))]
-mod aarch64;
 mod code;
 pub(super) mod trial;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
 
 use std::ffi::{c_void, CStr};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-#[cfg(target_arch = "aarch64")]
-use aarch64::{plan, REACH};
-#[cfg(target_arch = "x86_64")]
-use x86_64::{plan, REACH};
-
-use serde::{Deserialize, Serialize};
-
+use super::arch::{plan, Detour, REACH};
 use super::protect::Protections;
 use super::refusal::Refusal;
 use crate::sys::elf::{objects, LoadedObject};
@@ -62,24 +52,6 @@ pub struct Target {
 
 /// What calls hooked functions to see whether they do what they should.
 pub type Check = fn() -> Result<(), Refusal>;
-
-/// Bytes that a block has room for.
-const BLOCK: usize = 128;
-
-/// What makes a detour of a function.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Detour {
-    /// Bytes at its start that stay.
-    skip: usize,
-    /// What is written behind them.
-    patch: Vec<u8>,
-    /// Its block: at the start, the way to the hook.
-    block: Vec<u8>,
-    /// Where in the block the way to the function itself starts.
-    original: usize,
-    /// Whether an instruction in the block is a call, which returns to it.
-    calls: bool,
-}
 
 /// A function that is or was hooked.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 
+use super::arch::{GLOB_DAT, JUMP_SLOT};
 use super::refusal::Refusal;
 use crate::sys::elf::LoadedObject;
 use crate::sys::image::{Image, RELA_SIZE, SYM_SIZE};
@@ -26,15 +27,6 @@ pub struct Import {
     pub stub: Option<usize>,
 }
 
-/// The relocation types of slots, where they are known: `R_*_GLOB_DAT` and `R_*_JUMP_SLOT`.
-const SLOT_TYPES: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
-    Some((6, 7))
-} else if cfg!(all(target_arch = "aarch64", target_pointer_width = "64")) {
-    Some((1025, 1026))
-} else {
-    None
-};
-
 /// The slots of `object` that hold the address of `symbol`. Slots of a weak import that nothing
 /// defines hold 0 and are left out. An object without a dynamic section imports nothing.
 ///
@@ -42,25 +34,23 @@ const SLOT_TYPES: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
 ///
 /// The object is loaded, and stays so during the call.
 pub unsafe fn imports(object: &LoadedObject, symbol: &CStr) -> Result<Vec<Import>, Refusal> {
-    let types = SLOT_TYPES.ok_or(Refusal::Architecture)?;
     let Some(dynamic) = object.dynamic else {
         return Ok(Vec::new());
     };
     // SAFETY: by contract.
     let image = unsafe { Image::new(object) };
-    find(&image, dynamic, symbol.to_bytes_with_nul(), types)
+    find(&image, dynamic, symbol.to_bytes_with_nul())
         .ok_or_else(|| Refusal::Malformed { object: object.name.clone() })
 }
 
-fn find(image: &Image, dynamic: usize, name: &[u8], types: (u32, u32)) -> Option<Vec<Import>> {
+fn find(image: &Image, dynamic: usize, name: &[u8]) -> Option<Vec<Import>> {
     let dynamic = image.dynamic(dynamic)?;
-    let (glob_dat, jump_slot) = types;
     let mut found: Vec<Import> = Vec::new();
     for (table, size) in dynamic.tables {
         for entry in (0..size / RELA_SIZE).map(|i| table.wrapping_add(i * RELA_SIZE)) {
             let info = image.word(entry.wrapping_add(8))?;
             let (symbol, kind) = ((info >> 32) as usize, info as u32);
-            if symbol == 0 || (kind != glob_dat && kind != jump_slot) {
+            if symbol == 0 || (kind != GLOB_DAT && kind != JUMP_SLOT) {
                 continue;
             }
             let symbol = dynamic.symbols.wrapping_add(symbol.wrapping_mul(SYM_SIZE));
@@ -75,7 +65,7 @@ fn find(image: &Image, dynamic: usize, name: &[u8], types: (u32, u32)) -> Option
             let defined = image.bytes(symbol.wrapping_add(6), 2)? != [0, 0];
             let address = image.word(symbol.wrapping_add(8))? as usize;
             let stub = (!defined && address != 0).then(|| image.object.bias.wrapping_add(address));
-            let lazy = kind == jump_slot && !dynamic.bind_now;
+            let lazy = kind == JUMP_SLOT && !dynamic.bind_now;
             found.push(Import { slot, value, defined, lazy, stub });
         }
     }
@@ -87,7 +77,7 @@ mod tests {
     use super::*;
     use crate::sys::elf::objects;
     use crate::sys::image::{DF_1_NOW, DF_BIND_NOW, DT_BIND_NOW, DT_FLAGS, DT_FLAGS_1};
-    use crate::sys::testing::{Made, JUMP_SLOT};
+    use crate::sys::testing::Made;
 
     fn read(made: &Made, symbol: &CStr) -> Result<Vec<Import>, Refusal> {
         // SAFETY: the object's only segment is the box in `made`.
@@ -135,16 +125,16 @@ mod tests {
     fn malformed_objects() {
         let refusal = Err(Refusal::Malformed { object: "made".into() });
         for (word, value) in [
-            (1, 1 << 40),                 // strings
-            (5, 512),                     // symbols
-            (7, 16),                      // size of a symbol
-            (9, u64::MAX),                // relocations
-            (11, 24 * 100),               // more of them than there are
-            (13, 17),                     // DT_REL
-            (14, 5),                      // no end
-            (32, 508),                    // slot across the end
-            (32, 404),                    // slot not aligned
-            (33, (99 << 32) | JUMP_SLOT), // symbol out of the table
+            (1, 1 << 40),                            // strings
+            (5, 512),                                // symbols
+            (7, 16),                                 // size of a symbol
+            (9, u64::MAX),                           // relocations
+            (11, 24 * 100),                          // more of them than there are
+            (13, 17),                                // DT_REL
+            (14, 5),                                 // no end
+            (32, 508),                               // slot across the end
+            (32, 404),                               // slot not aligned
+            (33, (99 << 32) | u64::from(JUMP_SLOT)), // symbol out of the table
         ] {
             let mut made = Made::new();
             made.words[word] = value;

@@ -19,12 +19,12 @@
 //!    no Lua running, and where VMs are used by other threads, those are left alone.
 //! 5. Nothing here can unwind.
 
-use std::arch::global_asm;
 use std::ffi::{c_void, CStr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::arch::lua::{memstat_lua_new, memstat_lua_new_state};
 use super::got::{self, Patched};
 use super::pin::pin;
 use super::refusal::Refusal;
@@ -40,7 +40,7 @@ use api::{Alloc, Api, Lua};
 use vm::{Birth, Vm};
 
 mod alloc;
-mod api;
+pub(super) mod api;
 mod caller;
 mod directs;
 mod reading;
@@ -303,56 +303,8 @@ fn account(vm: &Vm) {
     }
 }
 
-// The stand-ins that have to know who calls: they pass the address they return to on, in the
-// register behind the last argument.
-#[cfg(target_arch = "x86_64")]
-global_asm!(
-    ".hidden memstat_lua_new",
-    ".globl memstat_lua_new",
-    ".type memstat_lua_new, @function",
-    "memstat_lua_new:",
-    "endbr64",
-    "mov rdi, [rsp]",
-    "jmp {new}",
-    ".size memstat_lua_new, . - memstat_lua_new",
-    ".hidden memstat_lua_new_state",
-    ".globl memstat_lua_new_state",
-    ".type memstat_lua_new_state, @function",
-    "memstat_lua_new_state:",
-    "endbr64",
-    "mov rdx, [rsp]",
-    "jmp {new_state}",
-    ".size memstat_lua_new_state, . - memstat_lua_new_state",
-    new = sym new,
-    new_state = sym new_state,
-);
-#[cfg(target_arch = "aarch64")]
-global_asm!(
-    ".hidden memstat_lua_new",
-    ".globl memstat_lua_new",
-    ".type memstat_lua_new, @function",
-    "memstat_lua_new:",
-    "mov x0, x30",
-    "b {new}",
-    ".size memstat_lua_new, . - memstat_lua_new",
-    ".hidden memstat_lua_new_state",
-    ".globl memstat_lua_new_state",
-    ".type memstat_lua_new_state, @function",
-    "memstat_lua_new_state:",
-    "mov x2, x30",
-    "b {new_state}",
-    ".size memstat_lua_new_state, . - memstat_lua_new_state",
-    new = sym new,
-    new_state = sym new_state,
-);
-
-extern "C" {
-    fn memstat_lua_new() -> Lua;
-    fn memstat_lua_new_state(alloc: Option<Alloc>, data: *mut c_void) -> Lua;
-}
-
 /// Stands in for `luaL_newstate`.
-unsafe extern "C" fn new(caller: usize) -> Lua {
+pub(super) unsafe extern "C" fn new(caller: usize) -> Lua {
     let real = NEW.load(Ordering::Acquire);
     if real.is_null() {
         // Not reachable (2).
@@ -367,7 +319,11 @@ unsafe extern "C" fn new(caller: usize) -> Lua {
 }
 
 /// Stands in for `lua_newstate`.
-unsafe extern "C" fn new_state(alloc: Option<Alloc>, data: *mut c_void, caller: usize) -> Lua {
+pub(super) unsafe extern "C" fn new_state(
+    alloc: Option<Alloc>,
+    data: *mut c_void,
+    caller: usize,
+) -> Lua {
     let real = NEW_STATE.load(Ordering::Acquire);
     if real.is_null() {
         // Not reachable (2).

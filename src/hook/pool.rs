@@ -14,17 +14,18 @@
 //!    once another thread has used a pool.
 //! 5. The layout of pools is that of [`abi::pool`](crate::abi::pool): [`check`] found it so.
 //!
-//! The commonest calls are dealt with by [`entries`], in as few instructions as can be. The rest
-//! comes to [`created`], [`destroy`], [`destroy_sized`], [`reset`] and [`give_back`].
+//! The commonest calls are dealt with by [`arch::pool`](super::arch::pool), in as few instructions as
+//! can be. The rest comes to [`created`], [`destroy`], [`destroy_sized`], [`reset`] and [`give_back`].
 
 mod check;
-mod entries;
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_void, CStr};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use super::arch::pool::{memstat_create_pool, memstat_destroy_pool, memstat_pfree};
+use super::arch::thread_pointer;
 use super::engine;
 use super::errno::keep_errno;
 use super::origin;
@@ -38,31 +39,28 @@ type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void
 type Destroy = unsafe extern "C" fn(pool: *mut c_void);
 type GiveBack = unsafe extern "C" fn(pool: *mut c_void, given: *mut c_void) -> isize;
 
-static CREATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-static DESTROY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+pub(super) static CREATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+pub(super) static DESTROY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static RESET: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-static PFREE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+pub(super) static PFREE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 static TARGETS: [Target; 3] = [
     Target {
         symbol: c"ngx_create_pool",
-        hook: || entries::memstat_create_pool as *const c_void,
+        hook: || memstat_create_pool as *const c_void,
         original: &CREATE,
     },
     Target {
         symbol: c"ngx_destroy_pool",
-        hook: || entries::memstat_destroy_pool as *const c_void,
+        hook: || memstat_destroy_pool as *const c_void,
         original: &DESTROY,
     },
     Target { symbol: c"ngx_reset_pool", hook: || reset as *const c_void, original: &RESET },
 ];
 
 /// Without this one the rest is known still.
-static GIVING_BACK: [Target; 1] = [Target {
-    symbol: c"ngx_pfree",
-    hook: || entries::memstat_pfree as *const c_void,
-    original: &PFREE,
-}];
+static GIVING_BACK: [Target; 1] =
+    [Target { symbol: c"ngx_pfree", hook: || memstat_pfree as *const c_void, original: &PFREE }];
 
 struct OfMainThread<T>(UnsafeCell<T>);
 
@@ -81,10 +79,10 @@ const PLACES: usize = 16;
 /// Why `ngx_pfree` is not hooked.
 static PFREE_REFUSED: Mutex<Option<Refusal>> = Mutex::new(None);
 
-static NURSERY: Nursery = Nursery::new();
+pub(super) static NURSERY: Nursery = Nursery::new();
 
 /// The thread pointer of the main thread.
-static MAIN: AtomicUsize = AtomicUsize::new(0);
+pub(super) static MAIN: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the hooks are in place.
 static ON: AtomicBool = AtomicBool::new(false);
@@ -93,7 +91,7 @@ static ON: AtomicBool = AtomicBool::new(false);
 static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 
 /// `ngx_current_msec`.
-static CLOCK: AtomicPtr<usize> = AtomicPtr::new(std::ptr::null_mut());
+pub(super) static CLOCK: AtomicPtr<usize> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Hooks the three functions. Hooks that are in place stay, and so does what they have counted.
 ///
@@ -198,7 +196,7 @@ fn milliseconds() -> usize {
 }
 
 /// A pool, or null, was created by a call that returns to an address. Returns the pool.
-unsafe extern "C" fn created(pool: *mut c_void, caller: usize) -> *mut c_void {
+pub(super) unsafe extern "C" fn created(pool: *mut c_void, caller: usize) -> *mut c_void {
     if !pool.is_null() {
         // SAFETY: 1, 5: it has one block.
         let size = unsafe { header(pool as usize) }.end.wrapping_sub(pool as usize);
@@ -220,13 +218,13 @@ fn record(pools: &mut Pools, created: &Created, caller: usize) {
 }
 
 /// Stands in for `ngx_destroy_pool`.
-unsafe extern "C" fn destroy(pool: *mut c_void) {
+pub(super) unsafe extern "C" fn destroy(pool: *mut c_void) {
     // SAFETY: 1, 5.
     unsafe { destroy_sized(pool, size(pool as usize)) }
 }
 
 /// The same, for a pool of this size.
-unsafe extern "C" fn destroy_sized(pool: *mut c_void, size: u64) {
+pub(super) unsafe extern "C" fn destroy_sized(pool: *mut c_void, size: u64) {
     counted(|pools| pools.destroyed(pool as usize, size));
     // SAFETY: 1, 2.
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }
@@ -243,7 +241,7 @@ unsafe extern "C" fn reset(pool: *mut c_void) {
 }
 
 /// Stands in for `ngx_pfree`.
-unsafe extern "C" fn give_back(pool: *mut c_void, given: *mut c_void) -> isize {
+pub(super) unsafe extern "C" fn give_back(pool: *mut c_void, given: *mut c_void) -> isize {
     // SAFETY: 1, 5.
     keep_errno(|| counted(|pools| unsafe { look(pools, pool as usize, given as usize) }));
     // SAFETY: 1, 2.
@@ -283,24 +281,6 @@ fn counted(count: impl FnOnce(&mut Pools)) {
     } else {
         ELSEWHERE.store(true, Relaxed);
     }
-}
-
-/// What tells threads apart at the cost of an instruction: the address of the thread's control
-/// block.
-#[inline(always)]
-fn thread_pointer() -> usize {
-    let pointer: usize;
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the ABI has the control block's own address at its start.
-    unsafe {
-        std::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, pure, readonly))
-    };
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: a register that may be read.
-    unsafe {
-        std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, pure, nomem))
-    };
-    pointer
 }
 
 #[cfg(test)]

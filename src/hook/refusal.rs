@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 /// Why a hook is not in place. The text is a short reason, fit for `off: reason`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
-    /// There are no relocation numbers for this architecture here.
-    #[error("not supported on this architecture")]
-    Architecture,
     /// The dynamic section of an object does not say what it should.
     #[error("the dynamic section of {object} cannot be read")]
     Malformed {

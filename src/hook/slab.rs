@@ -21,10 +21,8 @@
 //!    pool is gone. So whoever uses a pool may use them, if they say so, whatever another thread makes
 //!    of this word meanwhile.
 //!
-//! The commonest calls of the slab functions are dealt with by [`entries`], in as few instructions as
-//! can be. The rest comes to [`alloc_locked`] and [`free_locked`].
-
-mod entries;
+//! The commonest calls of the slab functions are dealt with by [`arch::slab`](super::arch::slab), in as
+//! few instructions as can be. The rest comes to [`alloc_locked`] and [`free_locked`].
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -32,6 +30,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
+use super::arch::slab::{memstat_slab_alloc, memstat_slab_free};
 use super::engine;
 use super::errno::keep_errno;
 use super::refusal::Refusal;
@@ -65,20 +64,20 @@ pub struct Shm {
     pub name_data: *mut u8,
 }
 
-static ALLOC: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-static FREE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+pub(super) static ALLOC: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+pub(super) static FREE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static SHM_ALLOC: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static SHM_FREE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 static TARGETS: [Target; 4] = [
     Target {
         symbol: c"ngx_slab_alloc_locked",
-        hook: || entries::memstat_slab_alloc as Alloc as *const c_void,
+        hook: || memstat_slab_alloc as Alloc as *const c_void,
         original: &ALLOC,
     },
     Target {
         symbol: c"ngx_slab_free_locked",
-        hook: || entries::memstat_slab_free as Free as *const c_void,
+        hook: || memstat_slab_free as Free as *const c_void,
         original: &FREE,
     },
     Target {
@@ -96,15 +95,15 @@ static TARGETS: [Target; 4] = [
 /// The master's counters, in shared memory.
 static MASTERS: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 /// Those of this process: [`MASTERS`], in a child [`OWN`].
-static CURRENT: AtomicPtr<Table> = AtomicPtr::new(null_mut());
+pub(super) static CURRENT: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 static OWN: Table = Table::new();
 /// The counters of the pool that was used last.
-static LAST: AtomicPtr<Entry> = AtomicPtr::new((&raw const OWN).cast_mut().cast());
+pub(super) static LAST: AtomicPtr<Entry> = AtomicPtr::new((&raw const OWN).cast_mut().cast());
 
 static MAPPINGS: Mutex<Mappings> = Mutex::new(Mappings::new());
 static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 /// Half a page: what is larger is allocated in whole pages.
-static HALF_PAGE: AtomicU64 = AtomicU64::new(u64::MAX);
+pub(super) static HALF_PAGE: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Hooks the four functions. `check` proves in a child process that the hooks see what they should.
 ///
@@ -262,7 +261,7 @@ fn set_state(state: Hooked) {
 }
 
 /// Stands in for `ngx_slab_alloc_locked`.
-unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> *mut c_void {
+pub(super) unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> *mut c_void {
     let original = ALLOC.load(Ordering::Relaxed);
     if original.is_null() {
         // Not reachable (2).
@@ -279,7 +278,7 @@ unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> *mut c_void
 }
 
 /// Stands in for `ngx_slab_free_locked`.
-unsafe extern "C" fn free_locked(pool: *mut c_void, block: *mut c_void) {
+pub(super) unsafe extern "C" fn free_locked(pool: *mut c_void, block: *mut c_void) {
     let original = FREE.load(Ordering::Relaxed);
     if original.is_null() {
         // Not reachable (2).

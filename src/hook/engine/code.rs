@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use libc::{c_int, PROT_EXEC, PROT_READ, PROT_WRITE};
 
-use super::BLOCK;
+use crate::hook::arch::{flush, BLOCK};
 use crate::hook::refusal::Refusal;
 use crate::sys::pagemap::page_size;
 
@@ -36,7 +36,8 @@ pub unsafe fn write(address: usize, bytes: &[u8]) -> Result<(), Refusal> {
     unsafe { protect(start, length, PROT_READ | PROT_WRITE)? };
     // SAFETY: 1, 2; writable now.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
-    flush(address, bytes.len());
+    // SAFETY: 1.
+    unsafe { flush(address, bytes.len()) };
     // SAFETY: the protection that code has.
     unsafe { protect(start, length, PROT_READ | PROT_EXEC) }
 }
@@ -81,7 +82,8 @@ impl Page {
 
     /// Makes it executable.
     pub fn seal(self) -> Result<(), Refusal> {
-        flush(self.0, page_size());
+        // SAFETY: 3.
+        unsafe { flush(self.0, page_size()) };
         // SAFETY: 3.
         let sealed = unsafe { protect(self.0, page_size(), PROT_READ | PROT_EXEC) };
         if sealed.is_err() {
@@ -134,19 +136,4 @@ unsafe fn protect(start: usize, length: usize, protection: c_int) -> Result<(), 
         return Ok(());
     }
     Err(Refusal::Protect(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)))
-}
-
-/// Has the processor see code that was written. x86 does by itself.
-fn flush(start: usize, length: usize) {
-    #[cfg(target_arch = "aarch64")]
-    {
-        extern "C" {
-            /// From the compiler's runtime library.
-            fn __clear_cache(start: *mut u8, end: *mut u8);
-        }
-        // SAFETY: 1 or 3; it reads and writes no data.
-        unsafe { __clear_cache(start as *mut u8, start.wrapping_add(length) as *mut u8) };
-    }
-    #[cfg(not(target_arch = "aarch64"))]
-    let _ = (start, length);
 }

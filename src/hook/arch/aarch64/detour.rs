@@ -8,7 +8,7 @@
 //! Source: Arm Architecture Reference Manual, "A64 instruction set encoding".
 #![forbid(unsafe_code)]
 
-use super::{Detour, BLOCK};
+use crate::hook::arch::{Detour, BLOCK};
 
 /// How far the block may be from the function.
 pub const REACH: usize = 0x7f0_0000;

@@ -1,32 +1,31 @@
-//! Where calls of the hooked functions come in.
+//! Where calls of the hooked pool functions come in.
 //!
-//! On x86_64 the commonest cases end here: a pool of a known kind is created and its place in the
-//! nursery is free, or a pool that is there is destroyed and its size is counted there already. All
-//! else goes on to [`created`] and [`destroy`], with the stack as the caller left it: they do the same
-//! and the rest. On other processors they do all of it.
+//! The commonest cases end here: a pool of a known kind is created and its place in the nursery is
+//! free, or a pool that is there is destroyed and its size is counted there already. All else goes on
+//! to [`created`], [`destroy`], [`destroy_sized`] and [`give_back`], with the stack as the caller left
+//! it: they do the same and the rest.
 //!
 //! What the code below relies on:
 //!
-//! 1. What [`pool`](super) relies on: 1, 2, and 5 of a pool that is created or about to be destroyed;
-//!    of its large allocations what [`abi::pool`](crate::abi::pool) does. To the C library one
-//!    that is null has no bytes.
-//! 2. Of this module it uses only whole words of the nursery and of statics, which are atomic: another
+//! 1. What [`pool`](crate::hook::pool) relies on: 1, 2, and 5 of a pool that is created or about to be
+//!    destroyed; of its large allocations what [`abi::pool`](crate::abi::pool) does. To the C library
+//!    one that is null has no bytes.
+//! 2. Of `hook::pool` it uses only whole words of the nursery and of statics, which are atomic: another
 //!    thread does no harm. What is compared has the thread pointer added to it, so that such a thread
 //!    goes on to [`created`] or [`destroy`], which notice it. When it destroys a pool that is in the
 //!    nursery it always does. When it creates one it would not if the address of its call were exactly
 //!    as far from that of a known one as its thread pointer is from the main thread's; it is noticed
 //!    then when it destroys that pool, or at its next one.
 
+use std::arch::global_asm;
 use std::ffi::c_void;
+use std::mem::offset_of;
 
-use super::{created, destroy, give_back, CREATE};
-#[cfg(target_arch = "x86_64")]
-use {
-    super::destroy_sized,
-    crate::abi::pool::{Header, Large, FEW},
-    crate::tally::pools::Nursery,
-    std::mem::offset_of,
+use crate::abi::pool::{Header, Large, FEW};
+use crate::hook::pool::{
+    created, destroy, destroy_sized, give_back, CLOCK, CREATE, DESTROY, MAIN, NURSERY, PFREE,
 };
+use crate::tally::pools::{Nursery, FACTOR, SHIFT};
 
 extern "C" {
     /// Stands in for `ngx_create_pool`.
@@ -39,8 +38,7 @@ extern "C" {
     pub fn memstat_pfree(pool: *mut c_void, given: *mut c_void) -> isize;
 }
 
-/// Has rdx zero if this is the main thread, and the pool is in its place.
-#[cfg(target_arch = "x86_64")]
+/// Sets rdx to 0 if this is the main thread and the pool is in its place.
 macro_rules! compare {
     () => {
         "mov rdx, fs:[0]
@@ -51,7 +49,6 @@ macro_rules! compare {
 }
 
 /// Takes the pool out of its place, adds to one of the counts of its kind, and goes on to the original.
-#[cfg(target_arch = "x86_64")]
 macro_rules! end {
     ($count:literal) => {
         concat!(
@@ -65,13 +62,13 @@ macro_rules! end {
     };
 }
 
-/// Has rax be the size of the one large allocation, with the stack aligned; with more, it goes on at 8.
-#[cfg(target_arch = "x86_64")]
+/// Sets rax to the size of the one large allocation, with the stack aligned; with more than one it goes
+/// on at `.Ldestroy_any`.
 macro_rules! ask {
     () => {
         "mov rsi, [rdi + {LARGE}]
          cmp qword ptr [rsi + {LARGE_NEXT}], 0
-         jne 8f
+         jne .Ldestroy_any
          push rdi
          .cfi_adjust_cfa_offset 8
          mov rdi, [rsi + {LARGE_ALLOC}]
@@ -81,8 +78,7 @@ macro_rules! ask {
     };
 }
 
-#[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
+global_asm!(
     ".globl memstat_create_pool",
     ".hidden memstat_create_pool",
     ".type memstat_create_pool, @function",
@@ -98,7 +94,7 @@ std::arch::global_asm!(
     "mov rsi, fs:[0]",
     "add rsi, [rsp]",
     "lea rcx, [rip + {NURSERY}]",
-    // rdi is zero if the kind in the mark's place is this one, and the pool's place is free.
+    // rdi is 0 if the kind in the mark's place is this one, and the pool's place is free.
     "movzx edx, sil",
     "sub rsi, [rcx + rdx*8 + {MARKS}]",
     "xor rdi, [rcx + rdx*8 + {SIZES}]",
@@ -106,7 +102,7 @@ std::arch::global_asm!(
     "imul esi, eax, {FACTOR}",
     "shr esi, {SHIFT}",
     "or rdi, [rcx + rsi*8 + {POOLS}]",
-    "jnz 2f",
+    "jnz .Lcreate_unknown",
     "mov [rcx + rsi*8 + {POOLS}], rax",
     // All of the word: nothing is known of what was here.
     "mov [rcx + rsi*8 + {KINDS}], rdx",
@@ -114,7 +110,7 @@ std::arch::global_asm!(
     "mov rdx, [rdx]",
     "mov [rcx + rsi*8 + {CREATED}], rdx",
     "ret",
-    "2:",
+    ".Lcreate_unknown:",
     "mov rdi, rax",
     "mov rsi, [rsp]",
     "jmp {created}",
@@ -133,64 +129,64 @@ std::arch::global_asm!(
     // Two blocks, and nothing large?
     "mov rsi, [rdi + {NEXT}]",
     "test rsi, rsi",
-    "jz 2f",
+    "jz .Ldestroy_one_block",
     "or rdx, [rsi + {NEXT}]",
     "or rdx, [rdi + {LARGE}]",
-    "jnz 3f",
+    "jnz .Ldestroy_three_blocks",
     end!("ENDED_2"),
-    "2:", // One block, and nothing large?
+    ".Ldestroy_one_block:", // One block, and nothing large?
     "or rdx, [rdi + {LARGE}]",
-    "jnz 5f",
+    "jnz .Ldestroy_one_block_one_large",
     end!("ENDED_1"),
-    "3:", // Three blocks, and nothing large? What was found above is not known one by one.
+    ".Ldestroy_three_blocks:", // Three blocks, and nothing large? What was found above is not known one by one.
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
-    "jz 4f",
+    "jz .Ldestroy_two_blocks_one_large",
     compare!(),
     "jnz {destroy}",
     "mov rdx, [rdi + {LARGE}]",
     "or rdx, [rsi + {NEXT}]",
-    "jnz 8f",
+    "jnz .Ldestroy_any",
     end!("ENDED_3"),
-    "4:", // Two blocks, and one that is large?
+    ".Ldestroy_two_blocks_one_large:", // Two blocks, and one that is large?
     compare!(),
     "jnz {destroy}",
     ask!(),
     "mov rsi, [rdi + {END}]",
     "sub rsi, rdi",
     "lea rax, [rax + rsi*2]",
-    "jmp 6f",
-    "5:", // One block, and one that is large?
+    "jmp .Ldestroy_sized",
+    ".Ldestroy_one_block_one_large:", // One block, and one that is large?
     compare!(),
     "jnz {destroy}",
     ask!(),
     "add rax, [rdi + {END}]",
     "sub rax, rdi",
-    "6:", // Is its size, in rax, one of those that are counted?
+    ".Ldestroy_sized:", // Is its size, in rax, one of those that are counted?
     "lea rcx, [rip + {NURSERY}]",
     "imul esi, edi, {FACTOR}",
     "shr esi, {SHIFT}",
     "movzx edx, byte ptr [rcx + rsi*8 + {KINDS}]",
     "sub rax, [rcx + rdx*8 + {LEAST}]",
     "cmp rax, [rcx + rdx*8 + {ABOVE}]",
-    "ja 7f",
+    "ja .Ldestroy_unlike",
     "mov qword ptr [rcx + rsi*8 + {POOLS}], 0",
     "inc qword ptr [rcx + rdx*8 + {ALIKE}]",
     "jmp [rip + {DESTROY}]",
-    "7:",
+    ".Ldestroy_unlike:",
     "add rax, [rcx + rdx*8 + {LEAST}]",
     "mov rsi, rax",
     "jmp {destroy_sized}",
-    "8:", // Any number of blocks,
+    ".Ldestroy_any:", // Any number of blocks,
     "mov rcx, [rdi + {END}]",
     "sub rcx, rdi",
     "xor eax, eax",
     "mov rsi, rdi",
-    "9:",
+    ".Ldestroy_next_block:",
     "add rax, rcx",
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
-    "jnz 9b",
+    "jnz .Ldestroy_next_block",
     // and of what is large.
     "push rbx",
     ".cfi_adjust_cfa_offset 8",
@@ -201,15 +197,15 @@ std::arch::global_asm!(
     ".cfi_adjust_cfa_offset 8",
     "mov rbx, [rdi + {LARGE}]",
     "test rbx, rbx",
-    "jz 3f",
-    "2:",
+    "jz .Ldestroy_all_large",
+    ".Ldestroy_next_large:",
     "mov rdi, [rbx + {LARGE_ALLOC}]",
     "call [rip + {usable_size}@GOTPCREL]",
     "add [rsp], rax",
     "mov rbx, [rbx + {LARGE_NEXT}]",
     "test rbx, rbx",
-    "jnz 2b",
-    "3:",
+    "jnz .Ldestroy_next_large",
+    ".Ldestroy_all_large:",
     "pop rax",
     ".cfi_adjust_cfa_offset -8",
     "pop rdi",
@@ -217,7 +213,7 @@ std::arch::global_asm!(
     "pop rbx",
     ".cfi_adjust_cfa_offset -8",
     ".cfi_restore rbx",
-    "jmp 6b",
+    "jmp .Ldestroy_sized",
     ".cfi_endproc",
     ".size memstat_destroy_pool, . - memstat_destroy_pool",
     "",
@@ -230,12 +226,12 @@ std::arch::global_asm!(
     "imul eax, edi, {FACTOR}",
     "shr eax, {SHIFT}",
     "cmp edi, [rcx + rax*8 + {LOOKED_AT}]",
-    "jne 2f",
+    "jne .Lpfree_any_large",
     // It has large allocations, or had. One block, and one that is large?
     "mov rdx, [rdi + {LARGE}]",
     "mov r8, [rdx + {LARGE_NEXT}]",
     "or r8, [rdi + {NEXT}]",
-    "jnz 2f",
+    "jnz .Lpfree_any_large",
     "push rdi",
     ".cfi_adjust_cfa_offset 8",
     "push rsi",
@@ -254,34 +250,34 @@ std::arch::global_asm!(
     "cmp rax, rcx",
     "ja {give_back}",
     "jmp [rip + {PFREE}]",
-    "2:", // Anything large at all?
+    ".Lpfree_any_large:", // Anything large at all?
     "mov rdx, [rdi + {LARGE}]",
     "test rdx, rdx",
-    "jz 8f",
+    "jz .Lpfree_original",
     // rcx: how much its creator's largest has, as far as it is known here.
     "mov r8, [rdi + {END}]",
     "sub r8, rdi",
     "cmp edi, [rcx + rax*8 + {LOOKED_AT}]",
-    "jne 3f",
+    "jne .Lpfree_of_nursery",
     "mov rcx, [rcx + rax*8 + {ENOUGH}]",
     "add rcx, r8",
-    "jmp 4f",
-    "3:",
+    "jmp .Lpfree_less_blocks",
+    ".Lpfree_of_nursery:",
     "cmp rdi, [rcx + rax*8 + {POOLS}]",
     "jne {give_back}",
     "movzx eax, byte ptr [rcx + rax*8 + {KINDS}]",
     "mov rcx, [rcx + rax*8 + {PEAKS}]",
-    "4:", // Less its blocks,
+    ".Lpfree_less_blocks:", // Less its blocks,
     "mov r9d, {FEW}",
     "mov rax, rdi",
-    "5:",
+    ".Lpfree_next_block:",
     "sub rcx, r8",
     "jb {give_back}",
     "dec r9d",
     "jz {give_back}",
     "mov rax, [rax + {NEXT}]",
     "test rax, rax",
-    "jnz 5b",
+    "jnz .Lpfree_next_block",
     // and less what is large.
     "push rbx",
     ".cfi_adjust_cfa_offset 8",
@@ -297,17 +293,17 @@ std::arch::global_asm!(
     ".cfi_adjust_cfa_offset 8",
     "mov rbx, rdx",
     "mov ebp, r9d",
-    "6:",
+    ".Lpfree_next_large:",
     "mov rdi, [rbx + {LARGE_ALLOC}]",
     "call [rip + {usable_size}@GOTPCREL]",
     "sub [rsp], rax",
-    "jb 7f",
+    "jb .Lpfree_compared",
     "mov rbx, [rbx + {LARGE_NEXT}]",
     "test rbx, rbx",
-    "jz 7f",
+    "jz .Lpfree_compared",
     "dec ebp",
-    "jnz 6b",
-    "7:", // rbx is zero if all is.
+    "jnz .Lpfree_next_large",
+    ".Lpfree_compared:", // rbx is 0 if all is.
     "mov rax, rbx",
     "pop rcx",
     ".cfi_adjust_cfa_offset -8",
@@ -323,22 +319,22 @@ std::arch::global_asm!(
     ".cfi_restore rbx",
     "test rax, rax",
     "jnz {give_back}",
-    "8:",
+    ".Lpfree_original:",
     "jmp [rip + {PFREE}]",
     ".cfi_endproc",
     ".size memstat_pfree, . - memstat_pfree",
     CREATE = sym CREATE,
-    DESTROY = sym super::DESTROY,
-    PFREE = sym super::PFREE,
-    CLOCK = sym super::CLOCK,
-    MAIN = sym super::MAIN,
-    NURSERY = sym super::NURSERY,
+    DESTROY = sym DESTROY,
+    PFREE = sym PFREE,
+    CLOCK = sym CLOCK,
+    MAIN = sym MAIN,
+    NURSERY = sym NURSERY,
     created = sym created,
     destroy = sym destroy,
     destroy_sized = sym destroy_sized,
     give_back = sym give_back,
-    FACTOR = const crate::tally::pools::FACTOR as i32,
-    SHIFT = const crate::tally::pools::SHIFT,
+    FACTOR = const FACTOR as i32,
+    SHIFT = const SHIFT,
     POOLS = const Nursery::POOLS,
     CREATED = const Nursery::CREATED,
     KINDS = const Nursery::KINDS,
@@ -360,46 +356,4 @@ std::arch::global_asm!(
     LARGE_NEXT = const offset_of!(Large, next),
     LARGE_ALLOC = const offset_of!(Large, alloc),
     usable_size = sym libc::malloc_usable_size,
-);
-
-#[cfg(target_arch = "aarch64")]
-std::arch::global_asm!(
-    ".globl memstat_create_pool",
-    ".hidden memstat_create_pool",
-    ".type memstat_create_pool, @function",
-    "memstat_create_pool:",
-    ".cfi_startproc",
-    "stp x29, x30, [sp, #-16]!",
-    ".cfi_adjust_cfa_offset 16",
-    ".cfi_offset x29, -16",
-    ".cfi_offset x30, -8",
-    "adrp x9, {CREATE}",
-    "ldr x9, [x9, :lo12:{CREATE}]",
-    "blr x9",
-    "ldp x29, x30, [sp], #16",
-    ".cfi_adjust_cfa_offset -16",
-    ".cfi_restore x29",
-    ".cfi_restore x30",
-    "mov x1, x30",
-    "b {created}",
-    ".cfi_endproc",
-    ".size memstat_create_pool, . - memstat_create_pool",
-    "",
-    ".globl memstat_destroy_pool",
-    ".hidden memstat_destroy_pool",
-    ".type memstat_destroy_pool, @function",
-    "memstat_destroy_pool:",
-    "b {destroy}",
-    ".size memstat_destroy_pool, . - memstat_destroy_pool",
-    "",
-    ".globl memstat_pfree",
-    ".hidden memstat_pfree",
-    ".type memstat_pfree, @function",
-    "memstat_pfree:",
-    "b {give_back}",
-    ".size memstat_pfree, . - memstat_pfree",
-    CREATE = sym CREATE,
-    created = sym created,
-    destroy = sym destroy,
-    give_back = sym give_back,
 );

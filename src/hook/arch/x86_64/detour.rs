@@ -10,7 +10,7 @@ use iced_x86::{
     InstructionBlock, OpKind,
 };
 
-use super::{Detour, BLOCK};
+use crate::hook::arch::{Detour, BLOCK};
 
 /// How far the block may be from the function.
 pub const REACH: usize = 0x7ff0_0000;

@@ -1,28 +1,24 @@
-//! Where calls of the slab functions come in.
+//! Where calls of the hooked slab functions come in.
 //!
-//! On x86_64 the commonest cases end here: the pool's counters are those that were used last or the
-//! first of the places where they may be, and what is asked for is no more than half a page. All else
-//! goes on to [`super::alloc_locked`] and [`super::free_locked`], with the stack as the caller left it:
-//! they do the same and the rest. On other processors they do all of it.
+//! The commonest cases end here: the pool's counters are those that were used last or the first of the
+//! places where they may be, and what is asked for is no more than half a page. All else goes on to
+//! [`alloc_locked`] and [`free_locked`], with the stack as the caller left it: they do the same and the
+//! rest.
 //!
 //! What is asked for counts before the original is called, and is taken back when that fails: so less
 //! is to be kept meanwhile.
 //!
 //! What the code below relies on:
 //!
-//! 1. What [`slab`](super) relies on: 1, 2, 3 and 5.
+//! 1. What [`slab`](crate::hook::slab) relies on: 1, 2, 3 and 5.
 //! 2. Who calls holds the mutex of the pool, so nobody else changes its counters meanwhile.
 
-#[cfg(target_arch = "aarch64")]
-pub(super) use super::{alloc_locked as memstat_slab_alloc, free_locked as memstat_slab_free};
+use std::arch::global_asm;
+use std::ffi::c_void;
 
-#[cfg(target_arch = "x86_64")]
-use {
-    crate::tally::zones::{Entry, FACTOR, SHIFT},
-    std::ffi::c_void,
-};
+use crate::hook::slab::{alloc_locked, free_locked, ALLOC, CURRENT, FREE, HALF_PAGE, LAST};
+use crate::tally::zones::{Entry, FACTOR, SHIFT};
 
-#[cfg(target_arch = "x86_64")]
 extern "C" {
     /// Stands in for `ngx_slab_alloc_locked`.
     pub fn memstat_slab_alloc(pool: *mut c_void, size: usize) -> *mut c_void;
@@ -31,23 +27,29 @@ extern "C" {
     pub fn memstat_slab_free(pool: *mut c_void, block: *mut c_void);
 }
 
-/// Has rdx lead to the counters of the pool in rdi, if they are those that were used last.
-#[cfg(target_arch = "x86_64")]
+/// Sets rdx to the counters of the pool in rdi, if they are those that were used last.
 macro_rules! find {
-    () => {
-        "mov rdx, [rip + {LAST}]
-         cmp [rdx + {POOL}], rdi
-         jne 3f
-         2:"
+    ($function:literal) => {
+        concat!(
+            "mov rdx, [rip + {LAST}]
+             cmp [rdx + {POOL}], rdi
+             jne .L",
+            $function,
+            "_not_last
+             .L",
+            $function,
+            "_found:"
+        )
     };
 }
 
 /// Else, if they are in their first place; if not, it goes on elsewhere.
-#[cfg(target_arch = "x86_64")]
 macro_rules! find_first {
-    ($or_to:literal) => {
+    ($function:literal, $or_to:literal) => {
         concat!(
-            "3:
+            ".L",
+            $function,
+            "_not_last:
              movabs rdx, {FACTOR}
              imul rdx, rdi
              shr rdx, {SHIFT}
@@ -58,19 +60,20 @@ macro_rules! find_first {
             $or_to,
             "}
              mov [rip + {LAST}], rdx
-             jmp 2b"
+             jmp .L",
+            $function,
+            "_found"
         )
     };
 }
 
-#[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
+global_asm!(
     ".globl memstat_slab_alloc",
     ".hidden memstat_slab_alloc",
     ".type memstat_slab_alloc, @function",
     "memstat_slab_alloc:",
     ".cfi_startproc",
-    find!(),
+    find!("slab_alloc"),
     "cmp rsi, [rip + {HALF_PAGE}]",
     "ja {alloc_locked}",
     "inc qword ptr [rdx + {ALLOCATIONS}]",
@@ -82,11 +85,11 @@ std::arch::global_asm!(
     ".cfi_adjust_cfa_offset 24",
     "call [rip + {ALLOC}]",
     "test rax, rax",
-    "jz 4f",
+    "jz .Lslab_alloc_failed",
     "add rsp, 24",
     ".cfi_adjust_cfa_offset -24",
     "ret",
-    "4:", // It failed.
+    ".Lslab_alloc_failed:",
     ".cfi_adjust_cfa_offset 24",
     "pop rdx",
     "pop rdx",
@@ -96,7 +99,7 @@ std::arch::global_asm!(
     "sub [rdx + {BYTES_REQUESTED}], rsi",
     "inc qword ptr [rdx + {FAILURES}]",
     "ret",
-    find_first!("alloc_locked"),
+    find_first!("slab_alloc", "alloc_locked"),
     ".cfi_endproc",
     ".size memstat_slab_alloc, . - memstat_slab_alloc",
     "",
@@ -105,19 +108,19 @@ std::arch::global_asm!(
     ".type memstat_slab_free, @function",
     "memstat_slab_free:",
     ".cfi_startproc",
-    find!(),
+    find!("slab_free"),
     "inc qword ptr [rdx + {FREES}]",
     "jmp [rip + {FREE}]",
-    find_first!("free_locked"),
+    find_first!("slab_free", "free_locked"),
     ".cfi_endproc",
     ".size memstat_slab_free, . - memstat_slab_free",
-    ALLOC = sym super::ALLOC,
-    FREE = sym super::FREE,
-    LAST = sym super::LAST,
-    CURRENT = sym super::CURRENT,
-    HALF_PAGE = sym super::HALF_PAGE,
-    alloc_locked = sym super::alloc_locked,
-    free_locked = sym super::free_locked,
+    ALLOC = sym ALLOC,
+    FREE = sym FREE,
+    LAST = sym LAST,
+    CURRENT = sym CURRENT,
+    HALF_PAGE = sym HALF_PAGE,
+    alloc_locked = sym alloc_locked,
+    free_locked = sym free_locked,
     FACTOR = const FACTOR,
     SHIFT = const SHIFT,
     ENTRY_BITS = const size_of::<Entry>().trailing_zeros(),

@@ -1,13 +1,12 @@
-//! What the machine code of an object refers to. x86_64 only: elsewhere nothing is found.
+//! What the machine code of an object refers to.
 #![forbid(unsafe_code)]
+
+use crate::hook::arch::references::{Kind, Reference};
 
 /// Calls `found` with the place behind each instruction that calls, jumps to or loads the address of
 /// another place in the code or data, and with that place. Code is not decoded: a reference may be made
 /// up, but none is missed.
 pub fn references(code: &[u8], at: usize, mut found: impl FnMut(Reference)) {
-    if !cfg!(target_arch = "x86_64") {
-        return;
-    }
     for start in 0..code.len() {
         let (length, kind) = match code.get(start..) {
             Some([0xe8, ..]) => (1, Kind::Call),
@@ -27,33 +26,7 @@ pub fn references(code: &[u8], at: usize, mut found: impl FnMut(Reference)) {
     }
 }
 
-/// How code refers to a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It calls it.
-    Call,
-    /// It jumps there, or loads its address.
-    Address,
-    /// It calls what the word there leads to.
-    CallBySlot,
-    /// It jumps to what the word there leads to.
-    JumpBySlot,
-}
-
-/// A reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reference {
-    /// Of what kind.
-    pub kind: Kind,
-    /// Where the instruction starts, apart from prefixes.
-    pub start: usize,
-    /// Where it ends: what a call returns to.
-    pub behind: usize,
-    /// The place.
-    pub to: usize,
-}
-
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,0 +1,37 @@
+//! Where calls of the functions that make Lua VMs come in: they pass on the address that they return
+//! to, in the register behind the last argument.
+//!
+//! What the code below relies on: what [`lua`](crate::hook::lua) does, 1.
+
+use std::arch::global_asm;
+use std::ffi::c_void;
+
+use crate::hook::lua::api::{Alloc, Lua};
+use crate::hook::lua::{new, new_state};
+
+extern "C" {
+    /// Stands in for `luaL_newstate`.
+    pub fn memstat_lua_new() -> Lua;
+
+    /// Stands in for `lua_newstate`.
+    pub fn memstat_lua_new_state(alloc: Option<Alloc>, data: *mut c_void) -> Lua;
+}
+
+global_asm!(
+    ".hidden memstat_lua_new",
+    ".globl memstat_lua_new",
+    ".type memstat_lua_new, @function",
+    "memstat_lua_new:",
+    "mov x0, x30",
+    "b {new}",
+    ".size memstat_lua_new, . - memstat_lua_new",
+    ".hidden memstat_lua_new_state",
+    ".globl memstat_lua_new_state",
+    ".type memstat_lua_new_state, @function",
+    "memstat_lua_new_state:",
+    "mov x2, x30",
+    "b {new_state}",
+    ".size memstat_lua_new_state, . - memstat_lua_new_state",
+    new = sym new,
+    new_state = sym new_state,
+);

@@ -1,0 +1,34 @@
+//! x86_64.
+
+mod detour;
+pub mod lua;
+pub mod pool;
+mod references;
+pub mod slab;
+
+pub use detour::{plan, REACH};
+pub use references::references;
+
+/// `R_X86_64_GLOB_DAT`.
+pub const GLOB_DAT: u32 = 6;
+/// `R_X86_64_JUMP_SLOT`.
+pub const JUMP_SLOT: u32 = 7;
+
+/// What tells threads apart at the cost of an instruction: the address of the thread's control
+/// block.
+#[inline(always)]
+pub fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: the ABI has the control block's own address at its start.
+    unsafe {
+        std::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, pure, readonly))
+    };
+    pointer
+}
+
+/// Has the processor see code that was written: this one does by itself.
+///
+/// # Safety
+///
+/// The range is mapped.
+pub unsafe fn flush(_start: usize, _length: usize) {}
