@@ -24,6 +24,10 @@
 //! The commonest calls of the slab functions are dealt with by [`arch::slab`](super::arch::slab), in as
 //! few instructions as can be. The rest comes to [`alloc_locked`] and [`free_locked`].
 
+mod check;
+
+pub use check::check;
+
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::null_mut;
@@ -62,6 +66,8 @@ pub struct Shm {
     pub name_len: usize,
     /// Its name.
     pub name_data: *mut u8,
+    /// Its log.
+    pub log: *mut c_void,
 }
 
 pub(super) static ALLOC: AtomicPtr<c_void> = AtomicPtr::new(null_mut());

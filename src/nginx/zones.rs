@@ -1,33 +1,27 @@
-//! nginx's shared memory zones, and the trial that proves that the hooks count in them.
+//! nginx's shared memory zones, and the layout of its slab pools.
 //!
 //! Invariants for `unsafe`, in addition to those of [`super`]:
 //!
-//! - **Z1** The pool of the trial lies in memory that [`check`] allocated, aligned to a page.
+//! - **Z1** The pool of the trial lies in memory that [`hook::check`] allocated, aligned to a page.
 //!   nginx's slab functions use it like a zone.
 
-use std::alloc::Layout as Memory;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
 
 use nginx_sys::{
-    ngx_connection_counter, ngx_cycle, ngx_cycle_t, ngx_list_part_t, ngx_shm_alloc, ngx_shm_free,
-    ngx_shm_t, ngx_shm_zone_t, ngx_shmtx_create, ngx_shmtx_destroy, ngx_slab_alloc,
-    ngx_slab_alloc_locked, ngx_slab_calloc_locked, ngx_slab_free, ngx_slab_free_locked,
-    ngx_slab_init, ngx_slab_page_t, ngx_slab_pool_t, ngx_slab_stat_t, NGX_OK,
+    ngx_connection_counter, ngx_cycle, ngx_cycle_t, ngx_list_part_t, ngx_shm_t, ngx_shm_zone_t,
+    ngx_shmtx_create, ngx_slab_init, ngx_slab_page_t, ngx_slab_pool_t, ngx_slab_stat_t, NGX_OK,
 };
 
-use crate::abi::slab::runs::Runs;
-use crate::abi::slab::{Header, Layout, DESCRIPTOR, STATISTIC};
+use crate::abi::slab::{Layout, DESCRIPTOR, STATISTIC};
 use crate::hook::refusal::Refusal;
 use crate::hook::slab::{self as hook, Shm};
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::named::name;
-use crate::sys::memory::{Memory as _, Own};
 use crate::sys::pagemap::page_size;
 use crate::tally::mappings::Mapping;
-use crate::tally::zones::Counts;
 
 /// The layout of a slab pool in this nginx.
 pub const LAYOUT: Layout = Layout {
@@ -57,6 +51,8 @@ const _: () = {
     assert!(offset_of!(ngx_shm_t, size) == offset_of!(Shm, size));
     assert!(offset_of!(ngx_shm_t, name) == offset_of!(Shm, name_len));
     assert!(offset_of!(ngx_shm_t, name) + 8 == offset_of!(Shm, name_data));
+    assert!(offset_of!(ngx_shm_t, log) == offset_of!(Shm, log));
+    assert!(size_of::<ngx_shm_t>() <= size_of::<Shm>() + 32);
 };
 
 /// The name of the mapping with the counters of nginx's core, as nginx has it.
@@ -186,59 +182,21 @@ fn owner(zone: &ngx_shm_zone_t) -> Result<String, String> {
     }
 }
 
-/// The number of pages of the pool in which the trial allocates.
-const PAGES: usize = 16;
-
-/// Tries the hooks: allocates from a slab pool in every way that modules do, and checks that the
-/// hooks counted all of it and that the pool's header can be read. To be called in a child process.
+/// Tries the hooks on the slab allocator, see [`hook::check`]. To be called in a child process.
 pub fn check() -> Result<(), Refusal> {
-    hook::begin_process();
-    let memory = Memory::from_size_align(PAGES * page_size(), page_size());
-    let Ok(memory) = memory else { return Err(Refusal::Memory) };
-    // SAFETY: the size is not 0 (Z1).
-    let start = unsafe { std::alloc::alloc_zeroed(memory) };
-    if start.is_null() {
-        return Err(Refusal::Memory);
-    }
-    // SAFETY: `start` points to the memory just allocated (Z1).
-    let proven = unsafe { slab_is_counted(start) } && mappings_are_seen();
-    // SAFETY: the memory was allocated above with this layout, and nothing uses it any more (Z1).
-    unsafe { std::alloc::dealloc(start, memory) };
-    if proven {
-        Ok(())
-    } else {
-        Err(Refusal::Layout)
-    }
+    hook::check(&LAYOUT, make_pool)
 }
 
-/// Allocates and frees in a slab pool, and compares the hooks' counts and the pool's header with
-/// what was done.
+/// Makes a slab pool in zeroed memory, as nginx makes one in a zone. Returns whether that succeeded.
 ///
 /// # Safety
 ///
-/// `start` points to zeroed memory of [`PAGES`] pages (Z1).
-unsafe fn slab_is_counted(start: *mut u8) -> bool {
-    let page = page_size();
+/// `start` points to this number of zeroed bytes (Z1).
+unsafe fn make_pool(start: *mut u8, bytes: usize) -> bool {
     let pool: *mut ngx_slab_pool_t = start.cast();
-    let at = start as usize;
-    let range = at..at + PAGES * page;
-    let header = || {
-        let mut bytes = vec![0; LAYOUT.header_bytes()];
-        Own.read(at, &mut bytes).ok()?;
-        Header::read(&bytes, &range, &LAYOUT, page).ok()
-    };
-    let runs = |header: &Header| {
-        let mut runs = Runs::begin(header.pages);
-        while let Some(wanted) = runs.wanted(header.descriptors, page) {
-            let mut copy = vec![0; wanted.len()];
-            Own.read(wanted.start, &mut copy).ok()?;
-            runs.look(&copy);
-        }
-        Some((runs.free, runs.largest, runs.count))
-    };
     // SAFETY: these are the fields that nginx itself sets before it initialises a pool (Z1).
     unsafe {
-        (*pool).end = start.add(PAGES * page);
+        (*pool).end = start.add(bytes);
         (*pool).min_shift = 3;
         (*pool).addr = start.cast();
         let created = ngx_shmtx_create(&mut (*pool).mutex, &mut (*pool).lock, std::ptr::null_mut());
@@ -248,64 +206,5 @@ unsafe fn slab_is_counted(start: *mut u8) -> bool {
         ngx_slab_init(pool);
         (*pool).set_log_nomem(0);
     }
-    let Some(empty) = header() else { return false };
-    let all = empty.pages as u64;
-    let is_empty = empty.free == all && runs(&empty) == Some((all, all, 1));
-
-    // SAFETY: only blocks that came from the pool are freed (Z1).
-    let blocks = unsafe {
-        let blocks = [
-            ngx_slab_alloc(pool, 64),
-            ngx_slab_calloc_locked(pool, 60),
-            ngx_slab_alloc_locked(pool, page + 1),
-            ngx_slab_alloc_locked(pool, 1),
-        ];
-        let too_large = ngx_slab_alloc_locked(pool, PAGES * page);
-        ngx_slab_free(pool, blocks[3]);
-        ngx_slab_free_locked(pool, blocks[2]);
-        ngx_shmtx_destroy(&mut (*pool).mutex);
-        blocks.iter().all(|block| !block.is_null()) && too_large.is_null()
-    };
-    let bytes_requested = (64 + 60 + page + 1 + 1) as u64;
-    let counted = Counts { allocations: 4, frees: 2, failures: 1, bytes_requested };
-    let Some(used) = header() else { return false };
-    let class = |size: u64| {
-        let class = used.classes.iter().find(|class| class.size == size);
-        class.map(|class| (class.used, class.reqs, class.fails))
-    };
-    // The two slots share one page. The other pages are free again, in one run behind it.
-    blocks
-        && is_empty
-        && hook::counts(at) == Some(counted)
-        && class(64) == Some((2, 2, 0))
-        && class(8) == Some((0, 1, 0))
-        && used.free == all - 1
-        && runs(&used) == Some((all - 1, all - 1, 1))
-}
-
-/// Creates and frees a mapping, and returns whether the hooks saw both.
-fn mappings_are_seen() -> bool {
-    let name = OWN_COUNTERS.as_bytes();
-    // SAFETY: a C structure of nginx, for which zeroes are valid (N5).
-    let mut shm: ngx_shm_t = unsafe { std::mem::zeroed() };
-    shm.size = page_size();
-    shm.name.len = name.len();
-    shm.name.data = name.as_ptr().cast_mut();
-    // SAFETY: `ngx_cycle` points to the current cycle, which has a log (N2).
-    shm.log = unsafe { (*ngx_cycle).log };
-    let seen = |shm: &ngx_shm_t| {
-        hook::mappings().into_iter().find(|m| m.address == shm.addr as usize && m.name == name)
-    };
-    // SAFETY: nginx calls these functions in the same way, on this thread (N1).
-    unsafe {
-        if ngx_shm_alloc(&mut shm) != NGX_OK as isize {
-            return false;
-        }
-        let begun = seen(&shm).filter(|mapping| mapping.size == page_size());
-        // The mapping has no slab pool, but its address has counters.
-        let counted = begun.is_some() && hook::counts(shm.addr as usize) == Some(Counts::default());
-        ngx_shm_free(&mut shm);
-        let ended = begun.is_some_and(|mapping| hook::page_counts(&mapping).is_none());
-        counted && ended && seen(&shm).is_none()
-    }
+    true
 }

@@ -73,7 +73,7 @@ impl Nginx {
 
     fn map(&self, name: &str, size: usize) -> Result<Shm, c_int> {
         let (name_len, name_data) = (name.len(), name.as_ptr().cast_mut());
-        let mut shm = Shm { addr: null_mut(), size, name_len, name_data };
+        let mut shm = Shm { addr: null_mut(), size, name_len, name_data, log: null_mut() };
         let call = self.symbol(c"call_shm_alloc");
         // SAFETY: the function has this type.
         let call = unsafe { std::mem::transmute::<*const c_void, ShmAlloc>(call) };
