@@ -7,18 +7,20 @@ use std::ffi::{c_char, c_void};
 use std::ptr::{addr_of, NonNull};
 
 use nginx_sys::{
-    ngx_conf_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_http_module_t, ngx_int_t,
-    ngx_module_t, ngx_msec_t, ngx_str_t,
+    ngx_conf_t, ngx_core_conf_t, ngx_core_module, ngx_cycle_t, ngx_http_module_t,
+    ngx_http_request_t, ngx_int_t, ngx_module_t, ngx_msec_t, ngx_str_t,
 };
 use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError};
 use ngx::ngx_string;
 
 use crate::format::Format;
+use crate::handler::{self, Location};
 use crate::hook::set::HookSet;
 use crate::loading;
 use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
+use crate::nginx::request::{Request, FAILED};
 use crate::nginx::shm::{self, Zone};
 use crate::nginx::{guard, log};
 use crate::scoreboard::MAX_SLOTS;
@@ -88,20 +90,26 @@ pub struct LocationConf {
 }
 
 impl LocationConf {
-    /// Returns how long a request waits for other processes, in milliseconds.
-    pub fn timeout_ms(&self) -> u64 {
-        self.timeout as u64
+    /// Returns what a request needs of the configuration, with defaults for what is not set.
+    fn settled(&self) -> Location {
+        Location {
+            timeout_ms: self.timeout as u64,
+            uris: self.uri == Some(true),
+            format: self.format.unwrap_or_default(),
+        }
     }
+}
 
-    /// Returns whether replies may contain request lines.
-    pub fn has_uris(&self) -> bool {
-        self.uri == Some(true)
-    }
-
-    /// Returns the format for requests that ask for none.
-    pub fn format(&self) -> Format {
-        self.format.unwrap_or_default()
-    }
+/// Handles a request in a location with `memstat`: the content handler that nginx calls.
+unsafe extern "C" fn handle(request: *mut ngx_http_request_t) -> ngx_int_t {
+    guard(FAILED, || {
+        // SAFETY: nginx passes a live request to a content handler (N3).
+        let Some(mut request) = (unsafe { Request::from_raw(request) }) else { return FAILED };
+        // SAFETY: `Module` makes this type for its locations.
+        let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
+        let Some(location) = conf.map(LocationConf::settled) else { return FAILED };
+        handler::serve(request, location)
+    })
 }
 
 impl Default for LocationConf {

@@ -2,30 +2,28 @@
 
 use std::time::Instant;
 
-use nginx_sys::{ngx_http_request_t, ngx_int_t};
-use ngx::http::HttpModule;
+use nginx_sys::ngx_int_t;
 
-use crate::conf::{LocationConf, Module};
-use crate::format::Media;
+use crate::format::{Format, Media};
 use crate::http::answer::{self, Question};
 use crate::http::negotiate::{choose, Choice};
 use crate::http::query::Query;
 use crate::http::reply::{Header, BY_ACCEPT, NO_STORE};
-use crate::nginx::guard;
-use crate::nginx::request::{Request, Response, FAILED};
+use crate::nginx::request::{Request, Response};
 
-/// The content handler of a location with `memstat`.
-pub unsafe extern "C" fn handle(request: *mut ngx_http_request_t) -> ngx_int_t {
-    guard(FAILED, || {
-        // SAFETY: N3.
-        match unsafe { Request::from_raw(request) } {
-            Some(request) => serve(request),
-            None => FAILED,
-        }
-    })
+/// The configuration of the location that a request is in.
+#[derive(Debug, Clone, Copy)]
+pub struct Location {
+    /// How long a request waits for other processes, in milliseconds.
+    pub timeout_ms: u64,
+    /// Whether replies may contain request lines.
+    pub uris: bool,
+    /// The format for requests that ask for none.
+    pub format: Format,
 }
 
-fn serve(mut request: Request) -> ngx_int_t {
+/// Answers a request, refuses it, or keeps it for later. Returns the code for nginx.
+pub fn serve(mut request: Request, location: Location) -> ngx_int_t {
     let arrived = Instant::now();
     if let Err(code) = request.discard_body() {
         return code;
@@ -38,13 +36,8 @@ fn serve(mut request: Request) -> ngx_int_t {
         Ok(query) => query,
         Err(error) => return refuse(request, 400, &[NO_STORE], &error.to_string()),
     };
-    let accept = request.header("accept");
-    // SAFETY: `Module` makes this type for its locations.
-    let Some(conf) = (unsafe { request.location_conf::<LocationConf>(Module::module()) }) else {
-        return FAILED;
-    };
-    let choice = choose(query.format, conf.format(), &accept);
-    let (timeout_ms, uris) = (conf.timeout_ms(), conf.has_uris());
+    let Location { timeout_ms, uris, format } = location;
+    let choice = choose(query.format, format, &request.header("accept"));
     let Choice { media, by_accept } = choice;
     if let Err(error) = query.fits(media.format()) {
         let headers = [NO_STORE, BY_ACCEPT];

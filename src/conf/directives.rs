@@ -14,9 +14,8 @@ use nginx_sys::{
 use ngx::http::{HttpModule, HttpModuleConfExt, NgxHttpCoreModule};
 use ngx::ngx_string;
 
-use super::{core_conf, main_conf, At, Here, LocationConf, SizeAt, UNSET_MSEC};
+use super::{core_conf, handle, main_conf, At, Here, LocationConf, SizeAt, UNSET_MSEC};
 use crate::format::Format;
-use crate::handler;
 use crate::hook::set::HookSet;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::guard;
@@ -125,7 +124,7 @@ unsafe extern "C" fn set_memstat(
         let (file, line) = cf.position();
         conf.here = Some(Here { at: At { file, line }, confs, before: main.last });
         main.last = Some(NonNull::from(conf));
-        location.handler = Some(handler::handle);
+        location.handler = Some(handle);
         main.locations += 1;
         conf::OK
     })
@@ -206,7 +205,7 @@ unsafe extern "C" fn set_uri(
             _ => None,
         };
         let outcome = set_word(&cf, &mut conf.uri, parse, "memstat_uri", r#""on" or "off""#);
-        main.uris |= conf.has_uris();
+        main.uris |= conf.settled().uris;
         outcome
     })
 }
