@@ -8,11 +8,11 @@
 //!   ranges, the pages in them, the allocator's statistics, the kernel's totals;
 //! - `report::balance` makes the entries of a process add up, and `scoreboard` passes the figures
 //!   on through shared memory;
-//! - `report` combines all processes into one model, `render` writes it in pieces, and
-//!   `http::answer` sends it.
+//! - `report` combines all processes into one model (`report::model`), `render` writes it in pieces,
+//!   and `http::answer` sends it.
 //!
-//! `conf` reads the directives. `hook` patches the functions whose calls must be counted, and
-//! `tally` keeps the counts. `sys` reads from the kernel and the loader, `abi` reads structures
+//! `conf` reads the directives. `hook` patches the functions whose calls must be counted
+//! (`hook::arch` has everything that depends on the processor), and `tally` keeps the counts. `sys` reads from the kernel and the loader, `abi` reads structures
 //! that other programs define, and `nginx` wraps the C interface. Imports only point down:
 //! tools/floors lists the floors and checks the imports. Everything below `nginx` builds without
 //! nginx (`--no-default-features`).
