@@ -8,7 +8,7 @@
 //! The master has its table in memory that its children share, and each child one of its own, in
 //! which the pools that were known at its birth have the same places as in the master's.
 //!
-//! The hooks' code on x86_64 (`hook::slab::entries`) does the commonest of this itself, on the same
+//! The hooks' code on x86_64 (`hook::arch::slab`) does the commonest of this itself, on the same
 //! memory, in these instructions:
 //!
 //! - 15 to allocate: 3 to find the pool's counters, the same as last time; 2 for whether it is one of

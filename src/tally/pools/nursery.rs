@@ -12,7 +12,7 @@
 //! kind, and what it held is worked out later. Others are counted by kind as long as they are *alike*,
 //! their sizes of one class ([`size_class`]): the largest of them says the class of each, and the peak.
 //!
-//! The hooks' code on x86_64 (`hook::pool::entries`) does the commonest of this itself, on the same
+//! The hooks' code on x86_64 (`hook::arch::pool`) does the commonest of this itself, on the same
 //! memory. For a pool that ends with two blocks, as that of a small request does, it takes these
 //! instructions:
 //!
