@@ -105,7 +105,7 @@ unsafe extern "C" fn handle(request: *mut ngx_http_request_t) -> ngx_int_t {
     guard(FAILED, || {
         // SAFETY: nginx passes a live request to a content handler (N3).
         let Some(mut request) = (unsafe { Request::from_raw(request) }) else { return FAILED };
-        // SAFETY: `Module` makes this type for its locations.
+        // SAFETY: `create_loc_conf` of `Module` creates this type, in the cycle's pool (N4).
         let conf = unsafe { request.location_conf::<LocationConf>(Module::module()) };
         let Some(location) = conf.map(LocationConf::settled) else { return FAILED };
         handler::serve(request, location)

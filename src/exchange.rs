@@ -1,10 +1,10 @@
-//! Ask, publish, wait: how one process gets the figures of all. What it needs them for it leaves to
-//! those who ask: they take a ticket, and come back when their figures are there.
+//! Exchanges figures between processes: asks, publishes, waits. Callers take a ticket, and fetch the
+//! figures of all processes when they are ready. This room does not know what the figures are for.
 //!
-//! A process asks another by setting a bit in its slot and waking it. The one asked takes its
-//! snapshot in slices of its own event loop, publishes it in its slot, and wakes those whose bits it
-//! finds. Nobody waits for anybody on the loop: a ticket waits for a timer, and whoever is silent
-//! until then is reported with its last snapshot.
+//! A process asks another by setting a bit in the other's slot and waking it. The other process takes
+//! its snapshot in slices of its own event loop, publishes it in its slot, and wakes the processes
+//! whose bits are set. No process waits for another on its event loop: a ticket has a deadline, and
+//! processes that have not answered by then are reported with their last snapshot.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -36,70 +36,72 @@ mod place;
 mod reading;
 mod ticket;
 
-/// How long a turn of the event loop goes on with readings and answers.
+/// The time that a turn of the event loop spends on readings and answers.
 pub const SLICE: Duration = Duration::from_micros(300);
 
-/// How often a process that cannot be woken looks for what it waits for.
+/// How often a process that cannot be woken checks for the figures it waits for, in milliseconds.
 const POLL_MS: u64 = 5;
 
-/// How often a process that waits for others looks whether they are still alive.
+/// How often a process that waits for others checks that they are alive, in milliseconds.
 const ALIVE_MS: u64 = 20;
 
-/// This process's part in answering.
+/// The exchange of this process, if a `memstat` location is configured.
 pub static EXCHANGE: MainThread<Option<Exchange>> = MainThread::new(None);
 
-/// A process's part in answering. The master prepares it, and its children inherit it.
+/// A process's part in the exchange. The master prepares it, and its children inherit it.
 pub struct Exchange {
     board: Board,
-    /// [`WAKERS`] of them. A descriptor has the same number in all processes of the server.
+    /// [`WAKERS`] wakers. A descriptor has the same number in all processes of the server.
     wakers: Vec<Waker>,
     probes: Probes,
     master: Master,
     hooks: Hooks,
-    /// Whether request lines are told.
+    /// Whether snapshots contain request lines.
     requests: bool,
     generation: u64,
-    /// The cycle's address, where a master runs it.
+    /// The cycle's address, if there is a master.
     masters_cycle: Option<usize>,
-    /// What only a process that runs an event loop has.
+    /// The state of a process that runs an event loop; `None` in the master.
     local: Option<Local>,
 }
 
+/// The part of the exchange that only a process with an event loop has.
 struct Local {
-    /// This process's slot; `None` where the board has none for it, or it cannot be woken.
+    /// This process's slot; `None` if the board has no free slot or the process cannot be woken.
     me: Option<usize>,
-    /// When it may try to claim one.
+    /// When the process may try to claim a slot again.
     claim_ms: u64,
-    /// What is called when it is woken, and a bit for each waker that it listens to.
+    /// The handler that is called when the process is woken, and a bit for each waker that it listens
+    /// to.
     woken: Handler,
     listens: u32,
-    /// What it is, once its title tells.
+    /// The kind of the process, once it is known from its title.
     kind: Option<Kind>,
     started: Instant,
     /// The snapshot under way.
     job: Option<(Snapshot, Identity)>,
-    /// Whether the next snapshot is wanted however young the last one is.
+    /// Whether a new snapshot is wanted however young the last one is.
     anew: bool,
-    /// The last one, and when it was done.
+    /// The last snapshot, and when it was completed.
     own: Option<(Taken, u64)>,
     zones: Zones,
-    /// Who is to be woken once the snapshot is done.
+    /// The processes to wake once the snapshot is done.
     askers: Vec<Asker>,
     tickets: Vec<Ticket>,
-    /// Slots to ask on their behalf, and for what.
+    /// Slots that are still to be asked for these tickets, with the bits of what is wanted.
     to_ask: Vec<(usize, u32)>,
-    /// What others have published for them.
+    /// The snapshots that other processes have published for these tickets.
     arrived: Arrived,
-    /// The figures for one of them in the making.
+    /// The figures that are being collected for one of these tickets.
     collecting: Option<Collecting>,
-    /// Figures that are there to be taken, and the tickets that they are for.
+    /// Collected figures that can be taken, and their tickets.
     ready: VecDeque<(usize, Collected)>,
     timer: Timer,
 }
 
 impl Exchange {
-    /// Prepares the processes of a cycle; `before` is what the cycle before it had. `masters_cycle`
-    /// is the cycle's address, where there is a master to run it.
+    /// Prepares the exchange of a cycle's processes. `before` is the exchange of the previous cycle;
+    /// `masters_cycle` is the cycle's address if there is a master. An error says why it failed.
     pub fn prepare(
         board: Board,
         hooks: Hooks,
@@ -109,11 +111,11 @@ impl Exchange {
         before: Option<Exchange>,
     ) -> Result<Self, String> {
         let (mut wakers, probes, local, master) = match before {
-            // The same slots, or the same process (`master_process off`).
+            // The slots are the same, or the process is (`master_process off`).
             Some(before) if before.board == board || before.has_joined() => {
                 (before.wakers, before.probes, before.local, Some(before.master))
             }
-            // Who is left of the last cycle still listens to its own wakers.
+            // Processes of the previous cycle still listen to its wakers.
             Some(mut before) => {
                 before.master.release(&before.board);
                 (Vec::new(), before.probes, None, Some(before.master))
@@ -143,12 +145,13 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// Whether this process takes part itself.
+    /// Returns whether this process has joined the exchange.
     pub fn has_joined(&self) -> bool {
         self.local.is_some()
     }
 
-    /// Takes part: the event loop calls `woken` when this process is woken, and `tick` when time is up.
+    /// Joins the exchange. The event loop calls `woken` when this process is woken, and `tick` when the
+    /// timer expires.
     pub fn join(&mut self, tick: Handler, woken: Handler) {
         self.master.forget();
         self.local = Some(Local {
@@ -176,8 +179,8 @@ impl Exchange {
         }
     }
 
-    /// Takes a ticket, by a number of the caller's. [`Exchange::take_ready`] has the figures for it
-    /// after one of the next turns, in `timeout_ms` milliseconds at the latest.
+    /// Takes a ticket with a number that the caller chooses. [`Exchange::take_ready`] returns the
+    /// figures for it after one of the next turns, `timeout_ms` milliseconds later at the latest.
     pub fn arrive(&mut self, id: usize, refresh: Refresh, timeout_ms: u64) {
         let asked_ms = now_ms();
         let deadline_ms = asked_ms.saturating_add(timeout_ms);
@@ -197,8 +200,8 @@ impl Exchange {
         }
     }
 
-    /// Asks others, until the budget is spent: to wake one takes some microseconds. Whether there are
-    /// more.
+    /// Asks other processes until the budget is spent: waking one takes some microseconds. Returns
+    /// whether there are more to ask.
     fn ask(&mut self, budget: &Budget) -> bool {
         let Some(local) = &mut self.local else { return false };
         let me = local.me;
@@ -219,7 +222,7 @@ impl Exchange {
         more
     }
 
-    /// Gives a ticket back.
+    /// Drops a ticket.
     pub fn forget(&mut self, id: usize) {
         if let Some(local) = &mut self.local {
             local.tickets.retain(|ticket| ticket.id != id);
@@ -228,13 +231,13 @@ impl Exchange {
         }
     }
 
-    /// The next figures that are there, and the ticket that they are for.
+    /// Returns the next collected figures, and the number of their ticket.
     pub fn take_ready(&mut self) -> Option<(usize, Collected)> {
         self.local.as_mut()?.ready.pop_front()
     }
 
-    /// Does what there is to do, for one slice. The budget is what is left of it for whoever uses the
-    /// figures that are ready; [`Exchange::go_on`] is to follow where there were any.
+    /// Works for one slice. Returns the budget that is left for the users of ready figures. If there
+    /// are any, the caller must call [`Exchange::go_on`] afterwards.
     pub fn turn(&mut self) -> Budget {
         let now = now_ms();
         let budget = Budget::new(SLICE);
@@ -255,8 +258,8 @@ impl Exchange {
         budget
     }
 
-    /// Collects the figures for a ticket for which all are there, or which has waited long enough;
-    /// whether there is more to do for such tickets.
+    /// Collects the figures for a ticket once all processes have published them or its deadline has
+    /// passed. Returns whether there is more to do for such tickets.
     fn collect_ready(&mut self, budget: &Budget) -> bool {
         let awaits_master = self.awaits_master();
         let Some(local) = &mut self.local else { return false };
@@ -285,7 +288,7 @@ impl Exchange {
         self.collect_for(begun, budget)
     }
 
-    /// Goes on with the figures for a ticket; whether there may be more to do.
+    /// Continues to collect the figures for a ticket. Returns whether there may be more to do.
     fn collect_for(&mut self, mut collecting: Collecting, budget: &Budget) -> bool {
         let progress = self.collect_on(&mut collecting, budget);
         let Some(local) = &mut self.local else { return false };
@@ -297,8 +300,8 @@ impl Exchange {
         !local.tickets.is_empty()
     }
 
-    /// Sees to being called again: right away if there is more to do, else in time. `is_used` says
-    /// that figures which were taken are still in use on the event loop.
+    /// Arranges the next call: at once if there is `more` to do, otherwise in time for the next
+    /// deadline. `is_used`: figures that were taken are still in use on the event loop.
     pub fn go_on(&mut self, more: bool, is_used: bool) {
         let Some(local) = &mut self.local else { return };
         let now = now_ms();
@@ -307,11 +310,11 @@ impl Exchange {
         match (local.me, deadline) {
             (Some(me), deadline) => {
                 match deadline {
-                    // One that is killed wakes nobody.
+                    // A killed process does not wake those who wait for it.
                     Some(deadline) => {
                         local.timer.set(deadline.saturating_sub(now).clamp(1, ALIVE_MS));
                     }
-                    // A worker that shuts down leaves when it has no timer.
+                    // A worker that is shutting down exits when it has no timer.
                     None if is_used => local.timer.set(1),
                     None => local.timer.unset(),
                 }
@@ -326,7 +329,7 @@ impl Exchange {
     }
 }
 
-/// Milliseconds of the clock that all processes share.
+/// Returns the time of the clock that all processes share, in milliseconds.
 fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     (now.tv_sec as u64).saturating_mul(1000).saturating_add(now.tv_nsec as u64 / 1_000_000)

@@ -1,4 +1,4 @@
-//! `GET /memstat`: read the request, refuse it or hand it over.
+//! Handles `GET /memstat`: reads the request, and refuses it or passes it to [`answer`].
 
 use std::time::Instant;
 
@@ -46,7 +46,7 @@ pub fn serve(mut request: Request, location: Location) -> ngx_int_t {
     }
     let question = Question { request, query, choice, uris, arrived };
     answer::give(question, timeout_ms).unwrap_or_else(|| {
-        refuse(request, 503, &[NO_STORE], "this process could not prepare for answering")
+        refuse(request, 503, &[NO_STORE], "this process cannot answer: see nginx's error log")
     })
 }
 

@@ -1,4 +1,4 @@
-//! Everybody's figures, as they are when a request is answered.
+//! Collects the figures of all processes for a ticket.
 
 use std::collections::{HashMap, HashSet};
 use std::vec::IntoIter;
@@ -16,14 +16,14 @@ use crate::report::model::{Process, Published, State};
 use crate::scoreboard::{Board, ReadError, Slot};
 use crate::sys::status;
 
-/// Everybody's figures.
+/// The figures of all processes.
 #[derive(Debug, Clone, Default)]
 pub struct Collected {
     /// The processes.
     pub processes: Vec<Process>,
-    /// What they reported of zones.
+    /// The zones as the processes reported them.
     pub zones: Vec<Reported>,
-    /// What they share.
+    /// The pages that the processes share.
     pub merged: Merged,
 }
 
@@ -35,13 +35,13 @@ impl Collected {
     }
 }
 
-/// What other processes have published, read as it comes: all at once would take long. By slot, with
-/// the time of its publication.
+/// The snapshots that other processes have published, by slot, with the time of publication. They are
+/// read as they arrive, because reading all of them at once would take too long.
 #[derive(Default)]
 pub(super) struct Arrived(HashMap<usize, (u64, Option<Published>)>);
 
 impl Arrived {
-    /// Reads slots with a new snapshot until the budget is spent; whether that was all of them.
+    /// Reads slots with a new snapshot until the budget is spent. Returns whether all were read.
     pub(super) fn take(&mut self, board: &Board, peers: &[Peer], budget: &Budget) -> bool {
         for Peer { index, .. } in peers {
             let Some(slot) = board.get(*index) else { continue };
@@ -58,7 +58,7 @@ impl Arrived {
         true
     }
 
-    /// The newest snapshot of a slot, and when it was published. It is here once.
+    /// Removes and returns the newest snapshot of a slot, and when it was published.
     fn remove(&mut self, index: usize, slot: Slot) -> Result<(Published, u64), ReadError> {
         match self.0.remove(&index) {
             Some((at_ms, Some(published))) if Some(at_ms) == slot.published_ms() => {
@@ -69,31 +69,31 @@ impl Arrived {
     }
 }
 
-/// The figures for a ticket, in the making.
+/// The figures for a ticket while they are being collected.
 pub(super) struct Collecting {
     ticket: Ticket,
     now: u64,
     peers: IntoIter<Peer>,
     arrived: Arrived,
-    /// Those who cannot answer for themselves, once they are known.
+    /// The pids of processes that cannot answer themselves, once they are known.
     others: Option<IntoIter<i32>>,
     all: Collected,
 }
 
 impl Collecting {
-    /// The number of the ticket.
+    /// Returns the number of the ticket.
     pub(super) fn id(&self) -> usize {
         self.ticket.id
     }
 
-    /// The number of the ticket, and the figures for it.
+    /// Returns the number of the ticket, and the figures for it.
     pub(super) fn finish(self) -> (usize, Collected) {
         (self.ticket.id, self.all)
     }
 }
 
 impl Exchange {
-    /// Begins with this process, of the ones that there are `now`.
+    /// Begins to collect the figures of all processes that are alive `now`, starting with this process.
     pub(super) fn collect(&self, ticket: Ticket, arrived: Arrived, now: u64) -> Collecting {
         let mut all = Collected::default();
         if let Some(local) = &self.local {
@@ -111,8 +111,8 @@ impl Exchange {
         Collecting { ticket, now, peers, arrived, others: None, all }
     }
 
-    /// Goes on with the peers, and then with those who cannot answer for themselves, by what `/proc`
-    /// says, until the budget is spent.
+    /// Continues with the peers, and then with the processes that cannot answer themselves, whose
+    /// figures come from `/proc`, until the budget is spent.
     pub(super) fn collect_on(&self, collecting: &mut Collecting, budget: &Budget) -> Progress {
         let Collecting { ticket, now, peers, arrived, others, all } = collecting;
         for peer in peers {
@@ -131,7 +131,7 @@ impl Exchange {
         }
         let others = others.get_or_insert_with(|| {
             let others = others_than(&all.processes, peers::leaving(&self.board));
-            // The master is among them where it takes no part.
+            // A master that does not take part is among them, and needs no waking.
             if others.iter().any(|pid| process::master() != Some(*pid)) {
                 self.wake_those_without_slot();
             }
@@ -152,8 +152,8 @@ impl Exchange {
     }
 }
 
-/// The processes of the server that are none of these, and not about to end: the master, and children
-/// of it.
+/// Returns the pids of the server's other processes: the master and its children, without those that
+/// are known or leaving.
 fn others_than(known: &[Process], leaving: impl Iterator<Item = i32>) -> Vec<i32> {
     let Some(master) = process::master() else { return Vec::new() };
     let known: HashSet<i32> = known.iter().map(|process| process.pid).chain(leaving).collect();
@@ -161,7 +161,7 @@ fn others_than(known: &[Process], leaving: impl Iterator<Item = i32>) -> Vec<i32
     [master].into_iter().chain(children).filter(|pid| !known.contains(pid)).collect()
 }
 
-/// This process.
+/// Returns this process, with its last snapshot.
 fn own(local: &Local, ticket: &Ticket, now: u64) -> Option<Process> {
     let (taken, at_ms) = local.own.as_ref()?;
     let mut process = taken.process.clone();
@@ -182,7 +182,7 @@ const READ_BEFORE: &str = "shared_zones: these are their last figures";
 const MEASURING: &str = "all figures: a new measurement is under way; these are the last ones";
 const AWAY: &str = "all figures: the master is reading a configuration; these are its last ones";
 
-/// A process by its slot. `None` when it is gone, or about to end.
+/// Returns a process by its slot, or `None` if it has exited or is about to exit.
 fn from_slot(
     slot: Slot,
     read: Result<(Published, u64), ReadError>,
@@ -202,7 +202,7 @@ fn from_slot(
             if slot.is_leaving() || status::of(pid).is_ok_and(|reading| reading.ended) {
                 return None;
             }
-            // Its last figures; its state is that of now.
+            // These are its last figures, with its present state.
             let titled = title::read(pid).map_or(State::Active, |(_, state)| state);
             process.state = silent.max(titled);
             if slot.is_away() {
@@ -222,7 +222,8 @@ fn without_zones(process: Process) -> Published {
     Published { process, zones: Vec::new(), sharing: None }
 }
 
-/// A process by what `/proc` says. `None` when it is gone, or no child of this server.
+/// Returns a process with the figures in `/proc`, or `None` if it has exited or is not a child of this
+/// server.
 fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
     other_process::read(pid, state, reason, process::master(), zones::mappings)
 }

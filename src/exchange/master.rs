@@ -1,7 +1,8 @@
-//! The master's part: it runs no event loop, and answers while it sleeps (see [`hook::sleep`]).
+//! The master's part in the exchange: it has no event loop, and answers while it sleeps (see
+//! [`hook::sleep`]).
 //!
-//! It is asked like every process, by a bit in its slot, and woken by an eventfd of its own. What it
-//! has is never used by its children, which inherit it: they drop all but the eventfd.
+//! The master is asked like every process, by a bit in its slot, and woken by its own eventfd. Its
+//! children inherit its state but never use it: they drop everything except the eventfd.
 
 use std::time::{Duration, Instant};
 
@@ -18,38 +19,39 @@ use crate::report::model::{Kind, Process};
 use crate::scoreboard::{Asker, Board};
 use crate::sys::{life, status};
 
-/// A process this young waits for a master that has not published yet.
+/// A process younger than this waits for a master that has not published yet.
 const YOUNG: Duration = Duration::from_secs(2);
-/// The most time that reading the configuration is prolonged by a snapshot of the master.
+/// The maximum time by which a snapshot of the master delays the start of a configuration.
 const MOST_AT_ONCE: Duration = Duration::from_millis(100);
 
-/// The master's part in answering.
+/// The master's part in the exchange.
 pub(super) struct Master {
-    /// Wakes it: the same descriptor in all its children.
+    /// Wakes the master. The descriptor is the same in all its children.
     waker: Option<Waker>,
-    /// A snapshot of when it had read the configuration, where it cannot answer; and its time.
+    /// If the master cannot answer: a snapshot taken when it had read the configuration, and its time.
     loaded: Option<(Taken, u64)>,
     awake: Option<Box<Awake>>,
 }
 
-/// What only the master itself has.
+/// The state of a master that answers; only the master itself has it.
 struct Awake {
     probes: Probes,
     me: Option<usize>,
-    /// The signals that nginx has noticed, when it went to sleep.
+    /// The signals that nginx had received when the master went to sleep.
     noticed: process::Signals,
     /// The snapshot under way.
     job: Option<(Snapshot, Identity)>,
-    /// When the last one was published.
+    /// When the last snapshot was published.
     published_ms: Option<u64>,
-    /// Whether the next one is wanted however young the last one is.
+    /// Whether a new snapshot is wanted however young the last one is.
     fresh: bool,
-    /// Who is to be woken once it is done.
+    /// The processes to wake once the snapshot is done.
     askers: Vec<Asker>,
 }
 
 impl Master {
-    /// A master that answers, if it is hooked. `before` is that of the cycle before.
+    /// Prepares the master of a cycle. It answers if it is hooked. `before` is the master's part in the
+    /// previous cycle.
     pub(super) fn prepare(
         is_hooked: bool,
         board: &Board,
@@ -75,12 +77,12 @@ impl Master {
         Ok(Master { waker: Some(waker), loaded: None, awake: Some(Box::new(awake)) })
     }
 
-    /// A child begins: it is not the master.
+    /// Drops the master's state. To be called in a child of the master.
     pub(super) fn forget(&mut self) {
         self.awake = None;
     }
 
-    /// Gives the slot back.
+    /// Releases the master's slot.
     pub(super) fn release(&mut self, board: &Board) {
         if let Some(awake) = &mut self.awake {
             awake.job = None;
@@ -92,11 +94,11 @@ impl Master {
     }
 }
 
-/// The master sleeps, or is woken.
+/// Called when the master is about to sleep or is woken.
 pub fn asleep(event: Event) -> Next {
     guard(Next::Leave, || {
         let next = EXCHANGE.with(|exchange| {
-            // Another cycle may come to be at the same address.
+            // A later cycle may get the same address.
             exchange.take_if(|exchange| process::is_master() && !exchange.is_current());
             exchange.as_mut().map(|exchange| exchange.sleeps(event))
         });
@@ -105,19 +107,21 @@ pub fn asleep(event: Event) -> Next {
 }
 
 impl Exchange {
-    /// There is no location any more that could ask.
+    /// Ends the exchange of a configuration without `memstat` locations. Returns it if this process
+    /// still takes part.
     pub fn retire(mut self) -> Option<Exchange> {
         self.master.release(&self.board);
         self.has_joined().then_some(self)
     }
 
-    /// Whether this is the master of the cycle that this was prepared for. The board is gone with the
-    /// cycle: nginx may have read a configuration that does not load this module.
+    /// Returns whether this process is the master and runs the cycle that the exchange was prepared
+    /// for. The board is freed with the cycle: nginx may have read a configuration that does not load
+    /// this module.
     fn is_current(&self) -> bool {
         process::is_master() && self.masters_cycle == Some(process::cycle())
     }
 
-    /// The master is about to sleep, or was woken: see [`Event`].
+    /// Handles an [`Event`] of the master's sleep.
     fn sleeps(&mut self, event: Event) -> Next {
         if !self.is_current() {
             return Next::Leave;
@@ -140,7 +144,7 @@ impl Exchange {
         }
         let Some(awake) = &self.master.awake else { return Next::Leave };
         if awake.noticed != process::signals() {
-            // Some kernels run handlers although they say that there was no signal.
+            // Some kernels run signal handlers although they report that there was no signal.
             self.wake_up();
             return Next::Return;
         }
@@ -162,7 +166,7 @@ impl Exchange {
             slab::is_master();
             awake.me = self.board.claim(pid, true, life::exists);
             awake.published_ms = None;
-            // So that the first snapshot is there before anybody asks for one.
+            // Takes the first snapshot before it is asked for.
             awake.fresh = true;
         }
         if let Some(slot) = awake.me.and_then(|me| self.board.get(me)) {
@@ -170,14 +174,14 @@ impl Exchange {
         }
     }
 
-    /// nginx has something to do, which may change what a snapshot under way has read.
+    /// Lets nginx run, which may change what the current snapshot has read: drops that snapshot.
     fn wake_up(&mut self) {
         let Some(awake) = &mut self.master.awake else { return };
         awake.job = None;
         if !process::is_to_reload() {
             return;
         }
-        // That may take long: nobody waits for it.
+        // Reading a configuration may take long, so no process must wait for the master meanwhile.
         if let Some(slot) = awake.me.and_then(|me| self.board.get(me)) {
             slot.set_away(true);
             slot.take_askers(|asker| awake.askers.push(asker));
@@ -186,7 +190,7 @@ impl Exchange {
         askers.into_iter().for_each(|asker| self.wake_asker(asker));
     }
 
-    /// A slice of what others asked for.
+    /// Works for one slice on the figures that other processes asked for.
     fn turn_of_master(&mut self) -> Progress {
         if self.master_has_to_begin() {
             let job = (Snapshot::begin(), self.identity());
@@ -206,7 +210,7 @@ impl Exchange {
             publish(slot, &taken, done_ms);
             awake.fresh = false;
             if awake.published_ms.replace(done_ms).is_none() {
-                // Children that began before wait for it, without having asked.
+                // Children that started before wait for it without having asked.
                 (0..WAKERS).for_each(|waker| self.ring(waker));
                 return Progress::Done;
             }
@@ -216,12 +220,12 @@ impl Exchange {
         Progress::Done
     }
 
-    /// Whether a snapshot is to begin.
+    /// Returns whether the master has to begin a snapshot.
     fn master_has_to_begin(&mut self) -> bool {
         let now = now_ms();
         let Some(awake) = &mut self.master.awake else { return false };
         let Some(slot) = awake.me.and_then(|me| self.board.get(me)) else { return false };
-        // It keeps its slot to the end.
+        // The master keeps its slot to the end.
         let wants = slot.take_wants(now, false);
         slot.take_askers(|asker| awake.askers.push(asker));
         if wants != 0 {
@@ -234,7 +238,8 @@ impl Exchange {
         awake.job.is_none() && is_wanted
     }
 
-    /// Takes a snapshot of the master while it reads its configuration, for want of a later moment.
+    /// Takes a snapshot of the master when it has read the configuration, because a master that does
+    /// not answer has no later opportunity.
     pub(super) fn take_master(&mut self) {
         let hooks = self.hooks.clone();
         let identity = Identity { kind: Kind::Master, id: None, hooks, ..self.identity() };
@@ -248,7 +253,7 @@ impl Exchange {
         self.master.loaded = Some((job.finish(&identity, &mut probes), now_ms()));
     }
 
-    /// The master as it was when it had read the configuration, where there is nothing newer.
+    /// Returns the master's snapshot from when it had read the configuration, if there is one.
     pub(super) fn master_at_load(&self, now: u64) -> Option<Process> {
         let (taken, at_ms) = self.master.loaded.as_ref()?;
         let pid = process::master()?;
@@ -266,7 +271,7 @@ impl Exchange {
         Some(process)
     }
 
-    /// Whether the master will soon have published for the first time.
+    /// Returns whether the master is about to publish its first snapshot.
     pub(super) fn awaits_master(&self) -> bool {
         let Some(pid) = process::master().filter(|_| self.master.waker.is_some()) else {
             return false;
@@ -279,7 +284,7 @@ impl Exchange {
         is_young && !has_published()
     }
 
-    /// Wakes the master, if that is who owns the slot.
+    /// Wakes the master if it owns the slot. Returns whether it does.
     pub(super) fn wake_master(&self, index: usize) -> bool {
         let owner = self.board.get(index).and_then(|slot| slot.pid());
         let is_masters = owner.is_some() && owner == process::master();
@@ -290,7 +295,7 @@ impl Exchange {
     }
 }
 
-/// The master may be older than what this module knows of it.
+/// Sets the master's uptime from the kernel: it may have started before this module was loaded.
 fn with_uptime(mut taken: Taken) -> Taken {
     taken.process.uptime_s = status::uptime_s(taken.process.pid);
     taken

@@ -1,13 +1,14 @@
-//! Who else answers.
+//! The other processes that take part in the exchange.
 
 use crate::nginx::process;
 use crate::scoreboard::Board;
 use crate::sys::{life, status};
 
-/// A process that has been silent for so long may be another one with the same pid.
+/// After this time without a publication, in milliseconds, the pid may belong to another process.
 const SILENT_MS: u64 = 5000;
 
-/// A process that has noticed a question since is alive: the kernel need not be asked.
+/// A process that noticed a question within this time, in milliseconds, is taken to be alive: the
+/// kernel need not be asked.
 const NOTICED_MS: u64 = 20;
 
 /// Another live process that owns a slot.
@@ -19,19 +20,19 @@ pub struct Peer {
     pub index: usize,
 }
 
-/// The other processes that own slots, without those that are about to end; some may have died.
+/// Returns the other processes that own slots, except those that are about to exit. Some may have died.
 pub fn owners(board: &Board) -> Vec<Peer> {
     let me = process::pid();
     let others = board.owned().filter(|(_, pid, slot)| *pid != me && !slot.is_leaving());
     others.map(|(index, pid, _)| Peer { pid, index }).collect()
 }
 
-/// The processes that own slots and are about to end.
+/// Returns the pids of processes that own slots and are about to exit.
 pub fn leaving(board: &Board) -> impl Iterator<Item = i32> + '_ {
     board.owned().filter(|(.., slot)| slot.is_leaving()).map(|(_, pid, _)| pid)
 }
 
-/// The other live processes that own slots.
+/// Returns the other processes that own slots and are alive.
 pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
     let mut peers = owners(board);
     peers.retain(|peer| life::exists(peer.pid));
@@ -44,15 +45,15 @@ pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
     peers
 }
 
-/// When the one of them published that did so longest ago; 0 for never.
+/// Returns the time of the oldest publication among the live processes; 0 if one has never published.
 pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
     let published_ms = |peer: &Peer| match board.get(peer.index) {
         Some(slot) if slot.is_away() => Some(u64::MAX),
         slot => slot.and_then(|slot| slot.published_ms()),
     };
-    // The oldest that is still there: the system is asked about as few of them as will do.
+    // Finds the oldest live process with as few questions to the kernel as possible.
     let oldest = |mut peers: Vec<Peer>| {
-        // They publish meanwhile: each is asked once.
+        // Processes publish meanwhile, so the time of each is read once.
         peers.sort_by_cached_key(|peer| published_ms(peer).unwrap_or(0));
         peers.into_iter().find(|peer| life::exists(peer.pid) && !is_ending(board, peer, now_ms))
     };
@@ -63,8 +64,8 @@ pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
     oldest.map_or(u64::MAX, |peer| published_ms(&peer).unwrap_or(0))
 }
 
-/// Whether a process that has noticed nothing for a while was killed: it still exists while its memory
-/// is given back, and then until the master reaps it.
+/// Returns whether a process that has noticed nothing for a while was killed. A killed process exists
+/// while its memory is freed, and then until the master reaps it.
 fn is_ending(board: &Board, peer: &Peer, now_ms: u64) -> bool {
     let noticed_ms = board.get(peer.index).map_or(0, |slot| slot.noticed_ms());
     noticed_ms.saturating_add(NOTICED_MS) < now_ms && life::is_ending(peer.pid)

@@ -1,23 +1,23 @@
-//! A process's place on the board: its slot, the wakers that it listens to, and how others are woken.
+//! A process's place on the board: its slot, the wakers that it listens to, and waking others.
 
 use super::Exchange;
 use crate::nginx::process;
 use crate::scoreboard::{Asker, Slot};
 use crate::sys::life;
 
-/// How many wakers there are. More processes than that share them, and are woken for each other.
+/// The number of wakers. If there are more processes, some share a waker and are woken together.
 pub(super) const WAKERS: usize = 32;
 
-/// The waker for processes without a slot: there may be one to claim.
+/// The waker of processes without a slot. They are woken when there may be a slot to claim.
 pub(super) const WITHOUT_SLOT: usize = WAKERS - 1;
 
-/// How long a process without a slot waits until it tries to claim one again.
+/// How long a process without a slot waits before it tries to claim one again, in milliseconds.
 const CLAIM_MS: u64 = 500;
 
 impl Exchange {
-    /// Sees to this process having a slot, if there is one for it: it may have had to make room for a
-    /// process that serves. One that is new to its slot asks itself for a snapshot, so that it is
-    /// there before anybody else asks.
+    /// Claims a slot if this process has none: it may have lost its slot to a process that serves.
+    /// With a new slot, the process asks itself for a snapshot, so that it is there before another
+    /// process asks.
     pub(super) fn settle(&mut self, now: u64) {
         let pid = process::pid();
         let is_mine = self.slot().is_some_and(|slot| slot.is_of(pid));
@@ -51,7 +51,7 @@ impl Exchange {
         self.local.as_ref().is_some_and(|local| local.me.is_some())
     }
 
-    /// Listens to a waker; whether that is so.
+    /// Listens to a waker. Returns whether the process listens to it.
     pub(super) fn listen(&mut self, waker: usize) -> bool {
         let Some((local, to)) = self.local.as_mut().zip(self.wakers.get(waker)) else {
             return false;
@@ -63,7 +63,7 @@ impl Exchange {
         local.listens & bit != 0
     }
 
-    /// Leaves: nobody waits for this process any more, and its slot is for the next one.
+    /// Leaves the exchange: no process waits for this one any more, and its slot can be claimed.
     pub fn leave(&mut self) {
         if let Some(slot) = self.slot() {
             let mut askers = Vec::new();
@@ -74,7 +74,7 @@ impl Exchange {
         self.local = None;
     }
 
-    /// Takes the wake-ups so far; what they are about, [`Exchange::turn`] finds.
+    /// Takes the pending wake-ups. [`Exchange::turn`] finds out what they are for.
     pub fn drain(&self) {
         let listens = self.local.as_ref().map_or(0, |local| local.listens);
         for (index, waker) in self.wakers.iter().enumerate() {
@@ -84,7 +84,7 @@ impl Exchange {
         }
     }
 
-    /// This process's slot, as far as it is known.
+    /// Returns this process's slot, if it has one. The slot may have been taken from it.
     pub(super) fn slot(&self) -> Option<Slot<'_>> {
         self.board.get(self.local.as_ref()?.me?)
     }
@@ -96,7 +96,7 @@ impl Exchange {
         }
     }
 
-    /// Wakes processes that have no slot: there may be one to claim.
+    /// Wakes the processes without a slot, because there may be one to claim.
     pub(super) fn wake_those_without_slot(&self) {
         self.ring(WITHOUT_SLOT);
     }
@@ -115,7 +115,7 @@ impl Exchange {
     }
 }
 
-/// The waker that the process in a slot listens to.
+/// Returns the waker that the process in a slot listens to.
 fn waker_of(index: usize) -> usize {
     index % WITHOUT_SLOT
 }

@@ -1,4 +1,4 @@
-//! What a process reads of itself, in slices: its snapshot, and, where it answers, its zones.
+//! A process's readings of itself, in slices: its snapshot, and the zones if it answers.
 
 use std::time::Instant;
 
@@ -14,15 +14,15 @@ use crate::report::model::{Hooks, Published, State};
 use crate::report::shrink;
 use crate::scoreboard::{Asker, PublishError, Slot};
 
-/// The reading of this process's zones, which only an answering process takes.
+/// The zones as this process has read them. Only a process that answers reads them.
 pub(super) enum Zones {
     Reading(Box<ZonesReading>),
-    /// What is in them, and when it was.
+    /// The zones by name, and when they were read.
     Read(Vec<(String, SharedZone)>, u64),
 }
 
 impl Zones {
-    /// When they were read; 0 when they were not, or are being read anew.
+    /// Returns when the zones were read; 0 if they were not, or are being read again.
     pub(super) fn read_ms(&self) -> u64 {
         match self {
             Zones::Read(_, at_ms) => *at_ms,
@@ -31,7 +31,7 @@ impl Zones {
     }
 }
 
-/// Publishes a snapshot, shorter where a slot has no room for all of it.
+/// Publishes a snapshot. Shortens it if a slot has no room for all of it.
 pub(super) fn publish(slot: Slot, taken: &Taken, done_ms: u64) {
     let Taken { process, zones, sharing } = taken.clone();
     let published = Published { process, zones, sharing };
@@ -41,7 +41,7 @@ pub(super) fn publish(slot: Slot, taken: &Taken, done_ms: u64) {
     }
 }
 
-/// Has the next snapshot read what is wanted fresh, whatever it costs.
+/// Makes the next snapshot read the wanted figures again, whatever it costs.
 pub(super) fn refresh(probes: &mut Probes, wants: u32) {
     if wants & REFRESH_HEAP != 0 {
         probes.heap.refresh_full();
@@ -53,7 +53,8 @@ pub(super) fn refresh(probes: &mut Probes, wants: u32) {
 }
 
 impl Exchange {
-    /// A slice of the readings that somebody needs; whether there is more to read.
+    /// Works for a slice on the readings that a ticket or another process needs. Returns whether there
+    /// is more to read.
     pub(super) fn read(&mut self, now: u64, budget: &Budget) -> bool {
         let Some(local) = &self.local else {
             return false;
@@ -70,7 +71,7 @@ impl Exchange {
         let Some(oldest) = oldest else { return self.count_on(budget) };
         let own_is_old =
             local.job.is_some() || local.own.as_ref().is_none_or(|(_, at_ms)| *at_ms < oldest);
-        // First zones: to read one touches pages, which the snapshot then counts.
+        // Zones come first: reading them touches pages, which the snapshot then counts.
         self.read_zones(oldest, budget);
         if own_is_old {
             self.read_own(budget);
@@ -84,7 +85,7 @@ impl Exchange {
         self.count_on(budget) || more
     }
 
-    /// Goes on with a count of the allocator's that no snapshot has waited for; whether there is more.
+    /// Continues a count of the allocator that no snapshot waits for. Returns whether there is more.
     fn count_on(&mut self, budget: &Budget) -> bool {
         let is_waited_for = self.local.as_ref().is_none_or(|local| local.job.is_some());
         let heap = &mut self.probes.heap;
@@ -94,7 +95,7 @@ impl Exchange {
         budget.spent() || heap.count(budget) == Progress::More
     }
 
-    /// A slice of this process's own snapshot; publishes it when it is done.
+    /// Works for a slice on this process's own snapshot. Publishes it when it is done.
     fn read_own(&mut self, budget: &Budget) {
         let under_way = self.local.as_mut().and_then(|local| local.job.take());
         let (mut job, identity) = under_way.unwrap_or_else(|| (Snapshot::begin(), self.identity()));
@@ -113,7 +114,7 @@ impl Exchange {
         local.anew = false;
     }
 
-    /// A slice of the reading of zones, which only requests need.
+    /// Works for a slice on the reading of zones, which only tickets need.
     fn read_zones(&mut self, oldest: u64, budget: &Budget) {
         let Some(local) = self.local.as_mut().filter(|local| !local.tickets.is_empty()) else {
             return;
@@ -135,7 +136,7 @@ impl Exchange {
         }
     }
 
-    /// Wakes those who wait for this process's snapshot, if it is there.
+    /// Wakes the processes that wait for this process's snapshot, if it is done.
     fn wake_askers(&mut self, oldest: u64) {
         let Some(local) = &mut self.local else { return };
         if local.job.is_none() && local.own.as_ref().is_some_and(|(_, at_ms)| *at_ms >= oldest) {
@@ -148,7 +149,7 @@ impl Exchange {
         }
     }
 
-    /// Reads anew what is wanted fresh whatever it costs.
+    /// Starts new readings of the wanted figures, whatever they cost.
     pub(super) fn refresh(&mut self, wants: u32) {
         refresh(&mut self.probes, wants);
         if wants & REFRESH_ZONES != 0 {
@@ -165,7 +166,7 @@ impl Exchange {
         }
     }
 
-    /// The hooks of this process.
+    /// Returns the hooks of this process.
     fn hooks_here(&self) -> Hooks {
         let hooks = self.hooks.clone();
         let master = hooks.master.filter(|_| !process::is_single());

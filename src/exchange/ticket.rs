@@ -1,15 +1,15 @@
-//! A question that waits for figures.
+//! A ticket: a question that waits for the figures of all processes.
 
-/// A snapshot this young answers again.
+/// A snapshot is used again until it is this old, in milliseconds.
 pub(super) const FRESH_MS: u64 = 50;
 
 /// A bit of `Slot::ask`: refresh the allocator's statistics whatever it costs.
 pub(super) const REFRESH_HEAP: u32 = 1;
 
-/// Another: count all pages of zones anew.
+/// A bit of `Slot::ask`: count all pages of zones again.
 pub(super) const REFRESH_ZONES: u32 = 2;
 
-/// Figures that are wanted fresh, whatever they cost.
+/// The figures that must be read again, whatever it costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refresh {
     /// The allocator's statistics.
@@ -19,7 +19,7 @@ pub struct Refresh {
 }
 
 impl Refresh {
-    /// The bits of `Slot::ask`.
+    /// Returns the bits for `Slot::ask`.
     pub(super) fn bits(self) -> u32 {
         let heap = if self.heap { REFRESH_HEAP } else { 0 };
         let zones = if self.zones { REFRESH_ZONES } else { 0 };
@@ -27,10 +27,10 @@ impl Refresh {
     }
 }
 
-/// A question that waits.
+/// A question that waits for the figures of all processes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
-    /// The number that the asking part of the module knows it by.
+    /// The number that the caller has chosen for it.
     pub(super) id: usize,
     pub(super) refresh: Refresh,
     pub(super) asked_ms: u64,
@@ -38,7 +38,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The oldest snapshot that answers it.
+    /// Returns the time of the oldest snapshot that may be used to answer it.
     pub(super) fn oldest_ms(&self) -> u64 {
         if self.refresh != Refresh::default() {
             return self.asked_ms;

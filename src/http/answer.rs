@@ -1,5 +1,5 @@
-//! Answers on the event loop: requests that wait for figures, and replies that are written and sent a
-//! slice of the loop at a time.
+//! Answers requests on the event loop: keeps requests that wait for figures, and writes and sends
+//! replies in slices.
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -23,13 +23,14 @@ static ANSWERS: MainThread<Answers> =
 
 /// The answers of a process.
 struct Answers {
-    /// Whose figures are not there yet.
+    /// Requests whose figures are not ready yet.
     waiting: Vec<Question>,
+    /// Answers whose figures are ready.
     under_way: VecDeque<Answer>,
 }
 
 impl Answers {
-    /// The figures for a request are there.
+    /// Begins the answer to a request whose figures are ready.
     fn begin(&mut self, address: usize, collected: Collected) {
         if let Some(place) = self.waiting.iter().position(|question| question.is_of(address)) {
             let question = self.waiting.remove(place);
@@ -37,21 +38,21 @@ impl Answers {
         }
     }
 
-    /// The answer to the request with this address.
+    /// Removes and returns the answer to the request with this address.
     fn take(&mut self, address: usize) -> Option<Answer> {
         let place = self.under_way.iter().position(|answer| answer.question.is_of(address))?;
         self.under_way.remove(place)
     }
 
-    /// A request is gone, answered or not.
+    /// Drops everything about a request that ends, answered or not.
     fn forget(&mut self, address: usize) {
         self.waiting.retain(|question| !question.is_of(address));
         self.under_way.retain(|answer| !answer.question.is_of(address));
     }
 }
 
-/// Answers a request now, or keeps it until `timeout_ms` milliseconds are over. Gives the code for
-/// nginx; `None` when this process takes no part.
+/// Answers a request now, or keeps it for at most `timeout_ms` milliseconds until its figures are ready.
+/// Returns the code for nginx, or `None` if this process has not joined the exchange.
 pub fn give(question: Question, timeout_ms: u64) -> Option<ngx_int_t> {
     let mut request = question.request;
     let address = request.address();
@@ -66,7 +67,7 @@ pub fn give(question: Question, timeout_ms: u64) -> Option<ngx_int_t> {
     let code = match answer {
         Some(Answer { question, stage }) => match go_on(&question, stage, &budget) {
             Some(Stage::Written(reply)) if reply.len() <= PART => request.respond(reply.response()),
-            // It is not to end before this handler does.
+            // The request must not end before this handler returns.
             Some(stage) => return Some(hold(request, Some(Answer { question, stage }))),
             None => FAILED,
         },
@@ -76,8 +77,8 @@ pub fn give(question: Question, timeout_ms: u64) -> Option<ngx_int_t> {
     Some(code)
 }
 
-/// A turn of the exchange. What it has ready become answers; while there are answers under way, to go
-/// on with these is all that a turn does.
+/// Runs a turn of the exchange, and begins answers with the figures that are ready. While there are
+/// answers in progress, a turn only continues these. Returns the budget that is left.
 fn turn(exchange: &mut Exchange, answers: &mut Answers) -> Budget {
     if !answers.under_way.is_empty() {
         return Budget::new(SLICE);
@@ -89,7 +90,7 @@ fn turn(exchange: &mut Exchange, answers: &mut Answers) -> Budget {
     budget
 }
 
-/// Keeps a request for later turns, with what there is of its answer.
+/// Keeps a request for later turns, with the part of its answer that exists.
 fn hold(mut request: Request, answer: Option<Answer>) -> ngx_int_t {
     if let Err(code) = request.hold(gone) {
         forget(request.address());
@@ -104,7 +105,8 @@ fn hold(mut request: Request, answer: Option<Answer>) -> ngx_int_t {
     Request::HELD
 }
 
-/// This process was woken: it is asked, or somebody it asked has answered, or it goes on reading.
+/// Called when this process is woken: it is asked, or a process that it asked has answered, or it
+/// continues its readings.
 pub unsafe extern "C" fn woken(_event: *mut ngx_event_t) {
     guard((), || {
         let budget = with_both(|exchange, answers| {
@@ -117,7 +119,7 @@ pub unsafe extern "C" fn woken(_event: *mut ngx_event_t) {
     });
 }
 
-/// The time of a request is up, or it is time to look again.
+/// Called when the timer expires: at the deadline of a request, or when it is time to check again.
 pub unsafe extern "C" fn tick(_event: *mut ngx_event_t) {
     guard((), || {
         if let Some(budget) = with_both(turn) {
@@ -126,13 +128,13 @@ pub unsafe extern "C" fn tick(_event: *mut ngx_event_t) {
     });
 }
 
-/// nginx is about to free a request that was held.
+/// Called when nginx is about to free a held request.
 unsafe extern "C" fn gone(request: *mut c_void) {
     guard((), || forget(request as usize));
 }
 
-/// Goes on with the answers, until the budget is spent. One at a time: the end of one request may end
-/// others of its connection, which then forget their answers.
+/// Continues the answers until the budget is spent. Takes one at a time, because the end of one request
+/// may end others on its connection, whose answers are then dropped.
 fn finish_others(budget: &Budget) {
     let mut are_any = false;
     while let Some(answer) = ANSWERS.with(|answers| answers.under_way.pop_front()).flatten() {
@@ -151,13 +153,13 @@ fn finish_others(budget: &Budget) {
     }
 }
 
-/// A request is gone, answered or not.
+/// Drops everything about a request that ends, answered or not.
 fn forget(address: usize) {
     ANSWERS.with(|answers| answers.forget(address));
     with_both(|exchange, _| exchange.forget(address));
 }
 
-/// Uses the exchange, if this process takes part in it, and the answers.
+/// Calls a function with the exchange and the answers, if this process has joined the exchange.
 fn with_both<R>(use_them: impl FnOnce(&mut Exchange, &mut Answers) -> R) -> Option<R> {
     let joined = |exchange: &mut Option<Exchange>| {
         let exchange = exchange.as_mut().filter(|exchange| exchange.has_joined())?;

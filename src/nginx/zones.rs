@@ -160,7 +160,7 @@ impl Found {
 
 /// Returns a mapping that is no zone of the cycle.
 fn other(name: String, range: Range<usize>, seen: Option<Mapping>) -> ZoneMapping {
-    let owner = Err("it is no zone of a module".to_owned());
+    let owner = Err("the mapping is no zone of a module".to_owned());
     ZoneMapping { name, owner, range, is_zone: false, seen }
 }
 
@@ -178,7 +178,7 @@ fn owner(zone: &ngx_shm_zone_t) -> Result<String, String> {
     match name.filter(|name| !name.is_null()) {
         // SAFETY: the name is a C string (N2).
         Some(name) => Ok(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()),
-        None => Err("the zone's tag is no module".to_owned()),
+        None => Err("the zone's tag is not the address of a module".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The stages of an answer: from the figures to the last byte that is sent.
+//! The stages of an answer, from the figures to the last byte that is sent.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,49 +18,49 @@ use crate::report::model::AnsweredBy;
 use crate::report::narrow::forget_requests;
 use crate::sys::pagemap::page_size;
 
-/// A request, and what it asks.
+/// A request with its parameters.
 pub struct Question {
     /// The request.
     pub request: Request,
-    /// What it asks.
+    /// Its parameters.
     pub query: Query,
-    /// What it gets.
+    /// The format of the reply.
     pub choice: Choice,
-    /// Whether the reply may have request lines.
+    /// Whether the reply may contain request lines.
     pub uris: bool,
     /// When it arrived.
     pub arrived: Instant,
 }
 
 impl Question {
-    /// Whether it is that of the request with this address.
+    /// Returns whether the request has this address.
     pub(super) fn is_of(&self, address: usize) -> bool {
         self.request.address() == address
     }
 }
 
-/// A request that can be answered.
+/// The answer to a request whose figures are ready.
 pub(super) struct Answer {
-    /// What was asked.
+    /// The request.
     pub(super) question: Question,
-    /// How far the answer is.
+    /// The stage of the answer.
     pub(super) stage: Stage,
 }
 
-/// How far an answer is.
+/// The stages of an answer.
 pub(super) enum Stage {
-    /// Everybody's figures are there.
+    /// The figures of all processes are ready.
     Collected(Collected),
     /// The reply is being written.
     Writing(Reply),
-    /// It is written.
+    /// The reply is written.
     Written(Reply),
-    /// It is being sent; so much is left.
+    /// The reply is being sent; this part is left.
     Sending(Unsent),
 }
 
-/// Goes on with an answer to a held request until the budget is spent. An error is what there is to
-/// tell nginx when the request has come to its end.
+/// Continues the answer to a held request until the budget is spent. Returns the next stage, or an
+/// error if the request has to end: the code for nginx, if a reply was sent.
 pub(super) fn finish(
     question: &Question,
     stage: Stage,
@@ -80,7 +80,7 @@ pub(super) fn finish(
     Ok(Stage::Sending(unsent))
 }
 
-/// Goes on with an answer, until it is written or the budget is spent. `None` when it cannot be made.
+/// Continues an answer until it is written or the budget is spent. Returns `None` if that fails.
 pub(super) fn go_on(question: &Question, stage: Stage, budget: &Budget) -> Option<Stage> {
     if budget.spent() {
         return Some(stage);
@@ -90,7 +90,7 @@ pub(super) fn go_on(question: &Question, stage: Stage, budget: &Budget) -> Optio
         Stage::Writing(reply) => reply,
         Stage::Written(_) | Stage::Sending(_) => return Some(stage),
     };
-    // A piece may take long, and does not come on top of much else.
+    // A piece of a reply may take long, so it is not begun late in a slice.
     if budget.used() > SLICE / 2 {
         return Some(Stage::Writing(reply));
     }
@@ -100,7 +100,7 @@ pub(super) fn go_on(question: &Question, stage: Stage, budget: &Budget) -> Optio
     }
 }
 
-/// Puts the report together, and begins with the reply. `None` when it cannot be made.
+/// Assembles the report and begins the reply. Returns `None` if the reply cannot be written.
 fn begin(question: &Question, collected: Collected) -> Option<Reply> {
     let Question { query, choice, uris, arrived, .. } = question;
     let Collected { mut processes, zones, merged } = collected;
