@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::time::Duration;
 
 use rustix::time::{clock_gettime, ClockId};
 
@@ -72,8 +73,15 @@ pub fn uptime_s(pid: i32) -> Option<u64> {
     // The second field, the name in parentheses, may have anything in it; this is the 22nd.
     let behind_name = stat.rsplit(')').next()?;
     let started: u64 = behind_name.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
-    let up = u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).ok()?;
-    up.checked_sub(started.checked_div(procfs::ticks_per_second())?)
+    let now = clock_gettime(ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.try_into().ok()?, now.tv_nsec.try_into().ok()?);
+    whole_seconds(started, procfs::ticks_per_second(), now)
+}
+
+/// The whole seconds from a tick of a clock until now, both since the system started.
+fn whole_seconds(started: u64, ticks_per_second: u64, now: Duration) -> Option<u64> {
+    let started = started.checked_mul(1000)?.checked_div(ticks_per_second)?;
+    Some(now.checked_sub(Duration::from_millis(started))?.as_secs())
 }
 
 /// The children of a process; `None` where the kernel does not list them, or not to this user.
@@ -196,6 +204,15 @@ mod tests {
         let of = |rest: &str| parse(&format!("PPid:\t1\nThreads:\t1\n{rest}\n")).unwrap().system;
         assert_eq!(of("VmRSS:\t    1040 kB").resident, Some(1040 * 1024));
         assert_eq!(of("VmRSS:\t    1040").resident, None);
+    }
+
+    #[test]
+    fn counts_whole_seconds_only() {
+        let after = |millis| whole_seconds(150, 100, Duration::from_millis(millis));
+        assert_eq!(after(1_499), None, "not started yet");
+        assert_eq!(after(2_499), Some(0), "the second of the clock has changed since");
+        assert_eq!((after(2_500), after(63_499)), (Some(1), Some(61)));
+        assert_eq!(whole_seconds(150, 0, Duration::MAX), None);
     }
 
     #[test]
