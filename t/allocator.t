@@ -2,7 +2,6 @@
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
-use Time::HiRes;
 
 use constant MB => 1048576;
 
@@ -99,10 +98,7 @@ sub check_preloaded {
         ok $breakdown->{$name}, "$name: in the breakdown";
         ok !exists $breakdown->{$_}, "$name: no $_"
             for grep { $_ ne $name } qw(glibc_heap jemalloc tcmalloc mimalloc musl_heap);
-        is sum(map { $_->{resident} // 0 } values %$breakdown), $process->{system}{resident},
-            "$name: the residents add up";
-        is sum(map { $_->{reserved} // 0 } values %$breakdown), $process->{system}{virtual},
-            "$name: the reserved add up";
+        adds_up($process, $name);
         return $process;
     };
     my $before = $check->();
@@ -137,7 +133,6 @@ sub with_lua { return ($_[0] // '') . $LUA }
 
 my $CONFIG = <<'END';
 location /memstat { memstat; }
-location /patient { memstat; memstat_timeout 10s; }
 location /lua {
     content_by_lua_block { ngx.print(loadstring("return " .. ngx.unescape_uri(ngx.var.args))() or "") }
 }
@@ -232,34 +227,40 @@ location /many {
         ngx.say(ngx.worker.pid())
     }
 }
+location /more {
+    content_by_lua_block {
+        ngx.say(ngx.worker.pid())
+        if ngx.worker.pid() == tonumber(ngx.var.args) then
+            for i = 1, 400 do require("ffi").C.malloc(52428) end
+        end
+    }
+}
+location /own { content_by_lua_block { ngx.say(ngx.worker.pid(), " ", mallinfo()) } }
 --- perl
 $t->fresh;
 my ($burdened) = $t->get('/many')->{body} =~ /^(\d+)/;
-for my $time (1 .. 4) {
+for my $nth (1 .. 4) {
     my $process = process_of($t->fresh, $burdened);
-    is $process->{state}, 'active', "answer $time: in time";
+    is $process->{state}, 'active', "answer $nth: it answers";
     my $allocator = $process->{allocator};
     if (defined $allocator->{in_use}) {
-        isnt $allocator->{measured_ms_ago}, undef, "answer $time: its figures say their age";
+        isnt $allocator->{measured_ms_ago}, undef, "answer $nth: its figures say their age";
     }
     else {
-        isnt "@{ $process->{notes} }", '', "answer $time: a note says why there are no figures";
+        isnt "@{ $process->{notes} }", '', "answer $nth: a note says why there are no figures";
     }
-    isnt $process->{self}{longest_slice_us}, undef, "answer $time: what it cost";
-    cmp_ok $process->{breakdown}{glibc_heap}{resident}, '>=', 150 * MB, "answer $time: glibc_heap";
+    isnt $process->{self}{longest_slice_us}, undef, "answer $nth: what it cost";
+    cmp_ok $process->{breakdown}{glibc_heap}{resident}, '>=', 150 * MB, "answer $nth: glibc_heap";
 }
 
-# Asked for, the figures are fresh.
-my $process = process_of($t->fresh('/patient?refresh=heap'), $burdened);
-my %own;
-for (1 .. 300) {
-    my ($pid, $info) = lua($t, 'ngx.worker.pid()..":"..mallinfo()') =~ /^(\d+):(.*)/;
-    next unless $pid == $burdened;
-    %own = split ' ', $info;
-    last;
-}
+# Asked for, the figures are fresh: they have what was taken last.
+my $before = process_of($t->fresh('/memstat?refresh=heap'), $burdened);
+$t->get_from($burdened, "/more?$burdened");
+my $process = process_of($t->fresh('/memstat?refresh=heap'), $burdened);
+near $process->{allocator}{in_use} - $before->{allocator}{in_use}, 20 * MB, 2 * MB, 'refreshed: what was taken last';
+my $own = $t->get_from($burdened, '/own')->{body} =~ s/^\d+ //r;
+my %own = split ' ', $own;
 near $process->{allocator}{$_}, $own{$_}, 65536 + 0.02 * $own{$_}, "refreshed: $_" for qw(in_use free reserved);
-cmp_ok $process->{allocator}{measured_ms_ago} + $process->{age_ms}, '<', 3000, 'refreshed: the age';
 
 === TEST 6: jemalloc
 --- env
@@ -343,20 +344,17 @@ my $ask = sub {
     $churn->receive for 1 .. 30;
     my $said = $process->{allocator};
     $said->{age} = $said->{measured_ms_ago} + $process->{age_ms};
-    cmp_ok $said->{age}, '<', 5000, 'the figures are not old';
     is $said->{in_use} + $said->{free}, $said->{reserved}, 'they add up';
     return $said;
 };
 
 # Figures that were measured after now.
 my $renewed = sub {
-    my $begun = Time::HiRes::time();
-    for (1 .. 100) {
+    my $begun = milliseconds();
+    return $t->wait_for('the figures are renewed', sub {
         my $said = $ask->();
-        return $said if $said->{age} < (Time::HiRes::time() - $begun) * 1000 - 50;
-    }
-    fail 'the figures are renewed';
-    return $ask->();
+        return $said->{age} < milliseconds() - $begun - 50 ? $said : undef;
+    });
 };
 
 my $before = $renewed->();
@@ -377,4 +375,4 @@ my $metrics = $t->get('/memstat?format=prometheus')->{body};
 my %metric  = map { $_ => $metrics =~ /^nginx_memstat_allocator_$_\{[^}]*\} (\S+)/m }
     qw(in_use_bytes free_bytes reserved_bytes figures_age_seconds);
 is $metric{in_use_bytes} + $metric{free_bytes}, $metric{reserved_bytes}, 'metrics add up';
-cmp_ok $metric{figures_age_seconds}, '<', 5, 'and tell their age';
+like $metric{figures_age_seconds}, qr/^\d+(?:\.\d+)?$/, 'and tell their age';

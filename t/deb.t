@@ -7,7 +7,7 @@ use Cwd qw(abs_path);
 use File::Temp qw(tempdir);
 
 my $repository = abs_path("$FindBin::Bin/..");
-my $nginx      = Test::Memstat::Server::binary();
+my $nginx      = Test::Memstat::Configuration::binary();
 plan(skip_all => 'this nginx is of no package') if system("dpkg-query -S '$nginx' >/dev/null 2>&1");
 
 # make finds the installed nginx's tree by itself.

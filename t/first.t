@@ -3,13 +3,14 @@
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
+use Test::Memstat::Background;
 use Test::Memstat::Build;
 use Test::Memstat::Lua qw(lua_of);
 
 # The pools of a worker by creator, those of clients apart: live ones and what they hold.
 sub pools_of {
     my ($t) = @_;
-    my ($worker) = process_with($t->fresh, kind => 'worker', state => 'active');
+    my ($worker) = active_workers($t->fresh);
     return { map { (($_->{creator} // '?') . " $_->{kind}" => [ @$_{qw(live bytes large_bytes)}, $_->{object} ]) }
         grep { $_->{live} && $_->{kind} !~ /^(?:request|connection|cycle)$/ } @{ $worker->{pools}{by_creator} } };
 }
@@ -80,7 +81,7 @@ for my $place ('first', 'last') {
 
 === TEST 2: the VM of stream in front of http is seen from its birth
 --- perl
-plan skip_all => 'ngx_stream_lua is linked into nginx' unless Test::Memstat::Server::stream_lua_module();
+plan skip_all => 'ngx_stream_lua is linked into nginx' unless Test::Memstat::Configuration::stream_lua_module();
 my $stream = <<'END';
 stream {
     init_by_lua "for i = 1, 1000 do local t = {} for j = 1, 100 do t[j] = j end end collectgarbage() data = { 1, 2, 3 }";
@@ -91,7 +92,7 @@ for my $place ('first', 'last') {
     my $s = Test::Memstat::Server->new(module => $place, lua => 0, main_config => $stream, config => LOCATION)->start;
     my @figures;
     for my $load (1, 2) {
-        my ($worker) = process_with($s->fresh, kind => 'worker', state => 'active');
+        my ($worker) = active_workers($s->fresh);
         my $lua = lua_of($worker, 'stream');
         cmp_ok $lua->{frees}, '>', 900, "loaded $place, load $load: its garbage was freed before all eyes";
         is $lua->{allocated_bytes}, $lua->{gc_bytes}, 'as Lua counts';
@@ -112,7 +113,7 @@ location = /lua { content_by_lua_block { ngx.say(collectgarbage('count')) } }
 --- perl
 for (1, 2) {
     my $reply = $t->fresh;
-    my ($worker) = process_with($reply, kind => 'worker', state => 'active');
+    my ($worker) = active_workers($reply);
     is_deeply [ @$worker{qw(pools lua)} ], [ undef, undef ], 'pools and VMs are not known';
     is $worker->{hooks}{$_}, 'off: not among memstat_hooks', $_ for qw(pool slab lua);
     is $worker->{hooks}{thread}, 'on', 'thread';
@@ -162,10 +163,10 @@ my $fails = sub {
     my $log = length $t->error_log;
     $t->write_conf(module => 'first', config => LOCATION . "\nlisten 192.0.2.1:1;");
     $t->signal('HUP');
-    $t->wait_for('the failure', 10, sub { substr($t->error_log, $log) =~ /192\.0\.2\.1:1 failed/ });
+    $t->wait_for('the failure', sub { substr($t->error_log, $log) =~ /192\.0\.2\.1:1 failed/ });
 };
 $fails->();
-ok $t->wait_for('the end of its hooks', 10, sub { !changed_code($t->master) }), 'the hooks are out again';
+ok $t->wait_for('the end of its hooks', sub { !changed_code($t->master) }), 'the hooks are out again';
 is scalar($t->workers), 1, 'the old worker serves';
 is $t->get('/')->{status}, 403, 'as before';
 $t->reload(module => 0, config => '');
@@ -189,7 +190,7 @@ LD_PRELOAD=$TEST_NGINX_LIBRARY_clones
 --- perl
 my $trial = qr/^a trial process$/m;
 like $t->output, $trial, 'a start tries its hooks';
-my ($binary, $root, $conf) = (Test::Memstat::Server::binary(), $t->root, $t->conf_path);
+my ($binary, $root, $conf) = (Test::Memstat::Configuration::binary(), $t->root, $t->conf_path);
 my $clones = Test::Memstat::Build::library('clones');
 my $run = sub {
     my $said = `LD_PRELOAD='$clones' '$binary' -p '$root/' -c '$conf' -e '$root/logs/error.log' @_ 2>&1`;
@@ -228,27 +229,10 @@ $front->reload(http_config => $more);
 push @front, map { masters_counts($front, $_) } 'a', 'b', 'first_test';
 my $pools = pools_of($front);
 
-my $d = Test::Memstat::Server->new(%with);
-my $in_background = sub {
-    $d->write_conf(@_);
-    my $conf = read_file($d->conf_path) =~ s/^daemon off;/daemon on;/mr;
-    open my $file, '>', $d->conf_path or die "cannot write: $!\n";
-    print $file $conf;
-    close $file;
-};
-$in_background->();
-system(Test::Memstat::Server::binary(), '-p', $d->root . '/', '-c', $d->conf_path, '-e', $d->root . '/logs/error.log') == 0
-    or die "it does not start\n";
-my $master = $t->wait_for('its master', 5, sub {
-    my ($pid) = (read_file($d->root . '/nginx.pid') // '') =~ /^(\d+)/;
-    return $pid && children($pid) && $pid;
-});
+my $d = Test::Memstat::Background->new(%with)->start;
 eval {
     my @back = (map { masters_counts($d, $_) } 'a', 'first_test');
-    my ($worker) = children($master);
-    $in_background->(http_config => $more);
-    kill 'HUP', $master;
-    $t->wait_for('new workers', 10, sub { my @now = children($master); @now == 1 && $now[0] != $worker });
+    $d->reload(http_config => $more)->old_gone;
     push @back, map { masters_counts($d, $_) } 'a', 'b', 'first_test';
     is_deeply \@back, \@front, 'the same counts as in the foreground' or diag explain [ \@back, \@front ];
     is_deeply pools_of($d), $pools, 'the same pools';
@@ -256,9 +240,7 @@ eval {
     is $pages->{reqs}, $front->fresh->{shared_zones}{memstat}{pages}{reqs}, 'and requests of whole pages';
     1;
 } or fail "the test died: $@";
-kill 'QUIT', $master;
-$t->wait_for('the end', 10, sub { !kill 0, $master });
-is $_, undef, 'nginx ends as told' for $front->stop;
+is $_, undef, 'nginx ends as told' for $front->stop, $d->stop;
 
 === TEST 8: a reload that drops Lua
 --- config
@@ -268,9 +250,9 @@ location = /lua { content_by_lua_block { ngx.say(collectgarbage('count')) } }
 my $master = $t->master;
 for (1, 2) {
     $t->reload(config => LOCATION);
-    my ($worker) = process_with($t->fresh, kind => 'worker', state => 'active');
+    my ($worker) = active_workers($t->fresh);
     is_deeply [ grep { $_->{vms} } @{ $worker->{lua} } ], [], 'no VM is left';
     $t->reload(config => LOCATION . ' location = /lua { content_by_lua_block { ngx.say(1) } }');
-    ($worker) = process_with($t->fresh, kind => 'worker', state => 'active');
+    ($worker) = active_workers($t->fresh);
     is lua_of($worker, 'http')->{vms}, 1, 'and Lua is back';
 }

@@ -232,7 +232,7 @@ Content-Encoding: gzip
 location /memstat { memstat; memstat_uri on; }
 --- perl
 my $path = '/memstat?format=text&fields=processes.system,processes.pools';
-my $text = $t->wait_for('a snapshot of a request', 5, sub {
+my $text = $t->wait_for('a snapshot of a request', sub {
     my $text = $t->get($path)->{body};
     return $text =~ /ngx_http_(?:create|alloc)_request/ && $text;
 });

@@ -3,14 +3,6 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# Sends slow requests until the upstream has accepted as many; returns both ends.
-sub hold {
-    my ($t, $upstream, $count) = @_;
-    my @clients = map { $t->connect->send(GET => '/slow') } 1 .. $count;
-    my @held = map { scalar $upstream->accept } 1 .. $count;
-    return [ @clients, @held ];
-}
-
 # What is wrong about processes that run: each is there, as what it is.
 sub wrong {
     my ($t, $reply, %with) = @_;
@@ -29,9 +21,7 @@ sub wrong {
     return @wrong;
 }
 
-# Requests that were slow because somebody was waited for, by a timeout that no test waits for.
-sub waited { return grep { $_->{elapsed_us} > 20_000_000 } @_ }
-
+# No client waits for a timeout: it is much longer than they wait for an answer.
 run_tests();
 
 __DATA__
@@ -40,16 +30,16 @@ __DATA__
 --- main_config
 worker_processes 4;
 --- config
-location /memstat { memstat; memstat_timeout 30s; }
+location /memstat { memstat; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));
 my (@held, %generations);
 while (children($t->master) < 28) {
-    push @held, hold($t, $upstream, 12);
+    push @held, [ held($t, $upstream, '/slow', 12) ];
     $t->reload;
 }
-my $reply = $t->wait_for('all processes are right', 20, sub {
+my $reply = $t->wait_for('all processes are right', sub {
     my $reply = $t->fresh;
     return wrong($t, $reply) ? undef : $reply;
 }) // $t->fresh;
@@ -58,10 +48,9 @@ $generations{ $_->{generation} }++ for process_with($reply, kind => 'worker');
 is $generations{ 1 + @held }, 4, 'all workers of the newest generation';
 cmp_ok scalar keys %generations, '>=', 4, 'and of old ones';
 my @replies = map { $t->fresh } 1 .. 5;
-is scalar waited(@replies), 0, 'no answer waits for the timeout';
 is_deeply [ map { wrong($t, $_) } @replies ], [], 'it stays so';
 @held = ();
-$t->wait_for('the old workers are gone', 10, sub { children($t->master) == 4 });
+$t->old_gone;
 is_deeply [ wrong($t, $t->fresh) ], [], 'and so it is afterwards';
 
 === TEST 2: a zone with fewer slots than processes
@@ -70,17 +59,17 @@ worker_processes 1;
 --- http_config
 memstat_zone size=384k;
 --- config
-location /memstat { memstat; memstat_timeout 5s; }
+location /memstat { memstat; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));
 my @held;
 for (1 .. 14) {
-    push @held, hold($t, $upstream, 1);
+    push @held, [ held($t, $upstream, '/slow') ];
     $t->reload;
 }
 is scalar(children($t->master)), 15, 'processes';
-my $reply = $t->wait_for('the worker that serves has a slot', 10, sub {
+my $reply = $t->wait_for('the worker that serves has a slot', sub {
     my $reply = $t->fresh;
     return wrong($t, $reply, without_old => 1) ? undef : $reply;
 }) // $t->fresh;
@@ -92,8 +81,8 @@ cmp_ok scalar @without, '>', 0, 'some of them without a slot';
 ok $_->{system}{resident}, "what the kernel says of $_->{pid} is there" for @without;
 
 splice @held, 0, 7;
-$t->wait_for('some are gone', 5, sub { children($t->master) == 8 });
-$reply = $t->wait_for('the others have slots', 10, sub {
+$t->wait_for('some are gone', sub { children($t->master) == 8 });
+$reply = $t->wait_for('the others have slots', sub {
     my $reply = $t->fresh;
     return wrong($t, $reply) ? undef : $reply;
 }) // $t->fresh;
@@ -103,48 +92,46 @@ is_deeply [ wrong($t, $reply) ], [], 'free slots are claimed';
 --- main_config
 worker_processes 4;
 --- config
-location /memstat { memstat; memstat_timeout 30s; }
+location /memstat { memstat; }
 location /grow {
     content_by_lua_block { big = {} for i = 1, 96 do big[i] = string.rep(i .. "x", 500000) end }
 }
 --- perl
-my (@replies, @wrong);
+my ($answers, @wrong) = (0);
 for my $round (1 .. 8) {
     $t->get('/grow') for 1 .. 12;
     my @old = $t->workers;
     kill HUP => $t->master;
-    my $until = time + 20;
-    while (time < $until) {
+    $t->wait_for('the old workers are gone', sub {
         my $reply = $t->memstat;
-        push @replies, $reply;
+        $answers++;
         for my $process (@{ $reply->{processes} }) {
             push @wrong, "$process->{kind} $process->{state}: @{ $process->{notes} }"
                 if $process->{kind} eq 'other' || !defined $process->{system}{virtual};
         }
         my %now = map { $_ => 1 } children($t->master);
-        last if !grep { $now{$_} } @old;
-    }
+        return !grep { $now{$_} } @old;
+    });
 }
-is_deeply \@wrong, [], 'no process without memory in ' . @replies . ' answers';
-is scalar waited(@replies), 0, 'no answer waits for the timeout';
+is_deeply \@wrong, [], "no process without memory in $answers answers";
 
 === TEST 4: nobody waits for a process that was killed before it answered
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 30s; }
+location /memstat { memstat; }
+location /status { stub_status; }
 --- error_log
 exited on signal 9
 --- perl
 my ($stopped, $other) = $t->workers;
 $t->fresh;
 $t->signal(STOP => $stopped);
-select undef, undef, undef, 0.2;
-my $client = $t->connect->send(GET => '/memstat');
-select undef, undef, undef, 0.2;
+my $client = $t->expire->connect->send(GET => '/memstat');
+$t->wait_for('the request waits for it', sub { $t->status->{writing} == 1 });
+ok !$client->has_begun, 'there is no answer yet';
 $t->signal(KILL => $stopped);
 my $reply = $t->decode($client->receive->{body});
-is scalar waited($reply), 0, 'the answer does not wait for the timeout';
 is scalar(process_with($reply, pid => $stopped)), 0, 'and the process is not in it';
 is process_of($reply, $other)->{state}, 'active', 'the other is';
 
@@ -154,7 +141,7 @@ worker_processes 2;
 --- http_config
 memstat_hooks pool slab lua thread;
 --- config
-location /memstat { memstat; memstat_timeout 30s; }
+location /memstat { memstat; }
 --- error_log
 worker process \d+ exited on signal 9
 --- perl
@@ -163,18 +150,18 @@ $t->fresh;
 # Nobody asks this master, so that nobody waits for it.
 $t->signal(STOP => $t->master);
 $t->signal(KILL => $killed);
-$t->wait_for('it has ended', 5, sub { my %status = proc_status($killed); ($status{State} // 'Z') =~ /^Z/ });
+$t->wait_for('it has ended', sub { my %status = proc_status($killed); ($status{State} // 'Z') =~ /^Z/ });
 my $reply = $t->fresh;
-is scalar waited($reply), 0, 'nobody waits for it';
-is_deeply [ map { $_->{pid} } process_with($reply, kind => 'worker') ], [$other], 'it is not there';
+is_deeply pids(process_with($reply, kind => 'worker')), [$other], 'nobody waits for it, and it is not there';
 $t->signal(CONT => $t->master);
-$t->wait_for('the successor', 5, sub { $t->workers == 2 });
+$t->wait_for('the successor', sub { $t->workers == 2 });
 
 === TEST 6: a worker that ends before it answers
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 30s; }
+location /memstat { memstat; }
+location /status { stub_status; }
 location /busy {
     content_by_lua_block {
         local function exists(name)
@@ -195,14 +182,14 @@ location /busy {
 chmod 0777, $t->root . '/html';
 $t->fresh;
 my $busy = $t->connect->send(GET => '/busy');
-my ($pid) = $t->wait_for('a worker is busy', 5, sub { (read_file($t->root . '/html/busy') // '') =~ /^(\d+)\n/ ? $1 : undef });
-select undef, undef, undef, 0.1;
-my $client = $t->connect->send(GET => '/memstat');
-select undef, undef, undef, 0.2;
+my ($pid) = $t->wait_for('a worker is busy', sub { (read_file($t->root . '/html/busy') // '') =~ /^(\d+)\n/ ? $1 : undef });
+my $client = $t->expire->connect->send(GET => '/memstat');
+# Beside the one that keeps the worker busy.
+$t->wait_for('the request waits for it', sub { $t->status->{writing} == 2 });
+ok !$client->has_begun, 'there is no answer yet';
 $t->signal(TERM => $pid);
 open my $go, '>', $t->root . '/html/go' or die;
 close $go;
 my $reply = $t->decode($client->receive->{body});
-is scalar waited($reply), 0, 'whoever asked does not wait for the timeout';
 isnt $reply->{answered_by}{pid}, $pid, 'the other worker answers';
 is scalar(grep { $_->{pid} == $pid } @{ $reply->{processes} }), 0, 'the one that ended is not there';

@@ -11,9 +11,9 @@ use File::Path qw(make_path);
 use File::Temp qw(tempdir);
 
 my $repository = abs_path("$FindBin::Bin/..");
-my $nginx      = Test::Memstat::Server::binary();
+my $nginx      = Test::Memstat::Configuration::binary();
 my $name       = 'ngx_http_memstat_module.so';
-my $version    = Test::Memstat::Server::nginx_version();
+my $version    = Test::Memstat::Configuration::nginx_version();
 
 # A path that nginx was configured with.
 sub configured {

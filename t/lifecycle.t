@@ -4,27 +4,15 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-use IO::Socket::INET;
+use Test::Memstat::Background;
+use Test::Memstat::Configuration qw(binary);
 
 # Runs nginx with the server's configuration and further arguments; what it says.
 sub nginx {
     my ($t, @arguments) = @_;
-    my $binary = $ENV{TEST_NGINX_BINARY} || 'nginx';
-    my @command = ($binary, '-p', $t->root . '/', '-c', $t->conf_path, '-e', $t->root . '/logs/error.log', @arguments);
+    my @command = (binary(), '-p', $t->root . '/', '-c', $t->conf_path, '-e', $t->root . '/logs/error.log', @arguments);
     my $said = `@{[ join ' ', map { "'$_'" } @command ]} 2>&1`;
     return ($? >> 8, $said);
-}
-
-sub pid_in {
-    my ($t, $name) = @_;
-    my ($pid) = (read_file($t->root . "/$name") // '') =~ /^(\d+)/;
-    return $pid;
-}
-
-# The workers of a master, by title.
-sub workers_of {
-    my ($master) = @_;
-    return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ } children($master);
 }
 
 run_tests();
@@ -47,8 +35,8 @@ is_deeply [ $t->workers ], \@workers, 'the workers are as they were';
 is scalar(@{ $t->fresh->{processes} }), scalar(@{ $before->{processes} }), 'and so is the answer';
 my ($code) = nginx($t, '-s', 'reload');
 is $code, 0, 'a reload';
-$t->wait_for('new workers', 10, sub { my @new = $t->workers; @new == 2 && $new[0] != $workers[0] });
-$t->wait_for('their generation', 5, sub {
+$t->wait_for('new workers', sub { my @new = $t->workers; @new == 2 && $new[0] != $workers[0] });
+$t->wait_for('their generation', sub {
     my @known = process_with($t->fresh, kind => 'worker', generation => 2);
     return @known == 2;
 });
@@ -63,16 +51,15 @@ worker_processes 2;
 location /memstat { memstat; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
-my $upstream = IO::Socket::INET->new(LocalAddr => '127.0.0.1:' . $t->port(1), Listen => 4, ReuseAddr => 1);
-my $client = $t->connect->send(GET => '/slow');
-my $held = scalar $upstream->accept;
+my $upstream = silent_server($t->port(1));
+my ($clients, $held) = held($t, $upstream, '/slow');
 my $idle = $t->connect->send(GET => '/memstat');
 $idle->receive;
 $t->signal('QUIT');
-$t->wait_for('one worker is left', 5, sub { children($t->master) == 1 });
-$held->syswrite("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-is $client->receive->{body}, 'ok', 'the request is answered';
-$t->wait_for('the last worker ends', 5, sub { !children($t->master) });
+$t->wait_for('one worker is left', sub { children($t->master) == 1 });
+$held->[0]->syswrite("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+is $clients->[0]->receive->{body}, 'ok', 'the request is answered';
+$t->wait_for('the last worker ends', sub { !children($t->master) });
 --- error_log
 gracefully shutting down
 
@@ -80,7 +67,7 @@ gracefully shutting down
 --- main_config
 worker_processes 3;
 --- config
-location /memstat { memstat; memstat_timeout 20s; }
+location /memstat { memstat; }
 --- perl
 # The answer waits for a worker that does not come.
 my ($stopped) = $t->workers;
@@ -88,60 +75,45 @@ $t->signal('STOP', $stopped);
 my @clients = map { $t->connect->send(GET => '/memstat') } 1 .. 6;
 $t->signal('TERM');
 $t->signal('CONT', $stopped);
-$t->wait_for('all workers end', 5, sub { !children($t->master) });
+$t->wait_for('all workers end', sub { !children($t->master) });
 --- error_log
 signal 15
 
 === TEST 4: the binary is upgraded, and the upgrade is rolled back
 --- perl
-# nginx upgrades only in the background, so this one is not started by the test's own means.
-my $d = Test::Memstat::Server->new(
+my $d = Test::Memstat::Background->new(
     main_config => 'worker_processes 2;', config => 'location /memstat { memstat; }',
-);
-my $conf = read_file($d->conf_path) =~ s/^daemon off;/daemon on;/mr;
-open my $file, '>', $d->conf_path or die "cannot write: $!\n";
-print $file $conf;
-close $file;
-is((nginx($d))[0], 0, 'it starts');
-my $old = $t->wait_for('the master', 5, sub { my $pid = pid_in($d, 'nginx.pid'); $pid && workers_of($pid) == 2 && $pid });
+)->start;
+my $old = $d->master;
 my $new;
 eval {
-    my @old = workers_of($old);
-    kill 'USR2', $old;
-    $new = $t->wait_for('the new master', 10, sub {
-        my $pid = pid_in($d, 'nginx.pid');
-        return $pid && $pid != $old && workers_of($pid) == 2 && $pid;
-    });
+    my @old = $d->workers;
+    $new = $d->upgrade;
     for (1 .. 20) {
         my $reply = $d->fresh;
-        my $master = (process_with($reply, kind => 'master'))[0]{pid};
+        my $master = master_of($reply)->{pid};
         ok $master == $old || $master == $new, 'an answer of one of the servers';
-        my %mine = map { $_ => 1 } workers_of($master);
+        my %mine = map { $_ => 1 } $d->workers_of($master);
         is_deeply [ grep { !$mine{$_} } map { $_->{pid} } process_with($reply, kind => 'worker') ], [],
             'with its own workers';
         ok defined $_->{pools}, 'and their pools' for process_with($reply, kind => 'worker');
     }
     # The old workers go, come back, and the new ones go.
     kill 'WINCH', $old;
-    $t->wait_for('the old workers are gone', 10, sub { !workers_of($old) });
-    is((process_with($d->fresh, kind => 'master'))[0]{pid}, $new, 'the new ones answer');
+    $t->wait_for('the old workers are gone', sub { !$d->workers_of($old) });
+    is master_of($d->fresh)->{pid}, $new, 'the new ones answer';
     kill 'HUP', $old;
-    $t->wait_for('the old master has workers again', 10, sub { workers_of($old) == 2 });
+    $t->wait_for('the old master has workers again', sub { $d->workers_of($old) == 2 });
     kill 'QUIT', $new;
-    $t->wait_for('the new master is gone', 10, sub { !kill 0, $new });
+    $t->wait_for('the new master is gone', sub { !kill 0, $new });
     my $reply = $d->fresh;
-    is((process_with($reply, kind => 'master'))[0]{pid}, $old, 'the old one answers');
-    is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'with its workers';
+    is master_of($reply)->{pid}, $old, 'the old one answers';
+    is scalar(active_workers($reply)), 2, 'with its workers';
     my %old = map { $_ => 1 } @old;
     is scalar(grep { $old{ $_->{pid} } } process_with($reply, kind => 'worker')), 0, 'which are new';
     1;
 } or fail "the test died: $@";
-for my $master (grep { $_ } $new, $old) {
-    kill 'QUIT', $master;
-    $t->wait_for('the end', 10, sub { !kill 0, $master });
-}
-my @bad = grep { /\[(?:alert|crit|emerg)\]|panicked/ } split /\n/, $d->error_log;
-is_deeply \@bad, [], 'nothing alarming in its error log';
+is_deeply [ $d->stop ], [], 'nothing alarming in its error log';
 
 === TEST 5: the module is replaced on disk
 --- main_config
@@ -155,13 +127,13 @@ location /empty { return 204; }
 for my $round (1 .. 3) {
     $t->copy_module->reload;
     my $reply = $t->fresh;
-    my @workers = process_with($reply, kind => 'worker', state => 'active');
+    my @workers = active_workers($reply);
     is scalar(@workers), 2, 'both workers answer';
     is $_->{generation}, $round + 1, 'of the new generation' for @workers;
     # Each request is counted once: no function is hooked twice.
     my ($worker) = $t->workers;
     my $created = sub { sum(map { $_->{created} } grep { $_->{kind} eq 'request' } map { @{ $_->{pools}{by_creator} } }
-        process_with($t->fresh, kind => 'worker', state => 'active')) };
+        active_workers($t->fresh)) };
     my $before = $created->();
     $t->get('/empty') for 1 .. 10;
     is $created->() - $before, 11, 'requests are counted once';
@@ -172,20 +144,20 @@ for my $round (1 .. 3) {
 worker_processes 64;
 events { worker_connections 64; }
 --- config
-location /memstat { memstat; memstat_timeout 2s; }
+location /memstat { memstat; }
 --- perl
-my $reply = $t->wait_for('all of them answer', 10, sub {
+my $reply = $t->wait_for('all of them answer', sub {
     my $reply = $t->fresh;
-    my @fresh = grep { $_->{breakdown} && $_->{pools} } process_with($reply, kind => 'worker', state => 'active');
+    my @fresh = grep { $_->{breakdown} && $_->{pools} } active_workers($reply);
     return @fresh == 64 && $reply;
 });
 is_deeply [ map { $_->{id} } process_with($reply, kind => 'worker') ], [ 0 .. 63 ], 'each once';
 $t->reload(main_config => "worker_processes 3;\nevents { worker_connections 64; }");
-$t->wait_for('three are left', 10, sub { children($t->master) == 3 });
-is scalar(process_with($t->fresh, kind => 'worker', state => 'active')), 3, 'and answer';
+$t->wait_for('three are left', sub { children($t->master) == 3 });
+is scalar(active_workers($t->fresh)), 3, 'and answer';
 $t->reload(main_config => "worker_processes 64;\nevents { worker_connections 64; }");
-$t->wait_for('and 64 again', 10, sub {
-    my @fresh = grep { $_->{breakdown} } process_with($t->fresh, kind => 'worker', state => 'active');
+$t->wait_for('and 64 again', sub {
+    my @fresh = grep { $_->{breakdown} } active_workers($t->fresh);
     return @fresh == 64;
 });
 pass '64 again';

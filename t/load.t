@@ -4,7 +4,8 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-use Time::HiRes qw(sleep);
+# How many requests have been served.
+sub served { my ($t) = @_; return $t->access_log =~ tr/\n// }
 
 # Runs a server with or without the module through reloads under load; what came of it.
 sub run_through {
@@ -48,7 +49,9 @@ END
         push @wrk, [ $name, $pid ];
     }
     for (1 .. $count) {
-        sleep 0.1;
+        # Each generation serves.
+        my $served = served($t);
+        $t->wait_for('requests', sub { served($t) >= $served + 100 });
         if ($module) { $t->memstat for 1 .. 2 }
         $t->reload;
     }
@@ -62,7 +65,7 @@ END
         $run{$name}{socket} = $said =~ /Socket errors: (.*)/ ? $1 : '';
         $run{$name}{errors} = sum(0, $run{$name}{socket} =~ /(\d+)/g);
     }
-    $t->wait_for('the old workers are gone', 20, sub { children($t->master) == 2 });
+    $t->old_gone;
     my %after = proc_status($t->master);
     $run{master} = $after{RssAnon} - $before{RssAnon};
     $run{workers} = sum(map { my %s = proc_status($_); $s{RssAnon} } $t->workers) / 2;

@@ -4,7 +4,6 @@ use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use IO::Uncompress::Gunzip qw(gunzip);
-use Time::HiRes qw(sleep);
 
 # Three parts of what is sent at once.
 our $LONG = 3 * 32 * 1024;
@@ -59,8 +58,7 @@ location /memstat { memstat; }
 --- perl
 $t->fresh;
 for my $path (qw(/memstat /few /rate)) {
-    my @slow = map { Test::Memstat::Client->new($t->port(1))->send(GET => $path) } 1 .. 3;
-    sleep 0.2;
+    my @slow = map { Test::Memstat::Client->new($t->port(1))->send(GET => $path)->begin } 1 .. 3;
     main::whole($t, $t->get('/memstat')->{body}, 'meanwhile');
     main::whole($t, $_->receive->{body}, "$path: slow") for @slow;
     # The connection goes on.
@@ -83,15 +81,13 @@ my $own = sub { return map { $_->{self}{bytes} } process_with($t->fresh, kind =>
 my ($before) = sort { $b <=> $a } $own->();
 for my $i (1 .. 60) {
     my $client = Test::Memstat::Client->new($t->port(1))->send(GET => '/memstat');
-    sleep $i / 2000;
-    # What was read is not all.
-    $client->{socket}->sysread(my $some, 1000) if $i % 2;
+    # Some before there is an answer, some while it is on its way, each at another byte.
+    $client->begin->{socket}->sysread(my $some, 1000 * $i) if $i % 2;
     $client->close;
 }
-my $active = sub { return ($t->get('/status')->{body} =~ /Active connections: (\d+)/)[0] };
-$t->wait_for('the requests are gone', 5, sub { $active->() == 1 });
+$t->wait_for('the requests are gone', sub { !$t->status->{active} });
 # The body of one reply would be more than that.
-$t->wait_for('its memory is free', 5, sub { !grep { $_ > $before + $main::LONG } $own->() });
+$t->wait_for('its memory is free', sub { !grep { $_ > $before + $main::LONG } $own->() });
 main::whole($t, $t->get('/memstat')->{body}, 'afterwards');
 
 === TEST 4: through filters, in a subrequest, and on HTTP/1.0

@@ -77,13 +77,13 @@ for my $module (qw(first last)) {
 --- config
 location /memstat { memstat; }
 --- perl
-plan skip_all => 'ngx_stream_lua is linked into nginx' unless Test::Memstat::Server::stream_lua_module();
+plan skip_all => 'ngx_stream_lua is linked into nginx' unless Test::Memstat::Configuration::stream_lua_module();
 local $ENV{TEST_NGINX_STREAM_LUA_MODULE} = Test::Memstat::Build::module('ngx_stream_lua_module',
     '-DUNSEEN', '-Wl,--no-as-needed', '-lluajit-5.1');
 my $unseen = Test::Memstat::Server->new(main_config => STREAM, lua => 0,
     config => 'location /memstat { memstat; }')->start;
 for (1 .. 2) {
-    my ($process) = process_with($unseen->fresh, kind => 'worker', state => 'active');
+    my ($process) = active_workers($unseen->fresh);
     is $process->{hooks}{lua}, 'on', 'the VM is known';
     my $lua = lua_of($process, 'stream');
     my $direct = scalar direct_mappings($process->{pid});

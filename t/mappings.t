@@ -18,14 +18,6 @@ sub smaps {
     return @maps;
 }
 
-sub adds_up {
-    my ($process) = @_;
-    my $breakdown = $process->{breakdown};
-    is sum(map { $_->{resident} // 0 } values %$breakdown), $process->{system}{resident}, 'resident adds up';
-    is sum(map { $_->{reserved} // 0 } values %$breakdown), $process->{system}{virtual}, 'virtual adds up';
-    return;
-}
-
 # nginx's environment is for its tests, and this one's processes have it all.
 our $FFI = <<'END';
 local ffi = require "ffi"
@@ -67,7 +59,7 @@ my ($worker) = $t->workers;
 chmod 0777, $t->root . '/html';
 my $named = $t->get('/map')->{body} =~ /^0$/;
 my $process = process_of($t->fresh('/memstat?refresh=zones'), $worker);
-adds_up($process);
+adds_up($process, 'the worker');
 my ($file) = grep { ($_->{path} // '') =~ /data\.mdb$/ } @{ $process->{mappings}{file_other} };
 my ($theirs) = grep { $_->{path} =~ /data\.mdb$/ } smaps($worker);
 is $file->{perms}, 'rw-s', 'the file: permissions';
@@ -100,7 +92,7 @@ pcre_jit on;
 --- perl
 my ($worker) = $t->workers;
 my $process = process_of($t->fresh, $worker);
-adds_up($process);
+adds_up($process, 'the worker');
 my @code = grep { $_->{perms} =~ /x/ && ($_->{path} eq '' || $_->{path} =~ /^\[anon:/) } smaps($worker);
 my $luajit = $process->{breakdown}{luajit_mcode}{reserved} // 0;
 is $process->{breakdown}{other_mcode}{reserved}, sum(map { $_->{size} } @code) - $luajit, 'virtual';
@@ -208,7 +200,7 @@ if (!$status{HugetlbPages}) {
     ok $lived, "it runs with them: $why";
     cmp_ok $status{HugetlbPages}, '>', 10 * MB, 'there are some';
     is $process->{system}{hugetlb}, $status{HugetlbPages}, 'HugetlbPages';
-    adds_up($process);
+    adds_up($process, 'the worker');
     cmp_ok $process->{breakdown}{glibc_heap}{reserved}, '>=', sum(map { $_->{size} } @huge), 'they are malloc\'s';
     my @others = grep { ($_->{path} // '') =~ /anon_hugepage/ } @{ $process->{mappings}{file_other} };
     is_deeply [ map { [ @$_{qw(perms reserved count)} ] } @others ], [ [ 'rw-p', 8 * MB, 1 ] ],

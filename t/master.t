@@ -7,13 +7,9 @@ use Test::Memstat;
 use JSON::PP ();
 use POSIX ();
 
-use constant MB => 1 << 20;
+use Test::Memstat::Background;
 
-sub master_of {
-    my ($reply) = @_;
-    my ($master) = process_with($reply, kind => 'master');
-    return $master // die "no master in the answer\n";
-}
+use constant MB => 1 << 20;
 
 # All that a worker has, with sums that are exact, and as the kernel has it.
 sub is_full {
@@ -21,61 +17,25 @@ sub is_full {
     is $master->{state}, 'active', 'the master answers';
     ok defined $master->{$_}, $_
         for qw(generation uptime_s breakdown allocator pools zones lua text stacks hooks self);
-    my $breakdown = $master->{breakdown} or return;
-    is sum(map { $_->{resident} } values %$breakdown), $master->{system}{resident}, 'the residents add up';
-    is sum(map { $_->{reserved} } values %$breakdown), $master->{system}{virtual}, 'the reserved add up';
+    return unless $master->{breakdown};
+    adds_up($master, 'the master');
     my %status = proc_status($master->{pid});
     near $master->{system}{resident}, $status{VmRSS}, 0.02 * $status{VmRSS}, 'resident';
     near $master->{system}{virtual}, $status{VmSize}, 524288, 'virtual';
-    near $master->{uptime_s}, uptime($master->{pid}), 1.1, 'uptime';
+    cmp_ok $master->{uptime_s}, '<=', uptime($master->{pid}), 'uptime';
     cmp_ok $master->{allocator}{in_use} + $master->{allocator}{free}, '<=', $master->{allocator}{reserved},
         'in use and free are within reserved';
     is_deeply $master->{notes}, [], 'without a note';
     return;
 }
 
-# A server in the background, as they mostly run, with the configuration of this block; ended at the
-# end of the code.
+# A server in the background with the configuration of this block; ended at the end of the code.
 sub in_background {
     my ($t, $code) = @_;
-    my %sections = %{ $t->{sections} };
-    my $d = Test::Memstat::Server->new(%sections);
-    background_conf($d);
-    my @command = ($ENV{TEST_NGINX_BINARY} || 'nginx', '-p', $d->root . '/', '-c', $d->conf_path,
-        '-e', $d->root . '/logs/error.log');
-    system(@command) == 0 or die "it does not start\n";
-    my $old = $t->wait_for('the master', 10, sub { pid_in($d) });
-    $t->wait_for('its workers', 10, sub { workers_of($old) == 2 });
-    eval { $code->($d, $old); 1 } or fail "the test died: $@";
-    for my $name (qw(nginx.pid nginx.pid.oldbin)) {
-        my $pid = pid_in($d, $name) or next;
-        kill 'QUIT', $pid;
-        $t->wait_for("$pid is gone", 10, sub { !kill 0, $pid });
-    }
-    my @bad = grep { /\[(?:alert|crit|emerg)\]|panicked/ } split /\n/, $d->error_log;
-    is_deeply \@bad, [], 'nothing alarming in its error log';
+    my $d = Test::Memstat::Background->new(%{ $t->{sections} })->start;
+    eval { $code->($d, $d->master); 1 } or fail "the test died: $@";
+    is_deeply [ $d->stop ], [], 'nothing alarming in its error log';
     return;
-}
-
-sub background_conf {
-    my ($d, %changed) = @_;
-    $d->write_conf(%changed);
-    my $conf = read_file($d->conf_path) =~ s/^daemon off;/daemon on;/mr;
-    open my $file, '>', $d->conf_path or die "cannot write: $!\n";
-    print $file $conf;
-    close $file;
-    return;
-}
-
-sub pid_in {
-    my ($d, $name) = @_;
-    my ($pid) = (read_file($d->root . '/' . ($name // 'nginx.pid')) // '') =~ /^(\d+)/;
-    return $pid;
-}
-
-sub workers_of {
-    my ($master) = @_;
-    return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ } children($master);
 }
 
 # Asks without end, in a process of its own, until the function returned is called; that says how
@@ -125,7 +85,7 @@ limit_req_zone $binary_remote_addr zone=one:1m rate=1000r/s;
 --- config
 allow 127.0.0.1;
 deny all;
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- perl
 my $reply = settled($t);
 is_full($t, master_of($reply));
@@ -148,11 +108,11 @@ ok $line, 'its breakdown is in the metrics';
 load_module $TEST_NGINX_BUILT_ngx_master_test_module;
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- perl
 my $main = $t->{sections}{main_config};
 my $figures = sub {
-    $t->wait_for('the old workers are gone', 10, sub { children($t->master) == 2 });
+    $t->old_gone;
     my $master = master_of($t->fresh);
     is $master->{generation}, $_[0], "generation $_[0]";
     return @{ $master->{allocator} }{qw(in_use pools)};
@@ -177,7 +137,7 @@ worker_processes 2;
 --- http_config
 limit_req_zone $binary_remote_addr zone=one:1m rate=1000r/s;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 location /limited { limit_req zone=one burst=1000; return 204; }
 --- perl
 in_background($t, sub {
@@ -188,9 +148,8 @@ in_background($t, sub {
     my $made = master_of($reply)->{zones}{one}{allocations};
     cmp_ok $made, '>', 0, 'what it did before it went there counts';
     # A zone of another size is another zone.
-    background_conf($d, http_config => $t->{sections}{http_config} =~ s/1m/2m/r);
-    kill 'HUP', $master;
-    $t->wait_for('the reload', 10, sub { (process_with($d->fresh, kind => 'worker', generation => 2)) == 2 });
+    $d->reload(http_config => $t->{sections}{http_config} =~ s/1m/2m/r);
+    $t->wait_for('the reload', sub { (process_with($d->fresh, kind => 'worker', generation => 2)) == 2 });
     $reply = settled($d);
     is_full($t, master_of($reply));
     is master_of($reply)->{zones}{one}{allocations}, $made, 'it made the new zone';
@@ -207,21 +166,17 @@ in_background($t, sub {
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- perl
 in_background($t, sub {
     my ($d, $old) = @_;
     master_of($d->fresh);
-    kill 'USR2', $old;
-    my $new = $t->wait_for('the new master', 10, sub {
-        my $pid = pid_in($d);
-        return $pid && $pid != $old && workers_of($pid) == 2 && $pid;
-    });
+    my $new = $d->upgrade;
     my %seen;
-    $t->wait_for('both answer', 20, sub {
+    $t->wait_for('both answer', sub {
         my $reply  = $d->fresh;
         my $master = master_of($reply);
-        my %mine   = map { $_ => 1 } $master->{pid}, workers_of($master->{pid});
+        my %mine   = map { $_ => 1 } $master->{pid}, $d->workers_of($master->{pid});
         is_deeply [ grep { !$mine{$_} } map { $_->{pid} } @{ $reply->{processes} } ], [], 'its own children'
             or return 1;
         is_full($t, $master) if !$seen{ $master->{pid} }++;
@@ -230,12 +185,12 @@ in_background($t, sub {
     # The old workers go; they come back, and the new ones go.
     my $stop = asking($d);
     kill 'WINCH', $old;
-    $t->wait_for('the old workers are gone', 10, sub { !workers_of($old) });
+    $t->wait_for('the old workers are gone', sub { !$d->workers_of($old) });
     is master_of($d->fresh)->{pid}, $new, 'the new one answers';
     kill 'HUP', $old;
-    $t->wait_for('the old master has workers again', 10, sub { workers_of($old) == 2 });
+    $t->wait_for('the old master has workers again', sub { $d->workers_of($old) == 2 });
     kill 'QUIT', $new;
-    $t->wait_for('the new master is gone', 10, sub { !kill 0, $new });
+    $t->wait_for('the new master is gone', sub { !kill 0, $new });
     my ($answers, $full) = $stop->();
     cmp_ok $full, '>', 0, "$full of $answers answers had a master with a breakdown";
     my $master = master_of(settled($d));
@@ -247,7 +202,7 @@ in_background($t, sub {
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- no_error_log
 \[(?:error|warn)\](?!.*is open to every client)
 --- perl
@@ -259,7 +214,7 @@ for my $generation (2 .. 9) {
 for (1 .. 4) {
     my ($worker) = $t->workers;
     $t->signal('TERM', $worker);
-    $t->wait_for('another worker', 5, sub { my @workers = $t->workers; @workers == 2 && !grep { $_ == $worker } @workers });
+    $t->successor_of($worker);
 }
 my ($answers, $full) = $stop->();
 cmp_ok $answers, '>', 20, "$answers answers";
@@ -270,12 +225,12 @@ my $me = $t->master;
 is scalar(() = $log =~ /\] $me#$me: reopening logs\n/g), 8, 'and the logs were reopened';
 is scalar(() = $log =~ /signal 17 \(SIGCHLD\) received from/g) > 0, 1, 'workers were reaped';
 is master_of($t->fresh)->{generation}, 9, 'the last configuration';
-$t->wait_for('two workers are left', 5, sub { children($t->master) == 2 });
+$t->wait_for('two workers are left', sub { children($t->master) == 2 });
 # QUIT while it is asked: nginx ends by itself, which the end of the block checks.
 $stop = asking($t);
-$t->wait_for('it is asked', 5, sub { wakes($t->master) > 10 });
+$t->wait_for('it is asked', sub { wakes($t->master) > 10 });
 $t->signal('QUIT');
-$t->wait_for('the workers end', 5, sub { !children($t->master) });
+$t->wait_for('the workers end', sub { !children($t->master) });
 $stop->();
 
 === TEST 6: an idle master sleeps, and nothing is logged when it wakes
@@ -283,12 +238,15 @@ $stop->();
 worker_processes 2;
 --- config
 access_log off;
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
+location /empty { return 204; }
 --- perl
 settled($t);
-Time::HiRes::sleep(0.3);
+my $last = -1;
+$t->wait_for('it sleeps again', sub { my $now = wakes($t->master); my $before = $last; $last = $now; $now == $before });
 my ($idle, $log) = (wakes($t->master), $t->error_log);
-Time::HiRes::sleep(1);
+# Longer than anything that it could do by a timer.
+$t->get('/empty') for 1 .. 1000;
 is wakes($t->master), $idle, 'nobody asks, and it sleeps';
 $t->fresh for 1 .. 5;
 cmp_ok wakes($t->master), '>=', $idle + 5, 'it wakes when it is asked';
@@ -299,22 +257,24 @@ is $t->error_log, $log, 'and nothing is logged';
 load_module $TEST_NGINX_BUILT_ngx_master_test_module;
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 30s; }
+location /memstat { memstat; }
 --- perl
 my $main = $t->{sections}{main_config};
 $t->fresh;
-$t->write_conf(main_config => "$main\nmaster_test_wait 4s;");
+my $go = $t->root . '/html/go';
+$t->write_conf(main_config => "$main\nmaster_test_wait $go;");
 $t->signal('HUP');
-$t->wait_for('it begins', 5, sub { $t->error_log =~ /reconfiguring\n/ });
+$t->wait_for('it begins', sub { $t->error_log =~ /reconfiguring\n/ });
 my $master = master_of($t->fresh);
 is $master->{generation}, 1, 'its last figures';
 is $master->{state}, 'active', 'it is well';
 ok $master->{breakdown}, 'with a breakdown';
-cmp_ok $master->{age_ms}, '>', 50, 'and their age';
+cmp_ok $master->{age_ms}, '>=', 60, 'and their age, more than the freshness window';
 is scalar(grep { /^all figures: the master is reading a configuration/ } @{ $master->{notes} }), 1, 'a note says so';
 is scalar(() = $t->error_log =~ /start worker processes\n/g), 1, 'it still reads';
-$t->wait_for('the reload', 20, sub { (process_with($t->fresh, kind => 'worker', generation => 2)) == 2 });
-$t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+open my $file, '>', $go or die "cannot write $go: $!\n";
+$t->wait_for('the reload', sub { (process_with($t->fresh, kind => 'worker', generation => 2)) == 2 });
+$t->old_gone;
 $master = master_of(settled($t));
 is $master->{generation}, 2, 'then it answers again';
 is_full($t, $master);
@@ -330,16 +290,16 @@ $t->signal('STOP', $t->master);
 my $reply = $t->fresh;
 is master_of($reply)->{state}, 'unresponsive', 'it does not answer';
 ok master_of($reply)->{breakdown}, 'its last figures are there';
-is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'its workers do answer';
+is scalar(active_workers($reply)), 2, 'its workers do answer';
 $t->signal('CONT', $t->master);
-$t->wait_for('it answers', 5, sub { master_of($t->fresh)->{state} eq 'active' });
+$t->wait_for('it answers', sub { master_of($t->fresh)->{state} eq 'active' });
 is_full($t, master_of(settled($t)));
 
 === TEST 9: the kernel refuses ppoll: the master as it was when it had read its configuration
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- under
 $TEST_NGINX_PROGRAM_confine refuse-ppoll
 --- error_log
@@ -356,15 +316,14 @@ for my $generation (1, 2) {
     my $later = master_of($t->fresh);
     cmp_ok $later->{age_ms}, '>', $master->{age_ms}, 'and its age grows';
     is $later->{system}{resident}, $master->{system}{resident}, 'while its figures stay';
-    $t->reload;
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload->old_gone;
 }
 
 === TEST 10: ppoll kills: nginx runs as ever
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- under
 $TEST_NGINX_PROGRAM_confine kill-ppoll
 --- error_log
@@ -381,7 +340,7 @@ is scalar(process_with($t->fresh, kind => 'worker', generation => 2)), 2, 'a rel
 worker_processes 2;
 memstat_hooks pool slab lua thread;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- perl
 my $with = $t->{sections}{config};
 my $off = 'off: not among memstat_hooks';
@@ -389,24 +348,20 @@ for (1 .. 2) {
     my $master = master_of($t->fresh);
     is $master->{hooks}{master}, $off, 'not wanted';
     is scalar(grep { /^all figures: the master does not answer \(\Q$off\E\)/ } @{ $master->{notes} }), 1, 'a note';
-    $t->reload(main_config => "worker_processes 2;\n");
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(main_config => "worker_processes 2;\n")->old_gone;
     is_full($t, master_of(settled($t)));
-    $t->reload(config => 'location /memstat { return 204; }');
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(config => 'location /memstat { return 204; }')->old_gone;
     is $t->get('/memstat')->{status}, 204, 'no location';
-    $t->reload(config => $with);
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(config => $with)->old_gone;
     is_full($t, master_of(settled($t)));
-    $t->reload(main_config => "worker_processes 2;\nmemstat_hooks pool slab lua thread;\n");
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(main_config => "worker_processes 2;\nmemstat_hooks pool slab lua thread;\n")->old_gone;
 }
 
 === TEST 12: without a master there is nothing of it
 --- main_config
 master_process off;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- perl
 my $reply = settled($t);
 is_deeply [ map { $_->{kind} } @{ $reply->{processes} } ], ['single'], 'one process';
@@ -417,7 +372,7 @@ is_deeply $reply->{processes}[0]{notes}, [], 'and no note';
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 --- error_log
 exited on signal 9
 --- perl
@@ -430,11 +385,12 @@ my ($stopped) = $t->workers;
 $t->signal('STOP', $stopped);
 $t->signal('TERM');
 my $one = pack 'Q', 1;
-# nginx waits 50 ms, 100 ms, and so on, until it is more than a second.
-$t->wait_for('it is ended', 20, sub {
-    for (1 .. 20) {
-        POSIX::write($_, $one, 8) for @wakers;
-        Time::HiRes::sleep(0.001);
+# nginx waits 50 ms, 100 ms, and so on, until it is more than a second: meanwhile each wake is followed
+# by the next as soon as it is read.
+my $is_read = sub { read_file("/proc/self/fdinfo/$_[0]") =~ /^eventfd-count:\s+0$/m };
+$t->wait_for('it is ended', sub {
+    for (1 .. 1000) {
+        POSIX::write($_, $one, 8) for grep { $is_read->($_) } @wakers;
     }
     return !grep { $_ == $stopped } children($t->master);
 });

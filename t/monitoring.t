@@ -50,9 +50,8 @@ lua_shared_dict dict 1m;
 location /memstat { memstat; }
 --- perl
 # The snapshot of the start has no connection yet.
-$t->wait_for('a connection in a snapshot', 5, sub { grep { @{ $_->{pools}{oldest} } } process_with($t->fresh, kind => 'worker') });
-Time::HiRes::sleep(0.1);
-my %there = map { /^(\w+)/ => 1 } keys %{ series($t->get('/memstat?format=prometheus')->{body}) };
+$t->wait_for('a connection in a snapshot', sub { grep { @{ $_->{pools}{oldest} } } process_with($t->fresh, kind => 'worker') });
+my %there = map { /^(\w+)/ => 1 } keys %{ series($t->expire->get('/memstat?format=prometheus')->{body}) };
 my $dashboard = JSON::PP->new->utf8->decode(Test::Memstat::read_file(FOLDER . '/dashboard.json'));
 my @expressions = map { $_->{expr} } map { @{ $_->{targets} // [] } } @{ $dashboard->{panels} };
 cmp_ok scalar @expressions, '>=', 20, 'expressions of the dashboard';

@@ -49,7 +49,7 @@ $load->();
 $t->reload;
 $load->();
 my $logged = qr/^ngx_http_log_(?:\*|gzip) in nginx: /;
-$t->wait_for('the log is flushed', 5, sub { grep { $_ =~ $logged } all_creators($t) });
+$t->wait_for('the log is flushed', sub { grep { $_ =~ $logged } all_creators($t) });
 my @all = all_creators($t);
 is_deeply [ grep { /^null|^\?|\+0x/ } @all ], [], 'each has a name' or diag join "\n", @all;
 like join("\n", @all), qr/^ngx_http_${_}_(?:\*|block)? in nginx: conf$/m, "what reads $_" for qw(geo map);

@@ -4,8 +4,6 @@ use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 use Test::Memstat::Browser;
 
-use IO::Socket::INET;
-
 # One for all tests.
 my $browser;
 sub browser { return $browser //= Test::Memstat::Browser->new }
@@ -37,6 +35,26 @@ for (const sector of document.querySelectorAll('#server figure.application svg.v
     shares[sector.dataset.name] = turn;
 }
 return shares;
+END
+
+# Counts what a page asks and what it has planned, from its first line on.
+use constant COUNTING => <<'END';
+(() => {
+    const [plan, drop, ask, planned] = [window.setTimeout, window.clearTimeout, window.fetch, new Set()];
+    Object.assign(window, { asked: 0, asking: 0 });
+    window.planned = () => planned.size;
+    window.setTimeout = (act, ...more) => {
+        const id = plan(() => { planned.delete(id); act(); }, ...more);
+        planned.add(id);
+        return id;
+    };
+    window.clearTimeout = (id) => { planned.delete(id); drop(id); };
+    window.fetch = async (...what) => {
+        window.asked += 1;
+        window.asking += 1;
+        try { return await ask(...what); } finally { window.asking -= 1; }
+    };
+})();
 END
 
 # Nothing in the console, and no request to anywhere else.
@@ -138,6 +156,7 @@ location /set { content_by_lua_block { ngx.shared.dict:set("key", string.rep("x"
 my $browser = browser();
 $browser->requests;
 $browser->console;
+my $counting = $browser->devtools('Page.addScriptToEvaluateOnNewDocument', source => COUNTING);
 $browser->open($t->base . '/memstat');
 my ($worker) = $t->workers;
 $browser->run('window.mark = 7; window.row = document.querySelector("#table-zones tr[data-key^=dict]")');
@@ -146,7 +165,7 @@ my $in_use = 'return +document.querySelector("#table-zones tr[data-key^=dict]").
 my $before = $browser->run($in_use);
 my $time   = $browser->run('return document.querySelector("#time").textContent');
 is $t->get('/set')->{status}, 200, 'a megabyte';
-my $after = $browser->wait_for('the new figure', 20, "const n = +document.querySelector('#table-zones tr[data-key^=dict]').cells[4].dataset.sort; return n >= $before + 1048576 && n");
+my $after = $browser->wait_for('the new figure', "const n = +document.querySelector('#table-zones tr[data-key^=dict]').cells[4].dataset.sort; return n >= $before + 1048576 && n");
 is $after, $t->memstat->{shared_zones}{dict}{in_use}, 'as in JSON';
 isnt $browser->run('return document.querySelector("#time").textContent'), $time, 'the time of the reply';
 is $browser->run('return window.mark'), 7, 'the same page';
@@ -160,18 +179,21 @@ like $browser->run('return document.querySelector("#history svg").getAttribute("
 # Paused it asks no more.
 $browser->click('#pause');
 is $browser->run('return document.querySelector("#status").textContent'), 'Paused', 'paused';
-$browser->run('window.asked = 0; const get = window.fetch; window.fetch = (...a) => { window.asked += 1; return get(...a); }');
-sleep 4;
-is $browser->run('return window.asked'), 0, 'no request while paused';
+$browser->wait_for('the last request ends', 'return asking === 0');
+is $browser->run('return planned()'), 0, 'no request is planned while paused';
+my $asked = $browser->run('return asked');
+cmp_ok $asked, '>', 0, 'as there were before';
 $browser->click('#pause');
-$browser->wait_for('it goes on', 10, 'return window.asked > 0');
+$browser->wait_for('it goes on', "return asked > $asked && planned() === 1");
 
 # Hidden neither.
-$browser->run('Object.defineProperty(document, "hidden", { value: true, configurable: true }); document.dispatchEvent(new Event("visibilitychange")); window.asked = 0');
-sleep 4;
-is $browser->run('return window.asked'), 0, 'no request while hidden';
-$browser->run('delete document.hidden; document.dispatchEvent(new Event("visibilitychange"))');
-$browser->wait_for('it goes on', 10, 'return window.asked > 0');
+my $shown = 'document.dispatchEvent(new Event("visibilitychange")); return [asking, planned()]';
+$browser->wait_for('it rests', 'return asking === 0 && planned() === 1');
+is_deeply $browser->run("Object.defineProperty(document, 'hidden', { value: true, configurable: true }); $shown"),
+    [ 0, 0 ], 'no request is planned while hidden';
+is_deeply $browser->run("delete document.hidden; $shown"), [ 1, 0 ], 'it asks as soon as it is seen';
+$browser->wait_for('it goes on', 'return asking === 0 && planned() === 1');
+$browser->devtools('Page.removeScriptToEvaluateOnNewDocument', %$counting);
 quiet($t);
 
 === TEST 3: a process is chosen, the view is switched, tables are sorted, by keyboard too
@@ -196,7 +218,7 @@ is_deeply $browser->run($shown), [ 'details', "p$second" ], 'only the process th
 ok $browser->run("return document.querySelector('#p$second').open"), 'open';
 # It stays so over a refresh.
 my $time = $browser->run('return document.querySelector("#time").textContent');
-$browser->wait_for('a refresh', 10, "return document.querySelector('#time').textContent !== '$time'");
+$browser->wait_for('a refresh', "return document.querySelector('#time').textContent !== '$time'");
 is_deeply $browser->run($shown), [ 'details', "p$second" ], 'after a refresh too';
 $browser->run("const c = document.querySelector('#choice'); c.value = 'server'; c.dispatchEvent(new Event('change'))");
 is scalar @{ $browser->run($shown) }, scalar @all, 'all again';
@@ -219,7 +241,7 @@ $browser->press("\x{e007}");
 my @pids = $column->(1);
 is_deeply \@pids, [ sort { $a <=> $b } @pids ], 'smallest first, by keyboard';
 $time = $browser->run('return document.querySelector("#time").textContent');
-$browser->wait_for('a refresh', 10, "return document.querySelector('#time').textContent !== '$time'");
+$browser->wait_for('a refresh', "return document.querySelector('#time').textContent !== '$time'");
 is_deeply [ $column->(1) ], \@pids, 'sorted after a refresh too';
 is $browser->run('return document.activeElement.closest("th")?.cellIndex'), 1, 'the focus stays';
 ok $browser->run('return getComputedStyle(document.activeElement).outlineStyle !== "none"'), 'the focus is seen';
@@ -239,9 +261,8 @@ location /memstat { memstat; }
 location /held { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $browser = browser();
-my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->port(1), Listen => 5) or die $!;
-my $held = $t->connect->write("GET /held?<script>window.hacked=3</script> HTTP/1.1\r\nHost: localhost\r\n\r\n");
-$t->wait_for('the request is held', 5, sub { IO::Select->new($silent)->can_read(0.1) });
+my $silent = silent_server($t->port(1));
+my ($clients, $held) = held($t, $silent, '/held?<script>window.hacked=3</script>');
 $browser->requests;
 $browser->console;
 $browser->open($t->base . '/memstat');
@@ -251,11 +272,11 @@ ok $there{$_}, "as it is: $_" for q{<img src=x onerror='window.hacked=1'>}, '</t
 my $text = $browser->run('return document.body.textContent');
 like $text, qr{GET /held\?<script>window\.hacked=3</script> HTTP/1\.1}, 'the request line';
 my $time = $browser->run('return document.querySelector("#time").textContent');
-$browser->wait_for('a refresh', 10, "return document.querySelector('#time').textContent !== '$time'");
+$browser->wait_for('a refresh', "return document.querySelector('#time').textContent !== '$time'");
 is $browser->run('return window.hacked ?? null'), undef, 'none of it runs';
 is $browser->run('return document.querySelectorAll("main img, main script, main b").length'), 0, 'none of it is markup';
 quiet($t);
-undef $silent;
+$_->close for @$held, @$clients;
 
 === TEST 5: without JavaScript all is there to read
 --- config

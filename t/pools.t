@@ -4,7 +4,6 @@ use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use IO::Socket::INET;
-use Time::HiRes qw(sleep);
 
 use Test::Memstat::Build qw(program);
 
@@ -116,7 +115,7 @@ is $creator->{object}, 'nginx', 'and where it is';
 my @listed = grep { $_->{kind} eq 'connection' } map { @{ $_->{oldest} } } values %$during;
 is_deeply { map { $_->{server_name} => 1 } @listed }, { localhost => 1 }, 'their server';
 $_->close for @clients;
-$t->wait_for('the connections are closed', 5, sub {
+$t->wait_for('the connections are closed', sub {
     of_creators(pools_of($t->fresh), 'live', %kind) == 1;
 });
 my $after = pools_of($t->fresh);
@@ -136,13 +135,13 @@ location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 my $upstream = silent_server($t->port(1));
 my @clients = map { $t->connect->send(GET => "/slow?secret=$_") } 1 .. 20;
 my @held = map { scalar $upstream->accept } @clients;
-sleep 1.2;
-my $reply = $t->fresh;
+my $aged = sub { my ($reply) = @_;
+    return grep { $_->{kind} eq 'request' && $_->{age_s} > 0 } map { @{ $_->{pools}{oldest} // [] } } @{ $reply->{processes} } };
+my $reply = $t->wait_for('they are a second old', sub { my $reply = $t->fresh; $aged->($reply) ? $reply : undef });
 my $pools = pools_of($reply);
 is of_creators($pools, 'live', kind => 'request'), 21, 'twenty and the asking one';
 is of_creators($pools, 'live', kind => 'upstream'), 20, 'each with a connection to its upstream';
-my @oldest = grep { $_->{kind} eq 'request' && $_->{age_s} > 0 } map { @{ $_->{oldest} } } values %$pools;
-cmp_ok scalar(@oldest), '>=', 1, 'they are among the oldest';
+my @oldest = $aged->($reply);
 # An nginx that is not stripped names the static function that it calls.
 like $_->{creator}, qr/^ngx_http_(?:create|alloc)_request$/, 'by their creator' for @oldest;
 is_deeply { map { $_->{server_name} => 1 } @oldest }, { localhost => 1 }, 'and their server';
@@ -157,10 +156,7 @@ cmp_ok scalar(@secrets), '>=', 1, 'unless that is wanted' or diag "@lines";
 
 my $age = sub { (sort { $b <=> $a } map { $_->{age_s} } @{ $_[0] })[0] };
 my $first = $age->(\@oldest);
-sleep 1.1;
-$pools = pools_of($t->fresh);
-@oldest = grep { $_->{kind} eq 'request' } map { @{ $_->{oldest} } } values %$pools;
-cmp_ok $age->(\@oldest), '>', $first, 'they grow older';
+$t->wait_for('they grow older', sub { $age->([ $aged->($t->fresh) ]) > $first });
 
 for my $socket (@held) {
     $socket->syswrite("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
@@ -168,7 +164,7 @@ for my $socket (@held) {
 }
 is $_->receive->{body}, 'ok', 'answered' for @clients[ 0, 19 ];
 $_->receive for @clients[ 1 .. 18 ];
-$t->wait_for('the requests are gone', 5, sub {
+$t->wait_for('the requests are gone', sub {
     of_creators(pools_of($t->fresh), 'live', kind => 'request') == 1;
 });
 is of_creators(pools_of($t->fresh), 'live', kind => 'upstream'), 0, 'and their upstreams';
@@ -189,7 +185,7 @@ my ($worker) = $t->workers;
 for my $path (qw(/blocks /large /odd)) {
     my $client = $t->connect->send(GET => $path);
     my $before = length $t->error_log;
-    my ($address) = $t->wait_for('the request is held', 5, sub {
+    my ($address) = $t->wait_for('the request is held', sub {
         $t->error_log =~ /pool_test holds 0*([0-9A-F]+).*?"GET \Q$path\E/;
     }) && $t->error_log =~ /pool_test holds 0*([0-9A-F]+).*?"GET \Q$path\E/;
     my $walked = walk($worker, $address);
@@ -283,7 +279,7 @@ is of_creators(pools_of($t->fresh), 'live', %upstream), 1, 'and stays live';
 
 my $live = of_creators(pools_of($t->fresh), 'live', kind => 'connection');
 my $stream = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $t->port(1));
-$t->wait_for('a session of stream, and its connection to this server', 5, sub {
+$t->wait_for('a session of stream, and its connection to this server', sub {
     of_creators(pools_of($t->fresh), 'live', kind => 'connection') == $live + 2;
 });
 $stream->close;
@@ -337,7 +333,7 @@ my $live = of_creators(pools_of($t->fresh), 'live', %lua);
 cmp_ok $live, '>=', 2, 'it is live, and so is the timer of the worker';
 cmp_ok grown($t, sub {
     $get->('/timer')->();
-    $t->wait_for('the timer', 5, sub { $t->error_log =~ /timer ran/ });
+    $t->wait_for('the timer', sub { $t->error_log =~ /timer ran/ });
 }, %lua), '>=', 1, 'a timer has';
 is of_creators(pools_of($t->fresh), 'live', %lua), $live, 'until it has run';
 my @names = map { $_->{creator} } grep { has($_, %lua) } map { @{ $_->{by_creator} } } values %{ pools_of($t->fresh) };
@@ -354,14 +350,15 @@ location /reset { pool_test_reset 3000; }
 --- perl
 my ($worker) = $t->workers;
 $t->get('/leak') for 1 .. 30;
-sleep 1.1;
-my $pools = pools_of($t->fresh)->{$worker};
+my $pools = $t->wait_for('all are a second old', sub {
+    my $pools = process_of($t->fresh, $worker)->{pools};
+    return 10 == grep({ $_->{kind} eq 'other' && $_->{age_s} >= 1 } @{ $pools->{oldest} }) && $pools;
+});
 my %leak = (object => 'ngx_http_pool_test_module.so', kind => 'other');
 my ($creator) = grep { has($_, %leak) } @{ $pools->{by_creator} };
 is $creator->{creator}, 'ngx_http_pool_test_leak', 'a static function, by the name in its file';
 is_deeply [ @$creator{qw(live created destroyed bytes)} ], [ 30, 30, 0, 30 * 2000 ], 'all are live';
 is_deeply [ map { $_->{kind} } @{ $pools->{oldest} } ], [ ('other') x 10 ], 'and the oldest there are';
-cmp_ok $_, '>=', 1, 'of age' for map { $_->{age_s} } @{ $pools->{oldest} };
 
 $t->get('/reset') for 1 .. 3;
 my ($reset) = grep { has($_, %leak, creator => 'ngx_http_pool_test_reset') } @{ pools_of($t->fresh)->{$worker}{by_creator} };

@@ -4,7 +4,6 @@ use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use IO::Socket::INET;
-use Time::HiRes qw(sleep);
 
 my @WAYS   = qw(by_server by_upstream by_listener);
 my %SHARED = map { $_ => 1 } qw(connection request http2_stream upstream);
@@ -31,12 +30,12 @@ sub of_name {
     return $share // { live => 0, bytes => 0, large_bytes => 0 };
 }
 
-sub held { return $_[0]{bytes} + $_[0]{large_bytes} }
+sub bytes_of { return $_[0]{bytes} + $_[0]{large_bytes} }
 
 # The next connection to it.
 sub taken {
     my ($server) = @_;
-    $server->timeout(10);
+    $server->timeout(60);
     return scalar($server->accept) // die "nobody came: $!\n";
 }
 
@@ -93,7 +92,7 @@ is $second->{live}, 5 * 3, 'the second one five, by its first name';
 is $none->{live}, 2 * 3, 'the one without a name two';
 cmp_ok $first->{bytes}, '>=', 7 * (16384 + 1024), 'with their blocks';
 cmp_ok $second->{bytes}, '>=', 5 * (32768 + 1024), 'the other one with larger ones';
-cmp_ok held($second) - held(of_name($before, 'by_server', 'b.example')), '<', 5 * 65536, 'and no more';
+cmp_ok bytes_of($second) - bytes_of(of_name($before, 'by_server', 'b.example')), '<', 5 * 65536, 'and no more';
 is of_name($pools, 'by_server', 'localhost')->{live}, 2, 'the asking one is of its own server';
 
 is of_name($pools, 'by_upstream', 'backend')->{live}, 9 * 2, 'requests and connections of the upstream';
@@ -113,7 +112,7 @@ like $t->get('/memstat?format=html')->{body}, qr/by listening socket.*used or no
     'as a page';
 
 $_->close for @clients, @held;
-$t->wait_for('they are gone', 5, sub { of_name(pools_of($t), 'by_server', 'b.example')->{live} == 0 });
+$t->wait_for('they are gone', sub { of_name(pools_of($t), 'by_server', 'b.example')->{live} == 0 });
 
 === TEST 2: sessions of stream at two addresses
 --- main_config
@@ -130,14 +129,14 @@ my %count  = (1 => 6, 2 => 9);
 my @opened = map { my $port = $_; map { IO::Socket::INET->new(PeerAddr => '127.0.0.1:' . $t->port($port)) } 1 .. $count{$port} } 1, 2;
 $_->syswrite('GET') for @opened;
 my ($large, $small);
-$t->wait_for('the sessions', 5, sub {
+$t->wait_for('the sessions', sub {
     my $pools = pools_of($t);
     ($large, $small) = map { of_name($pools, 'by_listener', '127.0.0.1:' . $t->port($_)) } 1, 2;
-    $large->{live} == $count{1} && $small->{live} == $count{2} && held($large) >= 6 * 65536;
+    $large->{live} == $count{1} && $small->{live} == $count{2} && bytes_of($large) >= 6 * 65536;
 });
-cmp_ok held($large), '<', 6 * 3 * 65536, 'the large buffers, and not many more';
-cmp_ok held($small), '>=', 9 * 4096, 'the small ones';
-cmp_ok held($small), '<', 9 * 32768, 'and not many more';
+cmp_ok bytes_of($large), '<', 6 * 3 * 65536, 'the large buffers, and not many more';
+cmp_ok bytes_of($small), '>=', 9 * 4096, 'the small ones';
+cmp_ok bytes_of($small), '<', 9 * 32768, 'and not many more';
 $_->close for @opened;
 
 === TEST 3: idle connections do not crowd out what is held
@@ -155,7 +154,10 @@ location /kept { proxy_pass http://kept/empty; proxy_http_version 1.1; proxy_set
 --- perl
 my @idle = map { $t->connect->send(GET => '/empty') } 1 .. 30;
 $_->receive for @idle;
-sleep 1.2;
+# They are a second older than what comes now: by the age of the cycle, for they are not listed.
+my $age = sub { process_of($t->fresh, ($t->workers)[0])->{pools}{cycles}[0]{age_s} };
+my $then = $age->();
+$t->wait_for('a second passes', sub { $age->() >= $then + 2 });
 my $upstream = silent_server($t->port(1));
 my @slow = map { $t->connect->send(GET => '/slow') } 1 .. 3;
 my @held = map { taken($upstream) } @slow;

@@ -8,7 +8,7 @@ use JSON::PP;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-my ($product, $version) = Test::Memstat::Server::nginx_version() =~ m{^nginx version: (\w+/([\d.]+))}m
+my ($product, $version) = Test::Memstat::Configuration::nginx_version() =~ m{^nginx version: (\w+/([\d.]+))}m
     or die "nginx does not say its version\n";
 
 # The server of a configuration, run by this executable.
@@ -41,7 +41,7 @@ sub fork_named {
     my ($name) = @_;
     my $dir  = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => 1);
     my $path = "$dir/nginx";
-    my $code = read_file(`which '@{[ Test::Memstat::Server::binary() ]}'` =~ s/\n//r);
+    my $code = read_file(`which '@{[ Test::Memstat::Configuration::binary() ]}'` =~ s/\n//r);
     my $changed = $code =~ s{(nginx version: )\Q$product\E(?=[\n ])}{$1$name}g;
     is $changed, 1, 'one version line';
     open my $file, '>:raw', $path or die "cannot write: $!\n";

@@ -87,14 +87,15 @@ settled($t);
 my $prometheus = Test::Memstat::Prometheus->new('127.0.0.1:' . $t->port, '/memstat');
 my ($expected, @differences);
 # A moment in which nothing changes, and of which Prometheus has a scrape.
-eval { $t->wait_for('the same numbers', 60, sub {
+my $scrapes = sub { return (read_file($t->root . '/logs/scrape.log') // '') =~ tr/\n// };
+eval { $t->wait_for('the same numbers', sub {
     my $before = expected($t->memstat('/json'));
+    my $seen = $scrapes->();
+    $t->wait_for('a scrape', sub { $scrapes->() > $seen });
     my $got    = $prometheus->query('{__name__=~"nginx_memstat_.+"}');
     $expected    = expected($t->memstat('/json'));
     @differences = differences($expected, $got);
-    return 1 unless @differences || differences($before, $expected);
-    Time::HiRes::sleep(0.3);
-    return 0;
+    return !@differences && !differences($before, $expected);
 }) };
 is join("\n", @differences), '', 'all of ' . scalar(keys %$expected) . ' series';
 cmp_ok scalar(keys %$expected), '>', 150, 'which are many';
@@ -115,9 +116,9 @@ worker_processes 2;
 location /memstat { memstat; }
 location /held { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
-my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->port(1), Listen => 5) or die $!;
+my $silent = silent_server($t->port(1));
 my @old = $t->workers;
-my @held = map { $t->connect->write("GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n") } 1 .. 20;
+my ($clients, $held) = held($t, $silent, '/held', 20);
 $t->reload;
 my ($reply, $scrape, $old);
 for (1 .. 50) {
@@ -137,8 +138,7 @@ ok exists $series->{ key('nginx_memstat_pools_created_total', kind => 'worker', 
 ok !exists $series->{ key('nginx_memstat_pools_created_total', kind => 'worker', worker => 'old') }, 'the old ones do not';
 my ($content, $said) = promtool($scrape, qw(check metrics));
 ok $content && $said eq '', "promtool check metrics $said";
-undef $silent;
-$_->close for @held;
+$_->close for @$held, @$clients;
 
 === TEST 3: a worker that does not answer
 --- main_config
@@ -151,7 +151,7 @@ my ($first, $second) = $t->workers;
 $t->signal(STOP => $second);
 my $series;
 # Until then its last snapshot is young enough to be served.
-$t->wait_for('it is known to be silent', 5, sub {
+$t->wait_for('it is known to be silent', sub {
     $series = series($t->get('/memstat?format=prometheus')->{body});
     return $series->{ key('nginx_memstat_processes', kind => 'worker', state => 'unresponsive') };
 });

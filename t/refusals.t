@@ -9,7 +9,7 @@ sub workers_of {
     my ($t) = @_;
     my %there = map { $_ => 1 } $t->workers;
     my @workers;
-    $t->wait_for('the workers', 5, sub {
+    $t->wait_for('the workers', sub {
         @workers = grep { $there{ $_->{pid} } && $_->{hooks} } process_with($t->fresh, kind => 'worker');
         return @workers == keys %there;
     });
@@ -68,8 +68,7 @@ $TEST_NGINX_PROGRAM_confine mdwe
 --- perl
 is off($t, $_ => 'mprotect failed, errno 13'), 1, "$_: said once" for qw(pool slab);
 serves($t);
-$t->reload;
-$t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+$t->reload->old_gone;
 is off($t, pool => 'mprotect failed, errno 13'), 2, 'and once at a reload';
 serves($t);
 
@@ -163,10 +162,9 @@ my $step = int($allocations / ($ENV{TEST_NGINX_COUNT} // 150)) || 1;
 my %seen;
 for (my $nth = 1; $nth <= $allocations; $nth += $step) {
     order($t, $nth);
-    my $answer = $t->get('/memstat');
+    my $answer = $t->expire->get('/memstat');
     $seen{ $answer->{status} }++;
     $t->decode($answer->{body}) if $answer->{status} == 200;
-    Time::HiRes::sleep(0.055);
 }
 order($t, 0);
 is_deeply [ keys %seen ], [200], 'the reserve serves each time';
@@ -178,10 +176,9 @@ ok $note, "and says so: " . ($note // '');
 
 order($t, -1);
 for (1 .. 10) {
-    my $answer = $t->get('/memstat');
+    my $answer = $t->expire->get('/memstat');
     is $answer->{status}, 200, 'even when all of them fail';
     $t->decode($answer->{body});
-    Time::HiRes::sleep(0.055);
 }
 order($t, 0);
 is_deeply [ $t->workers ], [$worker], 'the worker lives on';

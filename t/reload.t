@@ -33,11 +33,10 @@ location /memstat { memstat; }
 is_deeply [ generations($t->memstat) ], [1], 'the first';
 for my $expected (2 .. 5) {
     my @before = $t->workers;
-    $t->reload;
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload->old_gone;
     my $reply = $t->fresh;
     is_deeply [ generations($reply) ], [$expected], "generation $expected";
-    my @workers = process_with($reply, kind => 'worker', state => 'active');
+    my @workers = active_workers($reply);
     is_deeply [ sort { $a <=> $b } map { $_->{pid} } @workers ], [ children($t->master) ], 'new workers';
     is_deeply [ sort map { $_->{id} } @workers ], [ 0, 1 ], 'their numbers';
     my ($master) = process_with($reply, kind => 'master');
@@ -48,13 +47,12 @@ for my $expected (2 .. 5) {
 --- main_config
 worker_processes 1;
 --- config
-location /memstat { memstat; memstat_timeout 1s; }
+location /memstat { memstat; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));
 my ($old) = $t->workers;
-my $client = $t->connect->send(GET => '/slow');
-my $held = $upstream->accept;
+my ($clients, $held) = held($t, $upstream, '/slow');
 $t->reload;
 my ($new) = $t->workers;
 isnt $new, $old, 'a new worker';
@@ -65,9 +63,9 @@ is $process->{state}, 'shutting_down', 'the old one shuts down';
 is $process->{generation}, 1, 'it is of the generation before';
 is $process->{kind}, 'worker', 'a worker';
 ok $process->{breakdown}, 'with figures';
-cmp_ok $process->{age_ms}, '<', 1000, 'fresh ones';
 my %status = proc_status($old);
 is $process->{system}{virtual}, $status{VmSize}, 'its own';
+cmp_ok $process->{age_ms}, '<=', $reply->{elapsed_us} / 1000 + 1, 'taken for this answer';
 $process = process_of($reply, $new);
 is $process->{state}, 'active', 'the new one is active';
 is $process->{generation}, 2, 'and of the next generation';
@@ -78,9 +76,9 @@ is_deeply [ generations($reply) ], [ 1, 3 ], 'the generation between is gone';
 is process_of($reply, $old)->{state}, 'shutting_down', 'the oldest still shuts down';
 like $t->get('/memstat?format=text')->{body}, qr/\b$old\b.*\bshutting/, 'so does the text say';
 
-close $held;
-is $client->receive->{status}, 502, 'the slow request ends';
-$t->wait_for('the old worker is gone', 5, sub { !grep { $_ == $old } children($t->master) });
+$held->[0]->close;
+is $clients->[0]->receive->{status}, 502, 'the slow request ends';
+$t->old_gone;
 $reply = $t->fresh;
 is_deeply [ map { $_->{pid} } process_with($reply, kind => 'worker') ], [ $t->workers ],
     'and is not in the answer any more';
@@ -92,58 +90,54 @@ location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));
 my ($old) = $t->workers;
-my $client = $t->connect->send(GET => '/slow');
-my $held = $upstream->accept;
+my ($clients, $held) = held($t, $upstream, '/slow');
 $t->reload;
 $t->fresh;
 $t->signal(STOP => $old);
-select undef, undef, undef, 0.1;
-my $process = process_of($t->memstat, $old);
+my $process = process_of($t->fresh, $old);
 is $process->{state}, 'unresponsive', 'it does not answer';
 is $process->{generation}, 1, 'its generation is known';
 $t->signal(CONT => $old);
-$t->wait_for('it answers', 5, sub { process_of($t->memstat, $old)->{state} eq 'shutting_down' });
+$t->wait_for('it answers', sub { process_of($t->memstat, $old)->{state} eq 'shutting_down' });
 pass 'it shuts down again';
-close $held;
-$client->receive;
+$held->[0]->close;
+$clients->[0]->receive;
 
 === TEST 4: a request that waits while its worker is told to go
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 3s; }
+location /memstat { memstat; }
+location /status { stub_status; }
 --- perl
 my ($stopped, $other) = $t->workers;
 $t->fresh;
 $t->signal(STOP => $stopped);
-select undef, undef, undef, 0.1;
-my $client = $t->connect->send(GET => '/memstat');
-select undef, undef, undef, 0.1;
+my $client = $t->expire->connect->send(GET => '/memstat');
+$t->wait_for('the request waits for it', sub { $t->status->{writing} == 1 });
 $t->signal('HUP');
-$t->wait_for('the other worker shuts down', 5, sub { $t->error_log =~ /$other#\d+: gracefully/ });
+$t->wait_for('the other worker shuts down', sub { $t->error_log =~ /$other#\d+: gracefully/ });
 $t->signal(CONT => $stopped);
 my $answer = $client->receive;
 is $answer->{status}, 200, 'the request is answered';
 my $reply = $t->decode($answer->{body});
 is $reply->{answered_by}{pid}, $other, 'by the worker that goes';
-$t->wait_for('both are gone', 10,
-    sub { !grep { $_ == $stopped || $_ == $other } children($t->master) });
-is scalar(process_with($t->fresh, kind => 'worker', state => 'active')), 2, 'two new workers';
+$t->old_gone;
+is scalar(active_workers($t->fresh)), 2, 'two new workers';
 
 === TEST 5: more workers, fewer workers
 --- main_config
 worker_processes 2;
 --- config
-location /memstat { memstat; memstat_timeout 2s; }
+location /memstat { memstat; }
 --- perl
 for my $workers (5, 1, 30, 3) {
-    $t->reload(main_config => "worker_processes $workers;");
-    $t->wait_for('the old workers are gone', 10, sub { children($t->master) == $workers });
+    $t->reload(main_config => "worker_processes $workers;")->old_gone;
     # A worker that has just been forked is there before it can answer for itself.
     my ($reply, @workers);
-    $t->wait_for('all answer for themselves', 10, sub {
+    $t->wait_for('all answer for themselves', sub {
         $reply   = $t->fresh;
-        @workers = process_with($reply, kind => 'worker', state => 'active');
+        @workers = active_workers($reply);
         @workers == $workers && !grep { !defined $_->{id} } @workers;
     });
     is_deeply [ sort { $a <=> $b } map { $_->{pid} } @workers ], [ children($t->master) ], "$workers workers";
@@ -162,18 +156,17 @@ location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));
 my ($kept) = map { $_->{answered_by}{pid} } $t->memstat;
-my $client = $t->connect->send(GET => '/slow');
-my $held = $upstream->accept;
+my ($clients, $held) = held($t, $upstream, '/slow');
 for my $size (qw(2m 1m 4m)) {
     $t->reload(http_config => "memstat_zone size=$size;");
     my $reply = $t->fresh;
-    is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, "$size: new workers";
+    is scalar(active_workers($reply)), 2, "$size: new workers";
     my @old = grep { $_->{state} ne 'active' } @{ $reply->{processes} };
     cmp_ok scalar @old, '<=', 2, "$size: the old one is there at most once"
         or diag join ' ', map { "$_->{pid}:$_->{state}" } @old;
 }
-close $held;
-$client->receive;
+$held->[0]->close;
+$clients->[0]->receive;
 
 === TEST 7: the location goes and comes back
 --- main_config
@@ -183,13 +176,11 @@ location /memstat { memstat; }
 --- perl
 my $with = $t->{sections}{config};
 for (1 .. 2) {
-    $t->reload(config => 'location /memstat { return 204; }');
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(config => 'location /memstat { return 204; }')->old_gone;
     is $t->get('/memstat')->{status}, 204, 'without';
-    $t->reload(config => $with);
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(config => $with)->old_gone;
     my $reply = $t->fresh;
-    is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'with';
+    is scalar(active_workers($reply)), 2, 'with';
 }
 
 === TEST 8: the location comes while an old worker without it goes on
@@ -199,8 +190,7 @@ location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
 --- perl
 my $upstream = silent_server($t->port(1));
 my ($old) = $t->workers;
-my $client = $t->connect->send(GET => '/slow');
-my $held = $upstream->accept;
+my ($clients, $held) = held($t, $upstream, '/slow');
 $t->reload(config => 'location /memstat { memstat; }');
 my $reply = $t->memstat;
 my $process = process_of($reply, $old);
@@ -208,8 +198,8 @@ is $process->{state}, 'shutting_down', 'it is known to shut down';
 my %status = proc_status($old);
 near $process->{system}{resident}, $status{VmRSS}, 0.02 * $status{VmRSS}, 'with what the kernel says';
 is process_of($reply, ($t->workers)[0])->{state}, 'active', 'the new one is active';
-close $held;
-$client->receive;
+$held->[0]->close;
+$clients->[0]->receive;
 
 === TEST 9: without a location the module does nothing
 --- main_config
@@ -244,8 +234,7 @@ worker_processes 2;
 location /memstat { memstat; }
 --- perl
 $t->memstat;
-$t->reload(config => 'location / { return 204; }');
-$t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+$t->reload(config => 'location / { return 204; }')->old_gone;
 my ($worker) = $t->workers;
 # The counters of zones, which the slab hook had, stay.
 my $shared = grep { $_->{size} >= 1 << 20 && $_->{rights} =~ /s$/ } maps($worker);
@@ -258,8 +247,7 @@ worker_processes 2;
 location /memstat { memstat; }
 --- perl
 my $count = sub {
-    $t->reload;
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload->old_gone;
     $t->fresh;
     my ($worker) = $t->workers;
     my ($files) = scalar(my @files = open_files($t->master));
@@ -285,12 +273,10 @@ location /memstat { memstat; }
 --- perl
 my $with = $t->{sections}{config};
 for (1 .. 3) {
-    $t->reload(module => 0, config => 'location /memstat { return 204; }');
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
+    $t->reload(module => 0, config => 'location /memstat { return 204; }')->old_gone;
     is $t->get('/memstat')->{status}, 204, 'unloaded';
-    $t->reload(module => 1, config => $with);
-    $t->wait_for('the old workers are gone', 5, sub { children($t->master) == 2 });
-    is scalar(process_with($t->fresh, kind => 'worker', state => 'active')), 2, 'loaded';
+    $t->reload(module => 1, config => $with)->old_gone;
+    is scalar(active_workers($t->fresh)), 2, 'loaded';
 }
 
 === TEST 13: a reload that fails changes nothing
@@ -303,7 +289,7 @@ my ($worker) = $t->workers;
 $t->fresh;
 $t->write_conf(http_config => 'nonsense;');
 $t->signal('HUP');
-$t->wait_for('the reload fails', 5, sub { $t->error_log =~ /nonsense/ });
+$t->wait_for('the reload fails', sub { $t->error_log =~ /nonsense/ });
 my $reply = $t->fresh;
 is process_of($reply, $worker)->{state}, 'active', 'the worker goes on';
 is process_of($reply, $worker)->{generation}, 1, 'the generation is the same';

@@ -4,7 +4,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-my $built = Test::Memstat::Server::nginx_version();
+my $built = Test::Memstat::Configuration::nginx_version();
 sub has { return $built =~ /--with-$_[0]\b/ && $built !~ /--without-$_[0]\b/ }
 my %has = (
     threads => scalar has('threads'),
@@ -50,12 +50,11 @@ subtest 'processes and what the kernel counts' => sub {
     my ($worker, $reply) = answered();
     my ($version) = $built =~ m{nginx/(\S+)};
     is $reply->{nginx}, $version, "nginx $version";
-    is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'both workers';
+    is scalar(active_workers($reply)), 2, 'both workers';
     for my $process (process_with($reply, kind => 'worker')) {
         is_deeply [ map { $process->{hooks}{$_} } qw(pool slab thread) ], [ ('on') x 3 ], 'the hooks are in place';
         my %breakdown = %{ $process->{breakdown} };
-        is sum(map { $_->{resident} // 0 } values %breakdown), $process->{system}{resident},
-            'the breakdown adds up to what is resident';
+        adds_up($process, 'a worker');
         ok defined $breakdown{$_}{resident}, "$_ is known" for qw(glibc_heap nginx_shm text data stacks);
     }
 };
@@ -113,7 +112,7 @@ subtest 'stream' => sub {
     };
     my $before = $live->();
     my $session = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $at{stream}) or die "connect: $!\n";
-    $t->wait_for('a session, and its connection to this server', 5, sub { $live->() == $before + 2 });
+    $t->wait_for('a session, and its connection to this server', sub { $live->() == $before + 2 });
     pass 'its pools are there';
     $session->close;
 };

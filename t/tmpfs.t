@@ -43,8 +43,7 @@ SKIP: {
     for my $pid ($t->workers) {
         cmp_ok smaps('Rss', qr{/dev/shm/}, $pid), '>', MB / 2, 'the module is on tmpfs';
         my $process = process_of($reply, $pid);
-        is sum(map { $_->{resident} } values %{ $process->{breakdown} }), $process->{system}{resident},
-            'the breakdown adds up';
+        adds_up($process, 'the worker');
         near $process->{breakdown}{nginx_shm}{resident}, smaps('Rss', qr{ rw-s .*/dev/zero}, $pid),
             8 * page_size(), "nginx's shared memory is its zones";
     }

@@ -29,7 +29,7 @@ upstream kept {
     keepalive 4;
 }
 --- config
-location /memstat { memstat; memstat_timeout 10s; memstat_uri on; }
+location /memstat { memstat; memstat_uri on; }
 location /empty { limit_req zone=limited; return 200 "empty\n"; }
 location /kept { proxy_pass http://kept/empty; }
 --- under
@@ -39,7 +39,7 @@ my $look = sub {
     for (1 .. 4) {
         $t->get($_) for qw(/empty /kept /memstat?format=text /memstat?refresh=heap /memstat?bad=1);
         my $reply = $t->memstat;
-        is scalar(process_with($reply, kind => 'worker', state => 'active')), 2, 'both workers';
+        is scalar(active_workers($reply)), 2, 'both workers';
     }
 };
 $look->();
@@ -62,7 +62,7 @@ worker_shutdown_timeout 5s;
 --- http_config
 lua_shared_dict dict 1m;
 --- config
-location /memstat { memstat; memstat_timeout 10s; }
+location /memstat { memstat; }
 location /work {
     content_by_lua_block {
         local list = {}
@@ -77,7 +77,7 @@ valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
 --- perl
 for (1 .. 3) {
     $t->get('/work') for 1 .. 5;
-    ok $_->{lua}, 'Lua is told' for process_with($t->memstat, kind => 'worker', state => 'active');
+    ok $_->{lua}, 'Lua is told' for active_workers($t->memstat);
     $t->get('/memstat?format=text');
     $t->reload if $_ < 3;
 }
@@ -87,11 +87,11 @@ is join("\n", errors($t)), '', 'no error of ours';
 --- main_config
 worker_processes 1;
 --- config
-location /memstat { memstat; memstat_timeout 60s; }
+location /memstat { memstat; }
 --- under
 valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
 --- perl
-# Sooner than in 60 s, or the client dies.
+# Without waiting for a timeout, or the client dies.
 my ($worker) = process_with($t->memstat, kind => 'worker');
 ok $worker->{breakdown}, 'it is answered when it is';
 is_deeply [ grep { /being read|under way/ } @{ $worker->{notes} } ], [], 'with all figures';

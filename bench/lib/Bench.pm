@@ -205,7 +205,7 @@ sub budgets {
 # Returns the head of a section, with the machine and the revision: each part can be measured separately.
 sub section {
     my ($head) = @_;
-    my ($nginx) = Test::Memstat::Server::nginx_version() =~ m{nginx/(\S+)};
+    my ($nginx) = Test::Memstat::Configuration::nginx_version() =~ m{nginx/(\S+)};
     my $revision = `git describe --always --dirty 2>/dev/null` =~ s/\s+//gr || 'unknown';
     my ($processor) = read_file('/proc/cpuinfo') =~ /^model name\s*:\s*(.*?)\s*$/m;
     my ($system, undef, $release, undef, $machine) = POSIX::uname();

@@ -111,7 +111,7 @@ sub ask {
 # that is too busy to answer at once.
 sub reply {
     my ($self) = @_;
-    return $self->wait_for('fresh figures', 20, sub {
+    return $self->wait_for('fresh figures', sub {
         my $reply = $self->fresh('/memstat?refresh=heap');
         my @old = grep { $_->{kind} eq 'worker' && $_->{age_ms} > 200 } @{ $reply->{processes} };
         return @old ? undef : $reply;

@@ -3,7 +3,7 @@
  *
  *     master_test_leak size;   allocates as much with malloc, writes to it, and forgets it
  *     master_test_pool size;   allocates as much from the cycle's pool
- *     master_test_wait time;   takes its time
+ *     master_test_wait path;   goes on when there is a file
  */
 
 #include <ngx_config.h>
@@ -44,7 +44,9 @@ static char *
 ngx_master_test_wait(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_str_t *value = cf->args->elts;
-    ngx_msleep(ngx_parse_time(&value[1], 0));
+    while (access((char *) value[1].data, F_OK) != 0) {
+        ngx_msleep(10);
+    }
     return NGX_CONF_OK;
 }
 

@@ -7,6 +7,7 @@
 #     --- user_files        files below html/, ">>> name" before each
 #     --- env               variables of nginx's environment, NAME=value lines
 #     --- under             a command that nginx is run by
+#     --- timeout           memstat_timeout, or "default"; without it longer than any client waits
 #     --- module_copy       1: the module is loaded from a copy of its own, see Server's copy_module
 #     --- request           "GET /path" lines; each goes on a connection of its own
 #     --- more_headers      lines added to every request
@@ -39,17 +40,20 @@ use IO::Socket::INET;
 use Test::Base ();
 use Test::More;
 
+use Test::Memstat::Answer;
+use Test::Memstat::Configuration ();
 use Test::Memstat::Proc
-    qw(children maps open_files page_size proc_status read_file threads uptime);
+    qw(children cpu_time maps milliseconds open_files page_size proc_status read_file threads uptime);
 use Test::Memstat::Server;
 
 our @EXPORT = (
     @Test::More::EXPORT,
-    qw(run_tests near process_of process_with settled silent_server sum
-        children maps open_files page_size proc_status read_file threads uptime),
+    @Test::Memstat::Answer::EXPORT,
+    qw(run_tests held silent_server
+        children cpu_time maps milliseconds open_files page_size proc_status read_file threads uptime),
 );
 
-my $KNOWN = join '|', qw(main_config http_config config user_files env under module_copy request more_headers
+my $KNOWN = join '|', qw(main_config http_config config user_files env under module_copy timeout request more_headers
     error_code response_body response_body_like response_headers error_log no_error_log must_die
     perl);
 
@@ -59,6 +63,15 @@ sub silent_server {
     return IO::Socket::INET->new(
         LocalAddr => "127.0.0.1:$port", Listen => 64, ReuseAddr => 1,
     ) // die "cannot listen: $!\n";
+}
+
+# Sends requests for a path, each on a connection of its own, until a silent server has taken as many:
+# the connections of the clients, and those that it took.
+sub held {
+    my ($t, $upstream, $path, $count) = @_;
+    my @clients = map { $t->connect->send(GET => $path) } 1 .. $count // 1;
+    my @taken   = map { scalar $upstream->accept } @clients;
+    return (\@clients, \@taken);
 }
 
 # Runs every block after __DATA__ as one test.
@@ -80,8 +93,8 @@ sub run_block {
     }
     my %sections = map { $_ => scalar $block->$_ }
         grep { defined $block->$_ } qw(main_config http_config config user_files env under
-            module_copy);
-    if ($ENV{TEST_NGINX_WITHOUT_LUA} && Test::Memstat::Server::needs_lua(join ' ', values %sections)) {
+            module_copy timeout);
+    if ($ENV{TEST_NGINX_WITHOUT_LUA} && Test::Memstat::Configuration::needs_lua(join ' ', values %sections)) {
         plan(skip_all => 'this nginx has no Lua');
         return;
     }
@@ -158,53 +171,6 @@ sub check_log {
     } split /\n/, $log;
     is join("\n", @bad), '', 'nothing alarming in the error log';
     return;
-}
-
-# --- for the code of a block ---
-
-# Passes when the two are no further apart than the tolerance.
-sub near {
-    my ($got, $expected, $tolerance, $name) = @_;
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return pass($name)
-        if defined $got && defined $expected && abs($got - $expected) <= $tolerance;
-    fail($name);
-    diag sprintf '    got %s, expected %s, give or take %s', $got // 'null', $expected // 'null',
-        $tolerance;
-    return;
-}
-
-# The process with this pid.
-sub process_of {
-    my ($reply, $pid) = @_;
-    my ($process) = grep { $_->{pid} == $pid } @{ $reply->{processes} };
-    return $process // die "process $pid is not in the answer\n";
-}
-
-# A reply from a process that has answered before: its first answer loads code and memory, which the
-# figures in that very answer cannot have.
-sub settled {
-    my ($t) = @_;
-    my %answered;
-    while (1) {
-        my $reply = $t->fresh;
-        return $reply if $answered{ $reply->{answered_by}{pid} }++ == 2;
-    }
-}
-
-# Processes with these values, such as (kind => 'worker', state => 'active').
-sub process_with {
-    my ($reply, %values) = @_;
-    return grep {
-        my $process = $_;
-        !grep { ($process->{$_} // '') ne $values{$_} } keys %values
-    } @{ $reply->{processes} };
-}
-
-sub sum {
-    my $sum = 0;
-    $sum += $_ for @_;
-    return $sum;
 }
 
 1;

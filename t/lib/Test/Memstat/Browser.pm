@@ -15,6 +15,9 @@ use Test::Memstat::Proc qw(read_file);
 
 my $JSON = JSON::PP->new->utf8->allow_nonref;
 
+# How long, in seconds, it waits for what a page does sooner or later.
+my $PATIENCE = 60;
+
 my @ARGUMENTS = qw(--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync
     --disable-dev-shm-usage);
@@ -43,7 +46,7 @@ sub _start {
     my ($self) = @_;
     my $log = "$self->{folder}/chromedriver.log";
     $self->{driver} = Test::Memstat::Child->new($log, 'chromedriver', '--port=0');
-    my $deadline = time + 30;
+    my $deadline = time + $PATIENCE;
     while (1) {
         my $said = read_file($log) // '';
         if ($said =~ /started successfully on port (\d+)/) {
@@ -79,12 +82,12 @@ sub run {
 
 # Waits until a function returns something true; returns that.
 sub wait_for {
-    my ($self, $what, $seconds, $code, @arguments) = @_;
-    my $deadline = time + $seconds;
+    my ($self, $what, $code, @arguments) = @_;
+    my $deadline = time + $PATIENCE;
     while (1) {
         my $result = $self->run($code, @arguments);
         return $result if $result;
-        die "waited $seconds s in vain: $what\n" if time > $deadline;
+        die "waited $PATIENCE s in vain: $what\n" if time > $deadline;
         sleep 0.05;
     }
 }

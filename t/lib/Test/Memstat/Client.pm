@@ -8,13 +8,13 @@ use IO::Select;
 use IO::Socket::INET;
 use Time::HiRes qw(time);
 
-# No answer of a test takes longer than this, in seconds.
-my $PATIENCE = 20;
+# How long, in seconds, a client waits for an answer. No answer takes that long: the test fails.
+my $PATIENCE = 60;
 
 sub new {
     my ($class, $port) = @_;
     my $socket = IO::Socket::INET->new(
-        PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp', Timeout => 5,
+        PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp', Timeout => $PATIENCE,
     ) or die "cannot connect to 127.0.0.1:$port: $!\n";
     return bless { socket => $socket, read => '' }, $class;
 }
@@ -72,6 +72,17 @@ sub receive {
     }
     return \%answer;
 }
+
+# Waits until the answer begins.
+sub begin {
+    my ($self) = @_;
+    my $deadline = time + $PATIENCE;
+    $self->_more($deadline) until length $self->{read};
+    return $self;
+}
+
+# Whether the answer has begun.
+sub has_begun { return length $_[0]{read} || IO::Select->new($_[0]{socket})->can_read(0) }
 
 # Whether the server has closed the connection and nothing is left to read.
 sub at_end {

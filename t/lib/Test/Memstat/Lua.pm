@@ -28,7 +28,7 @@ sub lua_of {
 # The worker, its VM, checked as far as that is true at any time.
 sub checked {
     my ($t, $what, $subsystem) = @_;
-    my ($process) = process_with($t->fresh, kind => 'worker', state => 'active');
+    my ($process) = active_workers($t->fresh);
     my $lua = lua_of($process, $subsystem) // die "no VM\n";
     my $category = ($subsystem // 'http') . '_luajit';
     is $lua->{allocated_bytes}, $lua->{gc_bytes}, "$what: allocated is what Lua counts";
@@ -40,8 +40,7 @@ sub checked {
     cmp_ok $lua->{largest_free}, '<=', $lua->{free_bytes}, "$what: largest free";
     is $process->{breakdown}{$category}{$_}, $lua->{$_}, "$what: $_ in the breakdown"
         for qw(reserved resident);
-    is sum(map { $_->{resident} } values %{ $process->{breakdown} }), $process->{system}{resident},
-        "$what: the sum closes";
+    adds_up($process, $what);
     is_deeply $process->{notes}, [], "$what: no notes";
     return ($lua, $process);
 }

@@ -6,8 +6,9 @@ use warnings;
 
 use Exporter 'import';
 use POSIX ();
+use Time::HiRes ();
 
-our @EXPORT_OK = qw(children maps open_files page_size proc_status read_file threads uptime);
+our @EXPORT_OK = qw(children cpu_time maps milliseconds open_files page_size proc_status read_file threads uptime);
 
 sub read_file {
     my ($path) = @_;
@@ -70,6 +71,17 @@ sub open_files {
     my @files = sort grep { defined } map { readlink } glob "/proc/$pid/fd/*";
     return @files;
 }
+
+# How long the main thread of a process has been on a processor, in seconds: what something costs on a
+# machine that is busy with other things, too.
+sub cpu_time {
+    my ($pid) = @_;
+    my ($nanoseconds) = split ' ', read_file("/proc/$pid/schedstat") // return;
+    return $nanoseconds / 1e9;
+}
+
+# A clock, in milliseconds: what lies between two readings happened within their difference.
+sub milliseconds { return 1000 * Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
 
 # Since the process started, in seconds.
 sub uptime {

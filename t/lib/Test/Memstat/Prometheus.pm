@@ -12,7 +12,7 @@ use Time::HiRes qw(sleep time);
 
 use Test::Memstat::Child;
 use Test::Memstat::Proc qw(read_file);
-use Test::Memstat::Server;
+use Test::Memstat::Port qw(free_port);
 
 our @EXPORT_OK = qw(promtool series);
 
@@ -49,7 +49,7 @@ sub key {
 sub new {
     my ($class, $target, $path) = @_;
     my $folder = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
-    my $port   = Test::Memstat::Server::free_port();
+    my $port   = free_port();
     my $self = bless {
         folder => $folder, base => "http://127.0.0.1:$port",
         http => HTTP::Tiny->new(timeout => 10, proxy => undef, http_proxy => undef),
@@ -66,7 +66,7 @@ END
     $self->{child} = Test::Memstat::Child->new("$folder/log", 'prometheus',
         "--config.file=$folder/prometheus.yml", "--storage.tsdb.path=$folder/data",
         "--web.listen-address=127.0.0.1:$port", '--log.level=warn');
-    my $deadline = time + 30;
+    my $deadline = time + 60;
     until ($self->{http}->get("$self->{base}/-/ready")->{success}) {
         die "Prometheus does not start:\n", read_file("$folder/log") // '' if time > $deadline;
         sleep 0.1;

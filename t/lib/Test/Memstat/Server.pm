@@ -4,9 +4,10 @@ package Test::Memstat::Server;
 use strict;
 use warnings;
 
+use parent 'Test::Memstat::Configuration';
+
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
-use File::Copy qw(copy);
 use File::Path qw(make_path);
 use File::Temp;
 use IO::Socket::INET;
@@ -17,25 +18,25 @@ use Test::More ();
 use Text::ParseWords qw(shellwords);
 use Time::HiRes qw(sleep time);
 
-use Test::Memstat::Build ();
 use Test::Memstat::Client;
+use Test::Memstat::Configuration qw(binary module_path);
+use Test::Memstat::Port qw(free_port);
 use Test::Memstat::Proc qw(proc_status read_file);
 
-my $REPOSITORY = abs_path(dirname(__FILE__) . '/../../../..');
-my $BINARY     = $ENV{TEST_NGINX_BINARY} || 'nginx';
-my $MODULE     = abs_path($ENV{TEST_NGINX_MODULE}
-        || "$REPOSITORY/objs/ngx_http_memstat_module.so");
-# What the stand-in for ngx_stream_lua_module is linked with.
-my @STREAM_LUA = ('-Wl,--no-as-needed', '-lluajit-5.1');
-my $SCHEMA = "$REPOSITORY/schema/memstat.schema.json";
+my $SCHEMA = abs_path(dirname(__FILE__) . '/../../../..') . '/schema/memstat.schema.json';
 
-# A snapshot this young is served again; after this pause an answer has new ones.
-my $FRESH_AFTER = 0.06;
+# How long, in seconds, nginx may take for what it does sooner or later. What is waited for in vain
+# fails a test; on a busy machine nothing else does.
+my $PATIENCE = 60;
+
+# A process serves a snapshot again until it is 50 ms old: the freshness window, in seconds, and a bit.
+my $WINDOW = 0.06;
 
 # The sections of a configuration: main_config, http_config, config (of the server block). Others:
 # module (0: without the module; 'last': loaded after all others), module_copy (1: loaded from a copy
 # of its own), lua (0: without ngx_lua), env (NAME=value lines), binary (another nginx than the one that
-# is tested), under (a command that nginx is run by), log_level, user_files.
+# is tested), under (a command that nginx is run by), log_level, user_files, timeout (memstat_timeout; see
+# Configuration's timeout).
 sub new {
     my ($class, %sections) = @_;
     my $root = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => !$ENV{TEST_NGINX_KEEP});
@@ -43,9 +44,9 @@ sub new {
     make_path("$root/logs", "$root/html");
     my $self = bless {
         root => "$root", keep => $root, sections => {%sections},
-        ports => [ map { free_port() } 1 .. 3 ], stopped => {}, started_by => $$,
+        ports => [ map { free_port() } 1 .. 3 ], stopped => {}, old => {}, started_by => $$,
     }, $class;
-    $self->_write_files($sections{user_files} // '');
+    $self->write_files($sections{user_files} // '');
     $self->copy_module if $sections{module_copy};
     $self->write_conf;
     return $self;
@@ -55,128 +56,13 @@ sub root      { return $_[0]{root} }
 sub port      { return $_[0]{ports}[ $_[1] // 0 ] }
 sub base      { return 'http://127.0.0.1:' . $_[0]->port }
 sub conf_path { return "$_[0]{root}/nginx.conf" }
-sub module    { return $MODULE }
-sub binary    { return $BINARY }
-
-# Puts a new copy of the module where the server loads it from, if it has one of its own.
-sub copy_module {
-    my ($self) = @_;
-    my $path = $self->{module} = "$self->{root}/memstat.so";
-    copy($MODULE, "$path.new") && rename "$path.new", $path or die "cannot copy $MODULE: $!\n";
-    return $self;
-}
-
-sub free_port {
-    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)
-        or die "no free port: $!\n";
-    return $socket->sockport;
-}
-
-# --- configuration ---
-
-sub write_conf {
-    my ($self, %changed) = @_;
-    my $sections = $self->{sections} = { %{ $self->{sections} }, %changed };
-    my ($main, $http, $server) =
-        map { $self->expand($sections->{$_} // '') } qw(main_config http_config config);
-    my @modules = further_modules("$main$http$server", $sections->{lua} // 1);
-    push @modules, stream_lua_module() if $main =~ /^\s*stream\s*\{.*_by_lua/ms;
-    my $module = $self->{module} // $MODULE;
-    my $ours   = $sections->{module} // 'first';
-    @modules = $ours eq 'last' ? (@modules, $module) : $ours ? ($module, @modules) : @modules;
-    my $load = join '', map { "load_module $_;\n" } @modules;
-    my $root   = $self->{root};
-    my $level  = $sections->{log_level} // 'info';
-    my $temp   = join '', map { "    ${_}_temp_path $root/temp_$_;\n" }
-        qw(client_body proxy fastcgi uwsgi scgi);
-    my $listen = $self->port;
-    my $events = $main =~ /^\s*events\b/m ? '' : "events {\n    worker_connections 512;\n}\n";
-    open my $conf, '>', $self->conf_path or die "cannot write " . $self->conf_path . ": $!\n";
-    print $conf <<"END";
-daemon off;
-pid $root/nginx.pid;
-error_log $root/logs/error.log $level;
-lock_file $root/nginx.lock;
-$load
-$main
-$events
-http {
-    access_log $root/logs/access.log;
-$temp
-$http
-    server {
-        listen 127.0.0.1:$listen;
-        server_name localhost;
-        root $root/html;
-$server
-    }
-}
-END
-    close $conf or die "cannot write: $!\n";
-    return $self;
-}
-
-# $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_TESTS, $TEST_NGINX_PORT_1, _2, and
-# $TEST_NGINX_BUILT_name for the module that t/modules/name.c makes, $TEST_NGINX_LIBRARY_name and
-# $TEST_NGINX_PROGRAM_name for what t/tools/name.c makes.
-sub expand {
-    my ($self, $text) = @_;
-    $text =~ s/\$TEST_NGINX_SERVER_PORT\b/$self->port/ge;
-    $text =~ s/\$TEST_NGINX_SERVER_ROOT\b/$self->{root}/g;
-    $text =~ s/\$TEST_NGINX_TESTS\b/$REPOSITORY\/t/g;
-    $text =~ s/\$TEST_NGINX_PORT_([12])\b/$self->port($1)/ge;
-    $text =~ s/\$TEST_NGINX_BUILT_(\w+)/Test::Memstat::Build::module($1)/ge;
-    $text =~ s/\$TEST_NGINX_LIBRARY_(\w+)/Test::Memstat::Build::library($1)/ge;
-    $text =~ s/\$TEST_NGINX_PROGRAM_(\w+)/Test::Memstat::Build::program($1)/ge;
-    return $text;
-}
-
-# Modules a configuration needs besides ours, found where this nginx keeps its own.
-sub further_modules {
-    my ($conf, $lua) = @_;
-    return split ' ', $ENV{TEST_NGINX_LOAD_MODULES} if defined $ENV{TEST_NGINX_LOAD_MODULES};
-    my @names;
-    push @names, qw(ndk_http_module ngx_http_lua_module) if $lua && needs_lua($conf);
-    push @names, 'ngx_stream_module'
-        if $conf =~ /^\s*stream\s*\{/m && nginx_version() =~ /--with-stream=dynamic/;
-    return unless @names;
-    my ($path) = nginx_version() =~ /--modules-path=(\S+)/
-        or die "$BINARY does not say where its modules are\n";
-    return map { "$path/$_.so" } @names;
-}
-
-sub needs_lua { return $_[0] =~ /\blua_|_by_lua/ }
-
-# The real ngx_stream_lua_module where TEST_NGINX_STREAM_LUA_MODULE says, else the stand-in, unless
-# one of them is linked into nginx.
-sub stream_lua_module {
-    return if nginx_version() =~ /--add-module=\S*stream[_-]lua/;
-    return $ENV{TEST_NGINX_STREAM_LUA_MODULE}
-        || Test::Memstat::Build::module('ngx_stream_lua_module', @STREAM_LUA);
-}
-
-my $nginx_version;
-sub nginx_version { return $nginx_version //= `'$BINARY' -V 2>&1` }
-
-# Files below html/: ">>> name" before each.
-sub _write_files {
-    my ($self, $text) = @_;
-    my (undef, @files) = split /^>>> +(\S+)[^\n]*\n/m, $text;
-    while (my ($name, $content) = splice @files, 0, 2) {
-        my $path = "$self->{root}/html/$name";
-        make_path(dirname($path));
-        open my $file, '>', $path or die "cannot write $path: $!\n";
-        print $file $content;
-        close $file or die "cannot write $path: $!\n";
-    }
-    return;
-}
+sub module    { return module_path() }
 
 # Whether nginx accepts the configuration, and what it says.
 sub check {
     my ($self) = @_;
     my $pid    = $self->_spawn('-t');
-    my $status = $self->_reap($pid, 20) // die "nginx -t does not end\n";
+    my $status = $self->_reap($pid, $PATIENCE) // die "nginx -t does not end\n";
     return (!$status, $self->output);
 }
 
@@ -184,7 +70,7 @@ sub check {
 
 sub _spawn {
     my ($self, @args) = @_;
-    die "no module at $MODULE: run make build\n" unless -e $MODULE;
+    die 'no module at ', module_path(), ": run make build\n" unless -e module_path();
     my $root = $self->{root};
     # What is built for it is known here, too.
     my ($env, @under) = map { $self->expand($self->{sections}{$_} // '') } qw(env under);
@@ -197,7 +83,7 @@ sub _spawn {
     open STDIN,  '<',  '/dev/null';
     open STDOUT, '>>', "$root/logs/output";
     open STDERR, '>&', \*STDOUT;
-    my $binary = $self->{sections}{binary} // $BINARY;
+    my $binary = $self->{sections}{binary} // binary();
     { exec @under, $binary, '-p', "$root/", '-c', $self->conf_path, '-e', "$root/logs/error.log", @args }
     print STDERR "[emerg] cannot run $binary: $!\n";
     POSIX::_exit(127);
@@ -220,7 +106,7 @@ sub start {
     my ($self) = @_;
     for my $try (1 .. 4) {
         $self->{master} = $self->_spawn;
-        my $deadline = time + 15;
+        my $deadline = time + $PATIENCE;
         while (1) {
             if (defined $self->_reap($self->{master}, 0)) {
                 delete $self->{master};
@@ -266,7 +152,8 @@ sub stop {
     kill 'CONT', $_ for keys %{ $self->{stopped} };
     my @others = descendants($master);
     my $status;
-    for my $step ([ QUIT => 3 ], [ TERM => 5 ], [ KILL => 5 ]) {
+    # Connections that a test left open hold QUIT up.
+    for my $step ([ QUIT => 3 ], [ TERM => $PATIENCE ], [ KILL => $PATIENCE ]) {
         my ($signal, $patience) = @$step;
         kill $signal, $master;
         $status = $self->_reap($master, $patience);
@@ -307,12 +194,12 @@ sub workers {
 sub signal {
     my ($self, $signal, $pid) = @_;
     $pid //= $self->{master};
+    if ($signal eq 'HUP') { $self->{old}{$_} = 1 for $self->children }
     kill $signal, $pid or die "cannot send $signal to $pid: $!\n";
     $self->{stopped}{$pid} = 1 if $signal eq 'STOP';
     delete $self->{stopped}{$pid} if $signal eq 'CONT';
     if ($signal eq 'STOP') {
-        $self->wait_for("$pid is stopped", 5,
-            sub { my %s = proc_status($pid); $s{State} =~ /^T/ });
+        $self->wait_for("$pid is stopped", sub { my %s = proc_status($pid); $s{State} =~ /^T/ });
     }
     return $self;
 }
@@ -324,7 +211,7 @@ sub reload {
     my @old    = $self->children;
     my $before = length $self->error_log;
     $self->signal('HUP');
-    $self->wait_for('the reload', 15, sub {
+    $self->wait_for('the reload', sub {
         my $all = $self->error_log;
         my $log = substr $all, $before;
         die "the reload failed:\n$log" if $log =~ /\[emerg\]/;
@@ -336,14 +223,34 @@ sub reload {
     return $self;
 }
 
-# Calls a function until it returns true; returns that. Dies after the time given.
+# Waits until the processes of all configurations before the present one have ended.
+sub old_gone {
+    my ($self) = @_;
+    $self->wait_for('the old workers are gone', sub { !grep { $self->{old}{$_} } $self->children });
+    $self->{old} = {};
+    return $self;
+}
+
+# Waits until another worker runs in place of this one; returns its pid. The pids of workers that go on
+# come after it.
+sub successor_of {
+    my ($self, $pid, @others) = @_;
+    my %old = map { $_ => 1 } $pid, @others;
+    return $self->wait_for("the successor of $pid", sub {
+        my @workers = $self->workers;
+        return if !$self->_runs || grep { $_ == $pid } @workers;
+        return (grep { !$old{$_} } @workers)[0];
+    });
+}
+
+# Calls a function until it returns true; returns that. Dies when it never does.
 sub wait_for {
-    my ($self, $what, $seconds, $function) = @_;
-    my $deadline = time + $seconds;
+    my ($self, $what, $function) = @_;
+    my $deadline = time + $PATIENCE;
     while (1) {
         my $result = $function->();
         return $result if $result;
-        die "waited $seconds s in vain: $what\n" if time > $deadline;
+        die "waited $PATIENCE s in vain: $what\n" if time > $deadline;
         sleep 0.02;
     }
 }
@@ -374,12 +281,12 @@ sub get { my ($self, $path, %with) = @_; return $self->request(GET => $path, %wi
 # must begin with the worker's pid.
 sub get_from {
     my ($self, $pid, $path) = @_;
-    for (1 .. 300) {
+    for (1 .. 1000) {
         my $answer = $self->get($path);
         die "$path: status $answer->{status}\n$answer->{body}" if $answer->{status} != 200;
         return $answer if $answer->{body} =~ /^$pid\b/;
     }
-    die "worker $pid answered none of 300 requests\n";
+    die "worker $pid answered none of 1000 requests\n";
 }
 
 # The decoded answer of a memstat location, valid by the schema.
@@ -392,11 +299,19 @@ sub memstat {
     return $self->decode($answer->{body});
 }
 
-# The same, with every snapshot taken after this call.
-sub fresh {
-    my ($self, $path) = @_;
-    sleep $FRESH_AFTER;
-    return $self->memstat($path);
+# Lets every snapshot grow older than the freshness window: the next answer has new ones.
+sub expire { sleep $WINDOW; return $_[0] }
+
+# What memstat gives, with every snapshot taken after this call.
+sub fresh { my ($self, $path) = @_; return $self->expire->memstat($path) }
+
+# What stub_status says, where the configuration has it at /status, without the connection that asks: a
+# hash with active (connections), writing (requests that are being answered), waiting.
+sub status {
+    my ($self) = @_;
+    my %status = map { lc } $self->get('/status')->{body} =~ /(Active|Writing|Waiting)[^:]*: (\d+)/g;
+    $status{$_}-- for qw(active writing);
+    return \%status;
 }
 
 my $validator;
