@@ -30,6 +30,10 @@ IN_CASE = TEST_NGINX_WITHOUT_LUA='$(TEST_NGINX_WITHOUT_LUA)' TEST_NGINX_BINARY='
 # The second nginx that is built and tested: a current version, with --with-debug, and with a module
 # linked in that has a Lua VM.
 CURRENT       = $(abspath $(BUILD)/nginx-current)
+# The tests that depend on nginx's core, build and modules. The others test the same code on any nginx:
+# `make matrix` runs all of t/ on the current version.
+CURRENT_TESTS = $(patsubst %,t/%.t,answer conf first install layout lifecycle lua_stream master names \
+	pools pools_by processes product reload targets)
 CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
 	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
@@ -91,16 +95,19 @@ integration: ## build, and run the integration tests (TESTS=t/some.t JOBS=1)
 	$(WITH_TREE) TEST_NGINX_WITHOUT_LUA='$(TEST_NGINX_WITHOUT_LUA)' TEST_NGINX_BINARY='$(NGINX_BINARY)' TEST_NGINX_MODULE='$(abspath $(MODULE))' \
 		prove -It/lib -j$(JOBS) -r $(TESTS)
 
-current: ## build a current nginx and the module for it, and run the integration tests on it
+current: ## build a current nginx and the module for it, run the tests of its core there (TESTS='t/*.t': all)
 	@tools/install-packages bindings test current
 	@CARGO='$(CARGO)' tools/build-nginx '$(CURRENT)' $(CURRENT_FLAGS)
 	@$(MAKE) --no-print-directory integration NGINX_SOURCE_DIR='$(CURRENT)' NGINX_BUILD_DIR='$(CURRENT)/objs' \
-		OBJS='$(CURRENT)/modules' CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/current' \
+		OBJS='$(CURRENT)/modules' TESTS='$(if $(filter-out t,$(TESTS)),$(TESTS),$(CURRENT_TESTS))' \
 		TEST_NGINX_WITHOUT_LUA=1
 
 matrix: ## build nginx with many configurations, and build and test the module for each (NAMES=plain: one)
 	@tools/install-packages bindings test current
 	@CARGO='$(CARGO)' TESTS='$(if $(filter-out t,$(TESTS)),$(TESTS))' tools/matrix '$(BUILD)/matrix' $(NAMES)
+ifndef NAMES
+	@$(MAKE) --no-print-directory current TESTS='$(if $(filter-out t,$(TESTS)),$(TESTS),t/*.t)'
+endif
 
 soak: ## check that memory stays flat under load, reloads and killed workers for SECONDS (600)
 	@tools/install-packages bindings $(if $(INSTALLED),build) test
