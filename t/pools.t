@@ -2,58 +2,8 @@
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
-
-use IO::Socket::INET;
-
 use Test::Memstat::Build qw(program);
-
-my @SUMS = qw(live created destroyed reset bytes unused large_bytes large_count);
-
-# The pools of every process that tells them, by pid; what has to be true of any is checked.
-sub pools_of {
-    my ($reply) = @_;
-    my %pools;
-    my @wrong;
-    for my $process (@{ $reply->{processes} }) {
-        my $pools = $process->{pools} // next;
-        my $pid = $process->{pid};
-        $pools{$pid} = $pools;
-        for my $figure (@SUMS) {
-            my $sum = sum(map { $_->{$figure} } @{ $pools->{by_creator} });
-            push @wrong, "$pid: $figure $pools->{$figure}, by creators $sum" if $sum != $pools->{$figure};
-        }
-        for my $creator (@{ $pools->{by_creator} }) {
-            my $live = $creator->{created} - $creator->{destroyed};
-            push @wrong, "$pid: $creator->{live} live, not $live" if $creator->{live} != $live;
-            my $sizes = sum(values %{ $creator->{sizes} });
-            push @wrong, "$pid: $creator->{destroyed} destroyed, $sizes by size"
-                if $sizes != $creator->{destroyed};
-            push @wrong, "$pid: $creator->{unused} unused of $creator->{bytes}"
-                if $creator->{unused} > $creator->{bytes};
-        }
-        my $allocator = $process->{allocator};
-        my $held = $pools->{bytes} + $pools->{large_bytes};
-        push @wrong, "$pid: $held held, $allocator->{pools} in the allocator"
-            if $held != $allocator->{pools};
-        push @wrong, "$pid: $held held, $allocator->{in_use} in use"
-            if defined $allocator->{in_use} && $held > $allocator->{in_use};
-        push @wrong, "$pid: hooks $process->{hooks}{pool}" if $process->{hooks}{pool} ne 'on';
-    }
-    is join("\n", @wrong), '', 'the figures fit together';
-    return \%pools;
-}
-
-# Over all processes, the sum of a figure of the creators with these values.
-sub of_creators {
-    my ($pools, $figure, %values) = @_;
-    return sum(map { $_->{$figure} } grep { has($_, %values) } map { @{ $_->{by_creator} } } values %$pools);
-}
-
-sub has {
-    my ($thing, %values) = @_;
-    my $is = sub { my ($is, $value) = @_; return ref $value ? $is =~ $value : $is eq $value };
-    return !grep { !$is->($thing->{$_} // '', $values{$_}) } keys %values;
-}
+use Test::Memstat::Pools;
 
 # What a program of its own finds in a pool of a process: see t/tools/pool.c.
 sub walk {
@@ -72,14 +22,6 @@ sub walk_cycle {
     my ($offset) = `nm -D '$path'` =~ /^(\w+) \w ngx_cycle\b/m or die "no ngx_cycle in $path\n";
     my ($map) = grep { $_->{path} eq $path } maps($pid);
     return walk($pid, 'cycle', sprintf '%x', $map->{from} + hex $offset);
-}
-
-# How many more pools the creators with these values have created after doing something.
-sub grown {
-    my ($t, $do, %values) = @_;
-    my $before = of_creators(pools_of($t->fresh), 'created', %values);
-    $do->();
-    return of_creators(pools_of($t->fresh), 'created', %values) - $before;
 }
 
 run_tests();
@@ -239,134 +181,7 @@ kill TERM => $loader;
 waitpid $loader, 0;
 cmp_ok $last, '>', 500, 'there was load';
 
-=== TEST 5: who creates pools
---- main_config
-worker_processes 1;
-stream {
-    server {
-        listen 127.0.0.1:$TEST_NGINX_PORT_1;
-        proxy_pass 127.0.0.1:$TEST_NGINX_SERVER_PORT;
-    }
-}
---- http_config
-upstream kept {
-    server 127.0.0.1:$TEST_NGINX_SERVER_PORT;
-    keepalive 4;
-}
-server {
-    listen 127.0.0.1:$TEST_NGINX_PORT_2 http2;
-    server_name two;
-    location / { return 204; }
-}
---- config
-location /memstat { memstat; }
-location /empty { return 200 "empty\n"; }
-location /kept {
-    proxy_pass http://kept/empty;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
-}
---- perl
-# Each answer to /memstat is a connection and a request itself.
-my $get = sub { is $t->get('/empty')->{status}, 200, 'an answer' };
-is grown($t, $get, creator => qr/^ngx_http_(?:create|alloc)_request$/, kind => 'request'), 2, 'requests';
-is grown($t, $get, creator => 'ngx_event_accept', kind => 'connection'), 2, 'connections';
-# An nginx that is not stripped names static functions.
-my %upstream = (creator => qr/^ngx_http_upstream_(?:\*|connect)$/, kind => 'upstream', object => 'nginx');
-my $proxied = sub { is $t->get('/kept')->{body}, "empty\n", 'proxied' for 1 .. 3 };
-is grown($t, $proxied, %upstream), 1, 'an upstream connection is kept';
-is of_creators(pools_of($t->fresh), 'live', %upstream), 1, 'and stays live';
-
-my $live = of_creators(pools_of($t->fresh), 'live', kind => 'connection');
-my $stream = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $t->port(1));
-$t->wait_for('a session of stream, and its connection to this server', sub {
-    of_creators(pools_of($t->fresh), 'live', kind => 'connection') == $live + 2;
-});
-$stream->close;
-
-my $http2 = 'http://127.0.0.1:' . $t->port(2) . '/';
-my $curl = sub {
-    for (1 .. 3) {
-        my $said = `curl -s -o /dev/null -w '%{http_version} %{http_code}' --http2-prior-knowledge $http2`;
-        is $said, '2 204', 'a stream of HTTP/2';
-    }
-};
-my %stream = (creator => qr/^ngx_http_v2_(?:\*|state_headers?)$/, kind => 'http2_stream', object => 'nginx');
-is grown($t, $curl, %stream), 3, 'a pool for the header of each';
-my %connection = (creator => 'ngx_http_v2_init', kind => 'connection', object => 'nginx');
-is grown($t, $curl, %connection), 3, 'and one for each connection';
-is grown($t, $curl, kind => 'request'), 3 + 1, 'and as ever for each request';
-
-=== TEST 6: who creates pools in Lua
---- main_config
-worker_processes 1;
---- http_config
-init_worker_by_lua_block { ngx.timer.every(60, function () end) }
---- config
-location /memstat { memstat; }
-location /empty { return 200 "empty\n"; }
-location /capture {
-    content_by_lua_block { ngx.say(ngx.location.capture("/empty").body) }
-}
-location /cosocket {
-    content_by_lua_block {
-        local socket = ngx.socket.tcp()
-        assert(socket:connect("127.0.0.1", $TEST_NGINX_SERVER_PORT))
-        assert(socket:send("GET /empty HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-        assert(socket:receiveuntil("empty\n")())
-        assert(socket:setkeepalive(60000))
-        ngx.say("kept")
-    }
-}
-location /timer {
-    content_by_lua_block {
-        assert(ngx.timer.at(0, function () ngx.log(ngx.NOTICE, "timer ran") end))
-        ngx.say("set")
-    }
-}
---- perl
-my $get = sub { my ($path) = @_; return sub { is $t->get($path)->{status}, 200, "$path answers" } };
-my %lua = (kind => 'lua', object => 'ngx_http_lua_module.so');
-is grown($t, $get->('/capture'), kind => 'request'), 2, 'a subrequest has no pool of its own';
-is grown($t, $get->('/cosocket'), %lua), 1, 'a cosocket that is kept has';
-my $live = of_creators(pools_of($t->fresh), 'live', %lua);
-cmp_ok $live, '>=', 2, 'it is live, and so is the timer of the worker';
-cmp_ok grown($t, sub {
-    $get->('/timer')->();
-    $t->wait_for('the timer', sub { $t->error_log =~ /timer ran/ });
-}, %lua), '>=', 1, 'a timer has';
-is of_creators(pools_of($t->fresh), 'live', %lua), $live, 'until it has run';
-my @names = map { $_->{creator} } grep { has($_, %lua) } map { @{ $_->{by_creator} } } values %{ pools_of($t->fresh) };
-like $_, qr/^ngx_http_lua_/, "a name of the Lua module: $_" for @names;
-
-=== TEST 7: a pool that is forgotten at each request
---- main_config
-load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;
-worker_processes 1;
---- config
-location /memstat { memstat; }
-location /leak { pool_test_leak 2000; }
-location /reset { pool_test_reset 3000; }
---- perl
-my ($worker) = $t->workers;
-$t->get('/leak') for 1 .. 30;
-my $pools = $t->wait_for('all are a second old', sub {
-    my $pools = process_of($t->fresh, $worker)->{pools};
-    return 10 == grep({ $_->{kind} eq 'other' && $_->{age_s} >= 1 } @{ $pools->{oldest} }) && $pools;
-});
-my %leak = (object => 'ngx_http_pool_test_module.so', kind => 'other');
-my ($creator) = grep { has($_, %leak) } @{ $pools->{by_creator} };
-is $creator->{creator}, 'ngx_http_pool_test_leak', 'a static function, by the name in its file';
-is_deeply [ @$creator{qw(live created destroyed bytes)} ], [ 30, 30, 0, 30 * 2000 ], 'all are live';
-is_deeply [ map { $_->{kind} } @{ $pools->{oldest} } ], [ ('other') x 10 ], 'and the oldest there are';
-
-$t->get('/reset') for 1 .. 3;
-my ($reset) = grep { has($_, %leak, creator => 'ngx_http_pool_test_reset') } @{ pools_of($t->fresh)->{$worker}{by_creator} };
-is_deeply [ @$reset{qw(live created destroyed reset)} ], [ 0, 3, 3, 3 ], 'resets are counted, apart from the others';
-cmp_ok $reset->{peak_bytes}, '>=', 3000 + 30000, 'with what the pool held until then';
-is_deeply $reset->{sizes}, { 4096 => 3 }, 'and what it held at its end';
-
-=== TEST 8: two thousand servers
+=== TEST 5: two thousand servers
 --- main_config
 worker_processes 1;
 --- config
@@ -387,7 +202,7 @@ is $creator->{unused}, $walked->{unused}, 'what is unused';
 is $creator->{large_count}, $walked->{large_count}, 'the number of large ones';
 is_deeply $pools->{largest}[0], $cycle, 'it is the largest';
 
-=== TEST 9: the cycles of two generations
+=== TEST 6: the cycles of two generations
 --- main_config
 worker_processes 1;
 --- config
@@ -420,7 +235,7 @@ cmp_ok of_creators({ new => $pools->{$new} }, 'created', %conf), '>=', 1, 'which
 $held->close;
 $client->close;
 
-=== TEST 10: without the hooks
+=== TEST 7: without the hooks
 --- main_config
 worker_processes 1;
 memstat_hooks lua thread;
@@ -457,7 +272,7 @@ is $patched->($worker), 3, 'in the same pages';
 --- no_error_log
 no hook on
 
-=== TEST 11: one process
+=== TEST 8: one process
 --- main_config
 master_process off;
 --- config
