@@ -205,6 +205,6 @@ if (!$status{HugetlbPages}) {
     my @others = grep { ($_->{path} // '') =~ /anon_hugepage/ } @{ $process->{mappings}{file_other} };
     is_deeply [ map { [ @$_{qw(perms reserved count)} ] } @others ], [ [ 'rw-p', 8 * MB, 1 ] ],
         'but for those of others';
-    like $text, qr/of huge pages \(HugetlbPages\) beside resident/, 'the text';
+    like $text, qr/of huge pages \(HugetlbPages\) in addition to resident/, 'the text';
     like $metrics, qr/process_hugetlb_bytes\{[^}]*kind="worker"[^}]*\} $status{HugetlbPages}/, 'the metrics';
 }

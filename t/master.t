@@ -97,7 +97,7 @@ my $text = $t->get('/memstat?format=text')->{body};
 unlike $text, qr/\bnotes?\b/, 'nor in the text';
 unlike $text, qr/^master .*\?/m, 'where the master lacks nothing';
 my $page = $t->get('/memstat?format=html')->{body};
-unlike $page, qr/href="#notes"|id="notes"|What is not known/, 'nor on the page';
+unlike $page, qr/href="#notes"|id="notes"|Unknown and inexact figures/, 'nor on the page';
 unlike $page, qr/without a breakdown/, 'where nobody is without a breakdown';
 my ($line) = grep { /^nginx_memstat_category_resident_bytes\{.*kind="master"/ }
     split /\n/, $t->get('/memstat?format=prometheus')->{body};

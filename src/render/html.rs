@@ -196,13 +196,13 @@ fn notices(server: &Server) -> Markup {
             @if silent > 0 {
                 p.notice.bad {
                     strong { "Not responding: " (silent) (if silent == 1 { " process. " } else { " processes. " }) }
-                    "The figures are the last ones that are known; see their age."
+                    "The last known figures are shown; see their age."
                 }
             }
             @if notes > 0 {
                 p.notice {
-                    "Some figures are not known or less than exact: "
-                    a href="#notes" { "see why" } "."
+                    "Some figures are unknown or inexact: "
+                    a href="#notes" { "see the reasons" } "."
                 }
             }
         }
@@ -215,7 +215,7 @@ fn notes(server: &Server) -> Markup {
     html! {
         @if !notes.is_empty() {
             section #notes aria-labelledby="notes-title" {
-                h2 #notes-title { "What is not known" }
+                h2 #notes-title { "Unknown and inexact figures" }
                 ul.notes {
                     @for (note, who) in notes {
                         li { strong { (names.list(&who)) ": " } bdi { (visible(&note)) } }
@@ -234,8 +234,8 @@ fn foot() -> Markup {
                 a href="?format=json" { "JSON" } ", "
                 a href="?format=text" { "text" } ", "
                 a href="?format=prometheus" { "Prometheus metrics" } ". "
-                abbr title="not known" { "?" } " is a figure that is not known. "
-                "Shared pages count once a process, unless it says otherwise."
+                abbr title="unknown" { "?" } " is an unknown figure. "
+                "Unless stated otherwise, a shared page counts in each process that maps it."
             }
         }
     }

@@ -122,7 +122,7 @@ fn header(out: &mut String, server: &Server) {
 }
 
 fn processes(out: &mut String, processes: &[Process]) {
-    section(out, "Processes (resident is anon, file and shmem together)");
+    section(out, "Processes (resident = anon + file + shmem)");
     let processes: Vec<_> = processes.iter().collect();
     let mut table = systems("process", &processes);
     let peaks = processes.iter().map(|p| known(p.system.peak_resident, size)).collect();
@@ -240,7 +240,7 @@ fn threads(out: &mut String, processes: &[Process]) {
     column(&["module", "memory"], |p| known(p.own.map(|o| o.bytes), size));
     column(&["module", "snapshot"], |p| known(p.own.map(|o| o.snapshot_us), micros));
     column(&["longest", "slice"], |p| known(p.own.map(|o| o.longest_slice_us), micros));
-    section(out, "Threads, their stacks, and what the module itself costs");
+    section(out, "Threads, their stacks, and the cost of the module itself");
     table.print(out);
 }
 
@@ -281,8 +281,8 @@ fn once(totals: &Totals) -> String {
 fn totals(out: &mut String, server: &Server) {
     let totals = server.totals;
     let line = format!(
-        "Total of {} processes: {} in RAM, each page once; {} summed up (shared pages once a \
-         process); swap {}; nginx shared memory resident {}",
+        "Total of {} processes: {} in RAM, each page once; {} summed up (shared pages count in \
+         each process); swap {}; nginx shared memory resident {}",
         totals.processes,
         once(&totals),
         known(totals.resident, size),

@@ -68,8 +68,8 @@ pub fn close(
         anon.into(),
         |excess, from| {
             notes.push(format!(
-            "{excess} bytes more of private pages were counted than RssAnon has, because pages \
-             changed between the readings or the zero page was counted; taken from {from}"
+            "{excess} more bytes of private pages were counted than RssAnon has, because pages \
+             changed between the readings or the zero page was counted; subtracted from {from}"
         ));
         },
     );
@@ -79,8 +79,8 @@ pub fn close(
         u128::from(file) + u128::from(shmem),
         |excess, from| {
             notes.push(format!(
-            "{excess} bytes more of file and shared pages were counted than RssFile and RssShmem \
-             have, because pages changed between the readings; taken from {from}"
+            "{excess} more bytes of file and shared pages were counted than RssFile and RssShmem \
+             have, because pages changed between the readings; subtracted from {from}"
         ));
         },
     );
@@ -90,8 +90,8 @@ pub fn close(
         size.into(),
         |excess, from| {
             notes.push(format!(
-                "{excess} bytes more of mappings were counted than VmSize has, because mappings \
-             changed between the readings; taken from {from}"
+                "{excess} more bytes of mappings were counted than VmSize has, because mappings \
+             changed between the readings; subtracted from {from}"
             ));
         },
     );
@@ -182,7 +182,7 @@ fn sum_of_classes(system: &System) -> Option<u64> {
 fn disagreement(system: &System, sum: u64) -> Option<String> {
     let resident = system.resident.filter(|resident| *resident != sum)?;
     Some(format!(
-        "VmRSS was {resident} where RssAnon, RssFile and RssShmem add up to {sum}: their sum is used"
+        "VmRSS was {resident}, but RssAnon, RssFile and RssShmem add up to {sum}: the sum is used"
     ))
 }
 

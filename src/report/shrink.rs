@@ -35,7 +35,7 @@ pub fn until(mut published: Published, mut fits: impl FnMut(&Published) -> bool)
     PARTS.iter().any(|(name, leave_out)| {
         leave_out(&mut published);
         left_out.push(*name);
-        let note = format!("{}: too long for the slot", left_out.join(", "));
+        let note = format!("{}: left out, the snapshot was too long", left_out.join(", "));
         published.process.notes.push(note);
         let is_enough = fits(&published);
         published.process.notes.pop();
@@ -60,8 +60,9 @@ mod tests {
             tries += 1;
             let process = &published.process;
             assert_eq!((process.zones.is_none(), process.mappings.is_none()), (true, tries > 1));
-            let note = ["zones: too long for the slot", "zones, mappings: too long for the slot"];
-            assert_eq!(process.notes.last().map(String::as_str), Some(note[tries - 1]));
+            let note = ["zones", "zones, mappings"]
+                .map(|parts| format!("{parts}: left out, the snapshot was too long"));
+            assert_eq!(process.notes.last(), Some(&note[tries - 1]));
             assert!(process.pools.as_ref().is_some_and(|pools| !pools.oldest.is_empty()));
             tries == 2
         }));
@@ -78,7 +79,7 @@ mod tests {
         let process = last.unwrap().process;
         assert_eq!((process.pools, process.text, process.zones), (None, None, None));
         let note = "zones, mappings, text, pools.oldest, pools.largest, pools.by_server, pools.by_upstream, \
-                    pools.by_listener, notes, totals.resident_unique, pools: too long for the slot";
+                    pools.by_listener, notes, totals.resident_unique, pools: left out, the snapshot was too long";
         assert_eq!(process.notes, [note]);
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn visible(text: &str) -> String {
 
 /// The mark of an unknown figure.
 pub(super) fn unknown() -> Markup {
-    html! { abbr.unknown title="not known, see the notes" { "?" } }
+    html! { abbr.unknown title="unknown, see the notes" { "?" } }
 }
 
 /// A figure, or the mark of an unknown one.

@@ -85,7 +85,7 @@ fn facts(process: &Process) -> Markup {
         ("Peak resident", known(process.system.peak_resident, size)),
         ("Page tables", known(process.system.page_tables, size)),
         ("Huge pages (HugetlbPages)", known(process.system.hugetlb, size)),
-        ("In transparent huge pages", known(process.system.resident_huge, size)),
+        ("Transparent huge pages", known(process.system.resident_huge, size)),
         ("Threads", known(stacks.and_then(|s| s.threads), count)),
         ("Module", known(process.own.map(|own| own.bytes), size)),
         ("Last snapshot", known(process.own.map(|own| own.snapshot_us), micros)),
@@ -148,7 +148,7 @@ fn uses(process: &Process) -> Markup {
     });
     Table {
         id: format!("zones-{}", process.pid),
-        caption: "What it has touched of shared memory zones and did to them",
+        caption: "Use of the shared memory zones",
         heads: &["Zone", "Mapped", "Touched", "Allocations", "Requested", "Frees", "Failures"],
         rows: rows.collect(),
     }
@@ -164,7 +164,7 @@ fn code(process: &Process) -> Markup {
     });
     let table = Table {
         id: format!("code-{}", process.pid),
-        caption: "Code, the largest executables and libraries",
+        caption: "Code of the largest executables and libraries",
         heads: &["Object", "Code"],
         rows: rows.collect(),
     };

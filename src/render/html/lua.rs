@@ -50,7 +50,7 @@ pub(super) fn process(process: &Process) -> Markup {
     .markup()
 }
 
-const CAPTION: &str = "Lua VMs; what is reserved is in use, overhead or free";
+const CAPTION: &str = "Lua VMs; reserved is the sum of in use, overhead and free";
 
 const HEADS: [&str; 11] = [
     "Of",

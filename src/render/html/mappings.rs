@@ -18,7 +18,7 @@ pub(super) fn process(process: &Process) -> Markup {
     });
     Table {
         id: format!("mappings-{}", process.pid),
-        caption: "The largest mappings of file_other and anon_other",
+        caption: "Largest mappings of file_other and anon_other",
         heads: &["Path", "Entry", "Permissions", "Reserved", "Resident", "Mappings"],
         rows: rows.collect(),
     }

@@ -30,17 +30,17 @@ impl Pies {
                 figure.system {
                     figcaption { "System level" }
                     div.chart {
-                        (pie("virtual memory as the kernel sees it", "always", &self.system))
-                        (legend("What the kernel counts", &[("Bytes", &self.system)]))
+                        (pie("virtual memory as the kernel counts it", "always", &self.system))
+                        (legend("Kernel's figures", &[("Bytes", &self.system)]))
                     }
                 }
                 @if !self.resident.is_empty() {
                     figure.application {
                         figcaption { "Application level" }
                         div.chart {
-                            (pie("resident memory by what holds it", "view-resident", &self.resident))
-                            (pie("reserved memory by what holds it", "view-reserved", &self.reserved))
-                            (legend("What holds it", &[
+                            (pie("resident memory by category", "view-resident", &self.resident))
+                            (pie("reserved memory by category", "view-reserved", &self.reserved))
+                            (legend("Categories", &[
                                 ("Resident", &self.resident), ("Reserved", &self.reserved),
                             ]))
                         }
@@ -145,7 +145,7 @@ pub(super) fn server(server: &Server) -> Markup {
             h2 #server-title { "Whole server" }
             dl.tiles {
                 (tile("In RAM", totals.resident_unique, "each page once"))
-                (tile("Summed up", totals.resident, "as top shows it, for each process"))
+                (tile("Summed up", totals.resident, "sum of the processes, as in top"))
                 (tile("Shared memory", totals.shared_memory, "of nginx, in RAM"))
                 (tile("Swap", totals.swap, "swapped out"))
             }
@@ -164,7 +164,7 @@ pub(super) fn processes(server: &Server) -> Section {
     let longest = (longest(RESIDENT), longest(RESERVED));
     let table = Table {
         id: "table-processes".to_owned(),
-        caption: "Processes, what is resident of them and what it is",
+        caption: "Processes and their resident memory by category",
         heads: &[
             "Process",
             "Pid",
@@ -172,7 +172,7 @@ pub(super) fn processes(server: &Server) -> Section {
             "State",
             "Uptime",
             "Resident",
-            "By what holds it",
+            "By category",
             "Anon",
             "File",
             "Shmem",
@@ -199,8 +199,8 @@ pub(super) fn processes(server: &Server) -> Section {
 fn row(p: &Process, longest: (u64, u64)) -> Row {
     let name = who::label(p);
     let bars = html! {
-        (bar(&format!("resident memory of {name} by what holds it"), "view-resident", &slices(p, RESIDENT), longest.0))
-        (bar(&format!("reserved memory of {name} by what holds it"), "view-reserved", &slices(p, RESERVED), longest.1))
+        (bar(&format!("resident memory of {name} by category"), "view-resident", &slices(p, RESIDENT), longest.0))
+        (bar(&format!("reserved memory of {name} by category"), "view-reserved", &slices(p, RESERVED), longest.1))
     };
     let order = p.id.map_or(u64::MAX, u64::from);
     let System {

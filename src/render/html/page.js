@@ -242,7 +242,7 @@
             if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
             say(paused ? "Paused" : "Live");
         } catch (error) {
-            say("No answer, tries again", true);
+            say("No answer, retrying", true);
         } finally {
             running = false;
             plan();

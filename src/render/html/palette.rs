@@ -59,7 +59,7 @@ pub(super) fn label(category: Category) -> &'static str {
         Category::MuslHeap => "malloc (musl)",
         Category::HttpLuajit => "LuaJIT of http",
         Category::StreamLuajit => "LuaJIT of stream",
-        Category::OtherLuajit => "LuaJIT of others",
+        Category::OtherLuajit => "LuaJIT of other modules",
         Category::LuajitMcode => "LuaJIT machine code",
         Category::OtherMcode => "other machine code",
         Category::NginxShm => "nginx shared memory",
@@ -67,7 +67,7 @@ pub(super) fn label(category: Category) -> &'static str {
         Category::Data => "data of executables",
         Category::Stacks => "thread stacks",
         Category::FileOther => "other file pages",
-        Category::AnonOther => "other anonymous",
+        Category::AnonOther => "other anonymous pages",
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn server(processes: &[Process]) -> Markup {
                 p.more { (RESERVED) }
                 (creators("pools-creators".to_owned(), "Pools of all processes by creator", sum_by_creator(&pools)))
                 (shared_out("pools", &pools))
-                (single("pools-oldest".to_owned(), "Oldest pools, those of cycles and idle connections apart", &oldest))
+                (single("pools-oldest".to_owned(), "Oldest pools, except those of cycles and idle connections", &oldest))
             }
         }
     }

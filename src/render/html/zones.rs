@@ -19,10 +19,19 @@ pub(super) fn zones(server: &Server) -> Section {
     let Some((name, zone)) = mappings().next() else { return Section::none() };
     let table = Table {
         id: "table-zones".to_owned(),
-        caption: "How full each zone is; the bar shows what is in use, then what is resident, of its size",
+        caption:
+            "Zones; the bar shows the bytes in use and the resident bytes as parts of the size",
         heads: &[
-            "Zone", "Owner", "Gen.", "Full", "In use", "Resident", "Size", "Free pages",
-            "Largest allocation", "Failures",
+            "Zone",
+            "Owner",
+            "Gen.",
+            "Full",
+            "In use",
+            "Resident",
+            "Size",
+            "Free pages",
+            "Largest allocation",
+            "Failures",
         ],
         rows: Vec::new(),
     };
@@ -86,7 +95,7 @@ fn fill(zone: &SharedZone) -> Markup {
             ("fill full", format!("{percent}% full"))
         }
         Some(percent) => ("fill", format!("{percent}% full")),
-        None => ("fill", "how full is not known".to_owned()),
+        None => ("fill", "fill level unknown".to_owned()),
     };
     html! {
         svg class=(class) viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label=(title) {
@@ -118,7 +127,7 @@ fn uses(processes: &[Process]) -> Markup {
     });
     Table {
         id: "table-uses".to_owned(),
-        caption: "What each process has touched of the zone and did to it",
+        caption: "Use of the zone by each process",
         heads: &[
             "Process",
             "Pid",
@@ -162,8 +171,8 @@ fn slots(zone: &SharedZone) -> Markup {
     let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
     Table {
         id: format!("slots-{generation}"),
-        caption: &format!("Slots by their size in bytes, generation {generation}"),
-        heads: &["Slots of", "Used", "Free", "Requests", "Failures"],
+        caption: &format!("Slots by size in bytes, generation {generation}"),
+        heads: &["Size", "Used", "Free", "Requests", "Failures"],
         rows: rows.collect(),
     }
     .markup()

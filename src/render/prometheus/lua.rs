@@ -9,30 +9,38 @@ use crate::report::model::Process;
 type Figure = fn(&Lua) -> Option<u64>;
 
 pub(super) fn lua(families: &mut Families, groups: &[Group]) {
-    families.number(Name("lua_vms", "Lua VMs alive."), gauges(groups, |lua| Some(lua.vms)));
+    families.number(Name("lua_vms", "Lua VMs that exist."), gauges(groups, |lua| Some(lua.vms)));
     let bytes: [(Name, Figure); 6] = [
-        (Name("lua_gc", "What Lua counts itself, as collectgarbage(\"count\")."), |l| l.gc_bytes),
-        (Name("lua_allocated", "What the VMs have got from their allocators."), |lua| {
+        (Name("lua_gc", "Lua's own count, as of collectgarbage(\"count\")."), |l| l.gc_bytes),
+        (Name("lua_allocated", "Memory that the VMs have allocated and not freed."), |lua| {
             Some(lua.allocated_bytes)
         }),
-        (Name("lua_free", "What the allocators hold for reuse."), |lua| lua.free_bytes),
-        (Name("lua_overhead", "What the allocators need themselves."), |lua| lua.overhead_bytes),
-        (Name("lua_reserved", "All mappings of the allocators."), |lua| lua.reserved),
-        (Name("lua_resident", "Pages of these mappings in RAM."), |lua| lua.resident),
+        (Name("lua_free", "Memory that the allocators hold for reuse."), |lua| lua.free_bytes),
+        (Name("lua_overhead", "Memory that the allocators need themselves."), |lua| {
+            lua.overhead_bytes
+        }),
+        (Name("lua_reserved", "Virtual memory of the allocators' mappings."), |lua| lua.reserved),
+        (Name("lua_resident", "Memory of the allocators' mappings in RAM."), |lua| lua.resident),
     ];
     for (name, figure) in bytes {
         families.bytes(name, gauges(groups, figure));
     }
     families.bytes(
-        Name("lua_limit", "The most that all VMs of the process can have, where there is a limit."),
+        Name(
+            "lua_limit",
+            "The most that all VMs of the process can have together, if there is a limit.",
+        ),
         gauges(groups, |lua| lua.gc?.limit_bytes),
     );
     type Count = fn(&Lua) -> u64;
     let counters: [(Name, Count); 4] = [
-        (Name("lua_allocations", "Blocks given."), |lua| lua.allocations),
-        (Name("lua_resizes", "Blocks made larger or smaller."), |lua| lua.resizes),
-        (Name("lua_frees", "Blocks given back."), |lua| lua.frees),
-        (Name("lua_failures", "Requests refused for want of memory."), |lua| lua.failures),
+        (Name("lua_allocations", "Blocks that VMs allocated."), |lua| lua.allocations),
+        (Name("lua_resizes", "Blocks that VMs made larger or smaller."), |lua| lua.resizes),
+        (Name("lua_frees", "Blocks that VMs freed."), |lua| lua.frees),
+        (
+            Name("lua_failures", "Allocations of VMs that failed because memory was refused."),
+            |lua| lua.failures,
+        ),
     ];
     for (name, figure) in counters {
         let series = groups.iter().filter_map(|group| Some((group, group.single()?)));

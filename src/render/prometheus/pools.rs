@@ -38,30 +38,36 @@ pub(super) fn pools(families: &mut Families, groups: &[Group]) {
         let all: Vec<_> = sums.iter().map(|(l, sum)| (l.clone(), Some(figure(sum)))).collect();
         all
     };
-    families.number(Name("pools_live", "Pools that are live."), series(|s| s.live));
+    families.number(Name("pools_live", "Live pools."), series(|s| s.live));
     families.bytes(Name("pools_blocks", "Blocks of the live pools."), series(|s| s.bytes));
     families.bytes(
-        Name("pools_unused", "Of these blocks, what is not in use at their ends."),
+        Name("pools_unused", "Unused bytes at the ends of these blocks."),
         series(|s| s.unused),
     );
     families.bytes(
-        Name("pools_large", "Large allocations of the live pools, beside their blocks."),
+        Name("pools_large", "Large allocations of the live pools, in addition to their blocks."),
         series(|s| s.large_bytes),
     );
     for (way, name) in WAYS.into_iter().zip([
         Name(
             "pools_by_server",
-            "Blocks and large allocations of connections' and requests' pools.",
+            "Blocks and large allocations of the pools of connections and requests, by server.",
         ),
-        Name("pools_by_upstream", "The same by upstream."),
-        Name("pools_by_listener", "The same by listening socket."),
+        Name(
+            "pools_by_upstream",
+            "Blocks and large allocations of the pools of connections and requests, by upstream.",
+        ),
+        Name(
+            "pools_by_listener",
+            "Blocks and large allocations of the pools of connections and requests, by listener.",
+        ),
     ]) {
         families.bytes(name, groups.iter().flat_map(|group| shared_out(group, way)));
     }
     type Count = fn(&Pools) -> u64;
     let counters: [(Name, Count); 3] = [
         (
-            Name("pools_created", "Pools created, by the process and those it was forked from."),
+            Name("pools_created", "Pools created by the process and by those it was forked from."),
             |p| p.created,
         ),
         (Name("pools_destroyed", "Pools destroyed."), |p| p.destroyed),
@@ -74,7 +80,7 @@ pub(super) fn pools(families: &mut Families, groups: &[Group]) {
     families.seconds(
         Name(
             "pools_oldest_age",
-            "The age of the oldest live pool, those of cycles and of idle connections apart.",
+            "The age of the oldest live pool, except those of cycles and idle connections.",
         ),
         groups.iter().map(|g| {
             let age = |p: &Process| p.pools.as_ref()?.oldest.iter().map(|pool| pool.age_s).max();

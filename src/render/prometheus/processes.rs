@@ -31,9 +31,10 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
         (Name("process_page_tables", "Page tables of the kernel for this process."), |p| {
             p.system.page_tables
         }),
-        (Name("process_hugetlb", "Huge pages of MAP_HUGETLB, beside resident memory."), |p| {
-            p.system.hugetlb
-        }),
+        (
+            Name("process_hugetlb", "Huge pages of MAP_HUGETLB, in addition to resident memory."),
+            |p| p.system.hugetlb,
+        ),
         (Name("process_data", "Private writable mappings (VmData)."), |p| p.system.data),
         (Name("process_resident_huge", "Anonymous pages in transparent huge pages."), |p| {
             p.system.resident_huge
@@ -45,7 +46,7 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
     families.bytes(
         Name(
             "process_limit",
-            "The soft limits on memory that are set; the lowest of those together.",
+            "The soft limits that are set on memory; the lowest one for several processes.",
         ),
         groups.iter().flat_map(|group| {
             ["address_space", "data"].into_iter().filter_map(move |name| {
@@ -56,18 +57,18 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
         }),
     );
     families.seconds(
-        Name("process_uptime", "Since the process started."),
+        Name("process_uptime", "The time since the process started."),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.uptime_s).map(|s| s as f64))),
     );
     families.seconds(
-        Name(
-            "process_figures_age",
-            "The age of these figures; high where a process does not answer.",
-        ),
+        Name("process_figures_age", "The age of the figures; high if a process does not answer."),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| Some(p.age_ms)).map(|ms| ms as f64 / 1e3))),
     );
     families.number(
-        Name("process_generation", "Which configuration it runs, counted by the master from 1."),
+        Name(
+            "process_generation",
+            "The number of the configuration that the process runs, from 1.",
+        ),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.generation))),
     );
     families.number(
@@ -75,7 +76,7 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.stacks?.threads))),
     );
     families.number(
-        Name("process_notes", "Reasons why figures are not known or less than exact."),
+        Name("process_notes", "Notes on unknown or inexact figures."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| u64::try_from(p.notes.len()).ok()))),
     );
 }
@@ -84,7 +85,7 @@ pub(super) fn resident_categories(families: &mut Families, groups: &[Group]) {
     categories(
         families,
         groups,
-        Name("category_resident", "What the process's resident memory is; adds up to it."),
+        Name("category_resident", "Resident memory by category; adds up to the process's."),
         |region| region.resident,
     );
 }
@@ -93,7 +94,7 @@ pub(super) fn reserved_categories(families: &mut Families, groups: &[Group]) {
     categories(
         families,
         groups,
-        Name("category_reserved", "What the process's virtual memory is; adds up to it."),
+        Name("category_reserved", "Virtual memory by category; adds up to the process's."),
         |region| region.reserved,
     );
 }
@@ -129,15 +130,16 @@ fn categories(
 pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
     type OfAllocator = fn(&Allocator) -> Option<u64>;
     let table: [(Name, OfAllocator); 4] = [
-        (Name("allocator_reserved", "What the allocator has got from the system and kept."), |a| {
+        (Name("allocator_reserved", "Memory that the allocator has obtained and kept."), |a| {
             a.reserved
         }),
-        (Name("allocator_in_use", "What it has handed out, with its headers."), |a| a.in_use),
-        (Name("allocator_free", "What it holds for reuse."), |a| a.free),
-        (
-            Name("allocator_mmapped", "Of what is in use, blocks with a mapping of their own."),
-            |a| a.mmapped,
-        ),
+        (Name("allocator_in_use", "Memory that the program has allocated, with headers."), |a| {
+            a.in_use
+        }),
+        (Name("allocator_free", "Memory that the allocator holds for reuse."), |a| a.free),
+        (Name("allocator_mmapped", "The part in use in blocks with their own mapping."), |a| {
+            a.mmapped
+        }),
     ];
     for (name, figure) in table {
         families.bytes(
@@ -151,13 +153,13 @@ pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
         );
     }
     families.seconds(
-        Name("allocator_figures_age", "How long ago the allocator's figures were measured."),
+        Name("allocator_figures_age", "The age of the allocator's figures."),
         groups
             .iter()
             .map(|g| (g.labels(&[]), g.max(Process::allocator_age_ms).map(|ms| ms as f64 / 1e3))),
     );
     families.number(
-        Name("allocator_arenas", "Arenas in existence."),
+        Name("allocator_arenas", "Arenas of the allocator."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.allocator.as_ref()?.arenas))),
     );
 }
@@ -168,7 +170,7 @@ pub(super) fn module(families: &mut Families, groups: &[Group]) {
         hooks.named().find(|(other, _)| *other == name).map(|(_, state)| state.clone())
     };
     families.number(
-        Name("hook_on", "Whether the hook is in place: 1, or 0."),
+        Name("hook_on", "1 if the hook is in place, else 0."),
         groups.iter().flat_map(|group| {
             Hooks::NAMES.iter().map(move |name| {
                 // The hook counts as off if one process of the group lacks it.
@@ -183,10 +185,10 @@ pub(super) fn module(families: &mut Families, groups: &[Group]) {
     );
     type Cost = fn(Own) -> u64;
     let table: [(Name, Cost); 2] = [
-        (Name("module_snapshot", "Time of the event loop that the last snapshot took."), |o| {
+        (Name("module_snapshot", "The time that the last snapshot took of the event loop."), |o| {
             o.snapshot_us
         }),
-        (Name("module_longest_slice", "The longest slice of it in one piece."), |o| {
+        (Name("module_longest_slice", "The longest slice of the last snapshot."), |o| {
             o.longest_slice_us
         }),
     ];

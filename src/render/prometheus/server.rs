@@ -20,14 +20,14 @@ pub(super) fn server(families: &mut Families, server: &Server) {
         [(Labels::from(versions), Some(1))],
     );
     families.seconds(
-        Name("answer_duration", "From the arrival of the request to this answer."),
+        Name("answer_duration", "The time from the arrival of the request to this answer."),
         one_real(seconds_of_us(server.elapsed_us)),
     );
     let mut kinds: Vec<_> = server.processes.iter().map(|process| process.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
     families.number(
-        Name("processes", "Processes by how they answered."),
+        Name("processes", "Processes by kind and state."),
         kinds.iter().flat_map(|of| {
             STATES.iter().map(move |(state, name)| {
                 let is = |p: &&Process| p.kind == *of && p.state == *state;
@@ -41,16 +41,19 @@ pub(super) fn server(families: &mut Families, server: &Server) {
     families.bytes(
         Name(
             "server_resident",
-            "Resident memory of all processes; shared pages count once a process.",
+            "Resident memory summed over all processes; shared pages count in each of them.",
         ),
         one(totals.resident),
     );
     families.bytes(
-        Name("server_resident_unique", "What the server takes: each page in RAM once."),
+        Name("server_resident_unique", "Memory that the server takes: each page in RAM once."),
         one(totals.resident_unique),
     );
     families.bytes(
-        Name("server_resident_unique_error", "By how much server_resident_unique may be wrong."),
+        Name(
+            "server_resident_unique_error",
+            "The largest possible error of server_resident_unique.",
+        ),
         one(totals.resident_unique_error),
     );
     families.bytes(
@@ -58,7 +61,7 @@ pub(super) fn server(families: &mut Families, server: &Server) {
         one(totals.swap),
     );
     families.bytes(
-        Name("server_shared_memory", "nginx's shared memory that is in RAM, counted once."),
+        Name("server_shared_memory", "nginx's shared memory in RAM, counted once."),
         one(totals.shared_memory),
     );
 }

@@ -24,9 +24,9 @@ pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
             Some((Labels::from([("zone", name.to_owned()), ("owner", owner)]), Some(1)))
         },
     );
-    each.bytes(Name("zone_size", "What the zone reserves."), |z| Some(z.size));
-    each.bytes(Name("zone_resident", "Pages of it in RAM, whoever loaded them."), |z| z.resident);
-    each.bytes(Name("zone_in_use", "Pages in use, less the free slots in them."), |z| z.in_use);
+    each.bytes(Name("zone_size", "The size of the zone."), |z| Some(z.size));
+    each.bytes(Name("zone_resident", "Memory of the zone in RAM."), |z| z.resident);
+    each.bytes(Name("zone_in_use", "Pages in use without the free slots in them."), |z| z.in_use);
     each.bytes(
         Name("zone_largest_allocation", "The largest allocation that would succeed now."),
         |z| z.largest_allocation,
@@ -45,7 +45,7 @@ pub(super) fn zones(families: &mut Families, zones: &SharedZones) {
         series,
     );
     each.families.ratio(
-        Name("zone_fill_ratio", "What is in use of all that can be, from 0 to 1."),
+        Name("zone_fill_ratio", "The part of the zone's pages that is in use, from 0 to 1."),
         all.iter().map(|(name, zone)| (label(name), fill(&zone.newest))).collect::<Vec<_>>(),
     );
     each.pages();
@@ -117,14 +117,14 @@ impl Each<'_> {
             true,
         );
         self.families.counter(
-            Name("zone_failures", "Allocations that failed, by any process."),
+            Name("zone_failures", "Failed allocations of any process."),
             self.zones.iter().map(|(name, zone)| (label(name), zone.newest.failures)),
         );
         let bounds = self.zones.iter().filter(|(_, zone)| zone.newest.failures.is_none());
         self.families.counter(
             Name(
                 "zone_failures_at_least",
-                "Allocations of up to half a page that failed, where others are not counted.",
+                "Failed allocations of up to half a page, if others are not counted.",
             ),
             bounds.map(|(name, zone)| (label(name), zone.newest.failures_at_least)),
         );

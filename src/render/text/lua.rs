@@ -35,13 +35,13 @@ pub(super) fn vms(out: &mut String, processes: &[Process], names: &Names) {
     column(&["largest", "free"], |_, lua| known(lua.largest_free, size));
     column(&["reserved"], |_, lua| known(lua.reserved, size));
     column(&["resident"], |_, lua| known(lua.resident, size));
-    section(out, "Lua VMs (reserved is in use, overhead and free together)");
+    section(out, "Lua VMs (reserved = in use + overhead + free)");
     table.print(out);
     let refusals = groups(processes, |p| say(p, |lua| Some(lua.failures).filter(|n| *n > 0)));
     for ((subsystem, failures), who) in refusals {
         let who = names.list(&who);
         let line = format!(
-            "Lua of {subsystem} in {who}: {} requests were refused for want of memory",
+            "Lua of {subsystem} in {who}: {} allocations failed because memory was refused",
             count(failures)
         );
         paragraph(out, "", &line);
@@ -62,7 +62,7 @@ fn state(gc: &Gc) -> String {
     let running = match gc.running {
         Some(true) => "running",
         Some(false) => "stopped",
-        None => "running or not: ?",
+        None => "running: ?",
     };
     let limit = match (gc.gc64, gc.limit_bytes) {
         (Some(true), _) => "GC64: no limit of 2 GB".to_owned(),

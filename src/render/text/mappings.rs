@@ -45,7 +45,7 @@ fn notable(process: &Process) -> Vec<String> {
     };
     let mut lines = Vec::new();
     if let Some(bytes) = system.hugetlb.filter(|bytes| *bytes > 0) {
-        lines.push(format!("{} of huge pages (HugetlbPages) beside resident", size(bytes)));
+        lines.push(format!("{} of huge pages (HugetlbPages) in addition to resident", size(bytes)));
     }
     if let Some(bytes) = system.resident_huge.filter(|bytes| matters(*bytes)) {
         lines.push(format!("{} of resident are in transparent huge pages", size(bytes)));
@@ -58,7 +58,8 @@ fn notable(process: &Process) -> Vec<String> {
         };
         // A limit is mentioned once half of it is used.
         if let Some(used) = used.filter(|used| *used >= limit / 2) {
-            lines.push(format!("{} of the limit of {}, {}", size(used), size(*limit), ascii(name)));
+            let (used, limit) = (size(used), size(*limit));
+            lines.push(format!("{used} of the limit {} {limit} are used", ascii(name)));
         }
     }
     let lists = process
@@ -144,7 +145,7 @@ pub(super) fn mappings(out: &mut String, processes: &[Process]) {
     table.column(Align::Left, &["perms"], perms);
     let paths = rows.iter().map(|((_, path, _), _)| end(path)).collect();
     table.column(Align::Left, &["path"], paths);
-    section(out, "The largest mappings of file_other and anon_other, of these processes together");
+    section(out, "Largest mappings of file_other and anon_other, of these processes together");
     table.print(out);
 }
 

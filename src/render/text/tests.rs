@@ -114,7 +114,7 @@ fn zones() {
     let first: Vec<_> = zones[2..5].iter().map(|line| words(line)[..3].join(" ")).collect();
     assert_eq!(first, ["one 3 http_limit_req", "one 2 old", "nginx_shared_zone 1 ?"]);
     assert!(zones[2].contains(" 10.0 MiB "), "{}", zones[2]);
-    let together = section(&shown, "What these processes together did");
+    let together = section(&shown, "Use of the zones by these processes together");
     // The cache manager of the sample does not report zones.
     assert_eq!(words(together[1]), ["one", "3", "6", "420", "52.7", "KiB", "120", "12"]);
     assert_eq!(words(together[2]), ["one", "2", "old", "0", "0", "0", "0", "0"]);
@@ -125,7 +125,7 @@ fn zones() {
     let shown = text(&server);
     check(&shown);
     assert_eq!(section(&shown, "Shared memory zones").len(), 4);
-    assert_eq!(section(&shown, "What each process has and did").len(), 2 + 6);
+    assert_eq!(section(&shown, "Use of the zone by process").len(), 2 + 6);
     assert_eq!(section(&shown, "Slots, generation 3").len(), 1 + 9 + 2, "{shown}");
     assert!(!shown.contains("Resident memory") && !shown.contains("nginx_shared_zone"), "{shown}");
     assert!(!server.narrow("two"));
@@ -148,7 +148,7 @@ fn lua_vms() {
     assert_eq!(rows[3], format!("worker 0 11 http 1 {figures} ? 5.66 MiB"));
     assert!(rows[8].starts_with("Lua of http in"), "{shown}");
     for said in [
-        "Lua of http in worker 0: 3 requests were refused for want of memory",
+        "Lua of http in worker 0: 3 allocations failed because memory was refused",
         "Garbage collector of http in worker 0: stopped, pause 200, stepmul 200, not GC64",
         "workers 2-3: running, pause",
     ] {

@@ -107,7 +107,7 @@ fn by_all(out: &mut String, mappings: &[(&str, &SharedZone)], processes: &[Proce
     column("requested", size, |uses| uses.bytes_requested);
     column("frees", count, |uses| uses.frees);
     column("failures", count, |uses| uses.failures);
-    section(out, "What these processes together did to them");
+    section(out, "Use of the zones by these processes together");
     table.print(out);
 }
 
@@ -128,7 +128,7 @@ fn by_process(out: &mut String, processes: &[Process]) {
     column(&["requested", ""], |uses| known(uses.bytes_requested, size));
     column(&["frees", ""], |uses| known(uses.frees, count));
     column(&["failures", ""], |uses| known(uses.failures, count));
-    section(out, "What each process has and did");
+    section(out, "Use of the zone by process");
     table.print(out);
 }
 

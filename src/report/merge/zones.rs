@@ -76,7 +76,8 @@ pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
     Named(zones)
 }
 
-const UNREPORTED: &str = "all figures: only processes that have not reported them have this zone";
+const UNREPORTED: &str =
+    "all figures: only processes that did not report their zones have mapped this one";
 
 /// Bytes in RAM of all mappings of all zones, each counted once, or why they are not known.
 pub fn resident(zones: &SharedZones) -> Result<u64, String> {
@@ -98,8 +99,8 @@ pub fn hides(process: &Process) -> Option<String> {
     let unseen = |uses: &ZoneUse| uses.generation.is_none() && uses.allocations.is_none();
     let (name, _) = zones.0.iter().find(|(_, uses)| unseen(uses))?;
     Some(format!(
-        "without the slab hook it is not known whether zone {name} of process {} is a mapping of \
-         its own",
+        "without the slab hook it is not known whether zone {name} of process {} is a separate \
+         mapping",
         process.pid
     ))
 }
