@@ -1,21 +1,21 @@
-//! The shared, versioned snapshots: one slot for each process of the server.
+//! The scoreboard: shared, versioned snapshots, with one slot for each process of the server.
 //!
-//! # What lies in the shared zone
+//! # Contents of the shared zone
 //!
 //! A [`Board`] is a list of owners, a [`Head`] for each slot, and a body for each slot. A process
-//! claims a slot when it starts, by an atomic exchange of its owner, and writes that one only;
-//! everybody reads all. Nothing is ever locked, so a process that dies in the middle of a write holds
-//! nobody up, and its slot is the next one's to claim.
+//! claims a slot when it starts, by an atomic exchange of the slot's owner, and writes only that
+//! slot; all processes read all slots. Nothing is ever locked, so a process that dies in the middle
+//! of a write does not block the others, and another process can claim its slot.
 //!
-//! The three are apart so that address space which no process needs is never touched: looking for
-//! owners reads four bytes a slot, and only slots that have one are read further.
+//! The three parts are separate so that address space that no process needs is never touched: the
+//! search for owners reads four bytes a slot, and only slots with an owner are read further.
 //!
 //! # Invariants for `unsafe`
 //!
 //! - **B1** A `Board` is made from memory that is mapped readable and writable for the life of the
-//!   process, aligned to 64 bytes, and at least [`Board::bytes`] of its capacity long.
-//! - **B2** Every field of a head, every owner and every word of a body is an atomic, and every bit
-//!   pattern is valid for it.
+//!   process, is aligned to 64 bytes, and is at least [`Board::bytes`] of its capacity long.
+//! - **B2** Every field of a head, every owner and every word of a body is an atomic for which
+//!   every bit pattern is valid.
 
 mod slot;
 
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 pub use slot::{Asker, PublishError, ReadError, Slot, BODY_SIZE};
 use slot::{Body, Head, LEAVING, SHUTTING_DOWN};
 
-/// The most processes nginx has (`NGX_MAX_PROCESSES`).
+/// The maximum number of slots: the most processes that nginx has (`NGX_MAX_PROCESSES`).
 pub const MAX_SLOTS: usize = 1024;
 
 const PAGE: usize = 4096;
@@ -37,52 +37,52 @@ pub struct Board {
     capacity: usize,
 }
 
-// SAFETY: B1, B2: what it points to is shared, and all of it atomics.
+// SAFETY: the memory stays mapped, and all of it is atomics (B1, B2).
 unsafe impl Send for Board {}
 // SAFETY: as above.
 unsafe impl Sync for Board {}
 
 impl Board {
-    /// The bytes a board of `capacity` slots takes.
+    /// The size in bytes of a board of `capacity` slots.
     pub const fn bytes(capacity: usize) -> usize {
         Board::bodies(capacity) + capacity * BODY_SIZE
     }
 
-    /// Where the heads begin: the owners' pids come first.
+    /// The offset of the heads in bytes: the owners' pids come first.
     const fn heads(capacity: usize) -> usize {
         (capacity * std::mem::size_of::<AtomicI32>()).next_multiple_of(64)
     }
 
-    /// Where the bodies begin: on a page of their own.
+    /// The offset of the bodies in bytes: they start on a new page.
     const fn bodies(capacity: usize) -> usize {
         (Board::heads(capacity) + capacity * std::mem::size_of::<Head>()).next_multiple_of(PAGE)
     }
 
-    /// A board over raw memory.
+    /// Makes a board from raw memory.
     ///
     /// # Safety
     ///
-    /// The memory holds invariant B1 for `capacity` slots.
+    /// The memory satisfies invariant B1 for `capacity` slots.
     pub unsafe fn from_raw(memory: *mut u8, capacity: usize) -> Self {
         Board { memory, capacity: capacity.min(MAX_SLOTS) }
     }
 
-    /// How many slots there are.
+    /// The number of slots.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The owners' pids, 0 where there is none.
+    /// The owners' pids; 0 for a slot without an owner.
     fn pids(&self) -> &[AtomicI32] {
-        // SAFETY: B1 gives the memory and its life, B2 the validity of what is in it.
+        // SAFETY: the memory stays mapped (B1), and any content is valid (B2).
         unsafe { std::slice::from_raw_parts(self.memory.cast(), self.capacity) }
     }
 
     /// A slot by its index.
     pub fn get(&self, index: usize) -> Option<Slot<'_>> {
         let pid = self.pids().get(index)?;
-        // SAFETY: B1: `index` is below the capacity, so head and body lie in the memory, each at a
-        // multiple of its alignment; B2.
+        // SAFETY: `index` is below the capacity, so head and body are in the mapped memory and
+        // aligned (B1), and any content is valid (B2).
         unsafe {
             let heads: *const Head = self.memory.add(Board::heads(self.capacity)).cast();
             let bodies: *const Body = self.memory.add(Board::bodies(self.capacity)).cast();
@@ -97,7 +97,7 @@ impl Board {
         owners.filter_map(|(index, pid)| Some((index, pid, self.get(index).filter(|_| pid > 0)?)))
     }
 
-    /// A number that is another one once a process has claimed a slot or left its own.
+    /// A number that changes when a process claims a slot or leaves its own.
     pub fn membership(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.owned().filter(|(.., slot)| !slot.is_leaving()).for_each(|(index, pid, _)| {
@@ -106,9 +106,9 @@ impl Board {
         hasher.finish()
     }
 
-    /// Claims a slot for a process: one whose owner is dead, else a free one, else one whose owner is
-    /// about to end; for a process that serves also one whose owner shuts down, which is then without
-    /// one. `None` when there is none of these.
+    /// Claims a slot for a process: one whose owner is dead, else a free one, else one whose owner
+    /// is about to end. A process that serves may also take the slot of an owner that shuts down,
+    /// which then has no slot. Returns the index, or `None` if there is no such slot.
     pub fn claim(&self, pid: i32, serves: bool, is_alive: impl Fn(i32) -> bool) -> Option<usize> {
         let last = if serves { SHUTTING_DOWN } else { LEAVING };
         let take_from = |is_free: &dyn Fn(i32, Slot) -> bool| {

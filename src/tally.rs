@@ -1,4 +1,5 @@
-//! Tallies: what the hooks count, in plain memory of this process, or of this server.
+//! Tallies: the counts that the hooks keep, in plain memory of this process or shared by the
+//! server.
 #![forbid(unsafe_code)]
 
 pub mod lua;

@@ -1,25 +1,29 @@
-//! A slot of the board: what one process publishes, and who waits for it.
+//! A slot of the board: the snapshot that one process publishes, and the processes that wait for
+//! it.
 //!
 //! # Why a reader never sees half a snapshot
 //!
 //! A slot is a sequence lock over atomic words:
 //!
-//! 1. The writer makes `version` odd, writes the words, and makes `version` even again. A
-//!    `Release` fence after the first store keeps the words behind it, a `Release` store ends it.
+//! 1. The writer makes `version` odd, writes the words, and makes `version` even again. A `Release`
+//!    fence after the first store keeps the words behind it, and the last store is a `Release`
+//!    store.
 //! 2. The reader loads `version` with `Acquire`, copies the words, and loads `version` again behind
-//!    an `Acquire` fence. Both loads the same and even: no write touched the words in between.
-//! 3. Words are atomics, so a read that races with a write is defined, and thrown away by 2.
-//! 4. A writer that died left `version` odd: the slot is unreadable until its successor, which
-//!    takes the slot over, makes the next odd number and writes its own.
-//! 5. Length and checksum are inside the protected words, and whoever decodes checks both: bytes
-//!    that no writer of ours wrote come out as [`ReadError`], not as figures. So do those of two
-//!    writers at once, which there may be for a moment when a slot is taken from a process that
-//!    shuts down (see [`Board::claim`](super::Board::claim)).
+//!    an `Acquire` fence. If both loads return the same even number, no write touched the words in
+//!    between.
+//! 3. Words are atomics, so a read that races with a write is defined. Rule 2 discards its result.
+//! 4. A writer that died may leave `version` odd: the slot is unreadable until the process that
+//!    takes it over writes its own snapshot.
+//! 5. Length and checksum are among the protected words, and the reader checks both: bytes that
+//!    none of our writers wrote become a [`ReadError`], not figures. So do the bytes of two writers
+//!    at once, which are possible for a moment when a slot is taken from a process that shuts down
+//!    (see [`Board::claim`](super::Board::claim)).
 //!
-//! # Why nobody waits for a process that leaves
+//! # Why no process waits for one that leaves
 //!
-//! Who asks sets a bit and then looks whether the owner is leaving; who leaves says so and then takes
-//! the bits. All four are sequentially consistent, so one of the two sees the other.
+//! An asker sets its bit and then checks whether the owner is leaving. An owner that leaves sets
+//! its phase and then takes the bits. All four operations are sequentially consistent, so at least
+//! one of the two sees the other.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{fence, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -36,39 +40,40 @@ const MASK_WORDS: usize = MAX_SLOTS / 64;
 /// The words of an encoded snapshot.
 pub(super) type Body = [AtomicU64; WORDS];
 
-/// The owner of a slot serves.
+/// The phase of an owner that serves.
 const RUNNING: u32 = 0;
-/// It finishes its last requests.
+/// The phase of an owner that finishes its last requests.
 pub(super) const SHUTTING_DOWN: u32 = 1;
-/// It is about to end.
+/// The phase of an owner that is about to end.
 pub(super) const LEAVING: u32 = 2;
 
-/// What there is of a slot beside its owner and its body.
+/// The head of a slot: everything except its owner and its body.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Head {
     version: AtomicU64,
-    /// What askers want beyond a fresh snapshot.
+    /// Bits for what askers want in addition to a fresh snapshot.
     wants: AtomicU32,
-    /// Somebody asks who has no slot, and so no bit.
+    /// Not 0 if a process asks that has no slot and therefore no bit in `askers`.
     asked: AtomicU32,
-    /// How far the owner is: [`RUNNING`], [`SHUTTING_DOWN`], [`LEAVING`].
+    /// The phase of the owner: [`RUNNING`], [`SHUTTING_DOWN`] or [`LEAVING`].
     phase: AtomicU32,
-    /// Not 0 while the owner does what may take long.
+    /// Not 0 while the owner does something that may take long.
     away: AtomicU32,
-    /// When the last snapshot was published, in milliseconds of the monotonic clock; 0 for never.
+    /// The time when the last snapshot was published, in milliseconds of the monotonic clock; 0 for
+    /// never.
     published_ms: AtomicU64,
-    /// When the owner last noticed that it was asked.
+    /// The time when the owner last noticed that it was asked, on the same clock.
     noticed_ms: AtomicU64,
     length: AtomicU64,
     checksum: AtomicU64,
-    /// A bit for each slot whose process waits for this one.
+    /// A bit for each slot whose process waits for this snapshot.
     askers: [AtomicU64; MASK_WORDS],
 }
 
 const _: () = assert!(std::mem::size_of::<Head>() == 192);
 
-/// One process's place.
+/// The slot of one process.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot<'a> {
     /// The pid of the process that owns the slot; 0 for none.
@@ -77,24 +82,24 @@ pub struct Slot<'a> {
     words: &'a Body,
 }
 
-/// Why a snapshot can't be read.
+/// Why a snapshot cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The process has not published yet.
     #[error("it has not published yet")]
     Empty,
-    /// A writer is in the middle of it, or died there.
+    /// A writer is writing it, or died while writing.
     #[error("its snapshot is being written")]
     Torn,
-    /// The bytes are no snapshot.
+    /// The bytes are not a snapshot.
     #[error("its snapshot is unreadable")]
     Damaged,
 }
 
-/// Why a snapshot can't be published.
+/// Why a snapshot cannot be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// It is longer than a slot.
+    /// It is larger than the body of a slot.
     #[error("the snapshot is larger than its slot")]
     TooLarge,
 }
@@ -104,7 +109,7 @@ impl<'a> Slot<'a> {
         Slot { pid, head, words }
     }
 
-    /// How far the owner is.
+    /// The phase of the owner.
     pub(super) fn phase(&self) -> u32 {
         self.head.phase.load(Ordering::Relaxed)
     }
@@ -114,8 +119,8 @@ impl<'a> Slot<'a> {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid > 0)
     }
 
-    /// Takes the slot from its last owner; fails when somebody else was faster. What the last owner
-    /// left is forgotten.
+    /// Takes the slot from its last owner, and clears what that owner left. Returns false if
+    /// another process was faster.
     pub(super) fn take(&self, last: i32, pid: i32) -> bool {
         if self.pid.compare_exchange(last, pid, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
@@ -129,13 +134,13 @@ impl<'a> Slot<'a> {
         true
     }
 
-    /// Whether a process owns the slot.
+    /// Whether this process owns the slot.
     pub fn is_of(&self, pid: i32) -> bool {
         self.pid() == Some(pid)
     }
 
-    /// Says that the owner is about to end: nobody is to wait for it, and the slot can be claimed.
-    /// Who waits for it by now is handed to `wake`.
+    /// Marks the owner as about to end: no process should wait for it, and the slot can be claimed.
+    /// Calls `wake` for each process that is waiting.
     pub fn leave(&self, pid: i32, wake: impl FnMut(Asker)) {
         if self.is_of(pid) {
             self.head.phase.store(LEAVING, Ordering::SeqCst);
@@ -143,19 +148,21 @@ impl<'a> Slot<'a> {
         }
     }
 
-    /// Gives the slot back: its owner lives on without one, or with another.
+    /// Releases the slot: its owner continues without a slot or with another one. Calls `wake` for
+    /// each process that is waiting.
     pub fn release(&self, pid: i32, wake: impl FnMut(Asker)) {
         if self.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.take_askers(wake);
         }
     }
 
-    /// Says whether the owner does what may take long: nobody is to wait for it meanwhile.
+    /// Sets whether the owner does something that may take long: no process should wait for it
+    /// meanwhile.
     pub fn set_away(&self, away: bool) {
         self.head.away.store(away.into(), Ordering::SeqCst);
     }
 
-    /// Whether the owner does what may take long.
+    /// Whether the owner does something that may take long.
     pub fn is_away(&self) -> bool {
         self.head.away.load(Ordering::SeqCst) != 0
     }
@@ -165,8 +172,8 @@ impl<'a> Slot<'a> {
         self.head.phase.load(Ordering::SeqCst) == LEAVING
     }
 
-    /// Asks the owner for a fresh snapshot on behalf of the process in slot `asker`, or of one that
-    /// has none. The owner still has to be woken.
+    /// Asks the owner for a fresh snapshot on behalf of the process in slot `asker`, or of a
+    /// process without a slot. This does not wake the owner.
     pub fn ask(&self, asker: Option<usize>, wants: u32) {
         self.head.wants.fetch_or(wants, Ordering::AcqRel);
         match asker.map(|asker| (asker % 64, self.head.askers.get(asker / 64))) {
@@ -177,7 +184,8 @@ impl<'a> Slot<'a> {
         }
     }
 
-    /// Takes what was asked for since the last call; says whether the owner shuts down.
+    /// Takes the bits of what was asked for since the last call, and sets whether the owner shuts
+    /// down.
     pub fn take_wants(&self, now_ms: u64, shuts_down: bool) -> u32 {
         let phase = if shuts_down { SHUTTING_DOWN } else { RUNNING };
         self.head.phase.store(phase, Ordering::SeqCst);
@@ -185,13 +193,13 @@ impl<'a> Slot<'a> {
         self.head.wants.swap(0, Ordering::AcqRel)
     }
 
-    /// Takes those who wait for a snapshot, and hands each to `wake`.
+    /// Takes the processes that wait for a snapshot and calls `wake` for each.
     pub fn take_askers(&self, mut wake: impl FnMut(Asker)) {
         if self.head.asked.swap(0, Ordering::SeqCst) != 0 {
             wake(Asker::WithoutSlot);
         }
         for (i, word) in self.head.askers.iter().enumerate() {
-            // To look first is cheaper.
+            // A load is cheaper than a swap.
             let mut bits = word.load(Ordering::SeqCst);
             if bits != 0 {
                 bits = word.swap(0, Ordering::SeqCst);
@@ -203,12 +211,13 @@ impl<'a> Slot<'a> {
         }
     }
 
-    /// When the last snapshot was published, on the monotonic clock in milliseconds.
+    /// The time when the last snapshot was published, in milliseconds of the monotonic clock.
     pub fn published_ms(&self) -> Option<u64> {
         Some(self.head.published_ms.load(Ordering::Acquire)).filter(|ms| *ms > 0)
     }
 
-    /// When the owner last noticed that it was asked, on the monotonic clock in milliseconds.
+    /// The time when the owner last noticed that it was asked, in milliseconds of the monotonic
+    /// clock.
     pub fn noticed_ms(&self) -> u64 {
         self.head.noticed_ms.load(Ordering::Acquire)
     }
@@ -224,10 +233,11 @@ impl<'a> Slot<'a> {
         Ok(())
     }
 
-    /// Reads the snapshot, and when it was published.
+    /// Reads the snapshot and the time when it was published, as in [`Slot::published_ms`].
     pub fn read(&self) -> Result<(Published, u64), ReadError> {
         let published_ms = self.published_ms().ok_or(ReadError::Empty)?;
-        // A writer needs microseconds: a handful of tries outlasts any that is alive and running.
+        // A write takes microseconds: a few attempts outlast every writer that is alive and
+        // running.
         let bytes = (0..7).find_map(|_| self.copy().ok()).map_or_else(|| self.copy(), Ok)?;
         if bytes.is_empty() {
             return Err(ReadError::Empty);
@@ -250,7 +260,7 @@ impl<'a> Slot<'a> {
         self.head.version.store(odd.wrapping_add(1), Ordering::Release);
     }
 
-    /// One try.
+    /// Copies the words once. Fails if they change meanwhile.
     fn copy(&self) -> Result<Vec<u8>, ReadError> {
         let before = self.head.version.load(Ordering::Acquire);
         if before % 2 != 0 {
@@ -277,8 +287,8 @@ impl<'a> Slot<'a> {
     }
 }
 
-/// A multiplicative checksum over 64-bit words: enough to tell a snapshot from other bytes. (The
-/// constants are FNV-1a's, the words and the rotation are not.)
+/// A multiplicative checksum over 64-bit words, which is enough to distinguish a snapshot from
+/// other bytes. (The constants are those of FNV-1a; the words and the rotation are not.)
 fn checksum(bytes: &[u8]) -> u64 {
     let seed = 0xcbf2_9ce4_8422_2325 ^ bytes.len() as u64;
     bytes.chunks(8).fold(seed, |sum, chunk| {
@@ -288,12 +298,12 @@ fn checksum(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Who waits for a snapshot.
+/// A process that waits for a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
     /// The process in this slot.
     Slot(usize),
-    /// Processes that have no slot.
+    /// One or several processes without a slot.
     WithoutSlot,
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::report::model::{Process, Published};
 use crate::report::sample;
 
-/// A board in memory of its own, freed with it.
+/// A board in its own memory.
 pub(super) struct Memory(pub Vec<u64>, usize);
 
 impl Memory {
@@ -18,8 +18,8 @@ impl Memory {
     pub fn board(&mut self) -> Board {
         let start = self.0.as_mut_ptr().cast::<u8>();
         let offset = start.align_offset(64);
-        // SAFETY: the memory has 64 bytes more than the board needs, for its alignment, and the tests
-        // drop the board before the memory (B1).
+        // SAFETY: the memory has 64 bytes more than the board needs, for its alignment, and the
+        // tests drop the board before the memory (B1).
         unsafe { Board::from_raw(start.add(offset), self.1) }
     }
 }

@@ -1,12 +1,14 @@
-//! What a Lua VM has got from its allocator.
+//! Counts the memory that a Lua VM has allocated.
 //!
-//! A VM is used by one thread at a time, which counts here; another one may read meanwhile. So the
-//! counters are atomics that are loaded and stored, never exchanged: the code of a plain counter.
+//! One thread at a time uses a VM and counts here; another thread may read meanwhile. The counters
+//! are therefore atomics that are only loaded and stored, never exchanged, which compiles to the
+//! code of a plain counter.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The classes of block sizes: up to 16 bytes, up to 32, and so on to 1 MiB, and what is larger.
+/// The number of classes of block sizes: up to 16 bytes, up to 32, and so on to 1 MiB, and larger
+/// ones.
 pub const CLASSES: usize = 18;
 
 /// The largest size of a class in bytes; `None` for the last one.
@@ -20,7 +22,7 @@ fn class_of(size: u64) -> usize {
     ((u64::BITS - over.leading_zeros()) as usize).min(CLASSES - 1)
 }
 
-/// Tells the compiler that a branch is seldom taken.
+/// Marks a branch as rarely taken for the compiler.
 #[cold]
 #[inline]
 fn seldom() {}
@@ -30,7 +32,7 @@ fn seldom() {}
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Its value.
+    /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -48,31 +50,32 @@ impl Count {
     }
 }
 
-/// The largest size of a small block. Those are counted by steps of [`STEP`] bytes, of which the
-/// classes are made when they are read: a step takes a shift to find.
+/// The largest size of a small block in bytes. Small blocks are counted by steps of [`STEP`] bytes,
+/// because a single shift finds the step; reading the figures sums the steps to classes.
 pub const SMALL: usize = 4096;
-/// The limits of the classes are multiples of it.
+/// The bytes of a step. The limits of the classes are multiples of it.
 const STEP: usize = 16;
 
-/// The counters of one VM, what every call changes first.
+/// The counters of one VM. Those that every call changes come first.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Tally {
-    /// The small block that the allocator is asked for, or was last.
+    /// The size of the small block that is requested now, or was requested last.
     asked: Count,
-    /// How much more than now it had at most; below 0 where `top` is to be raised.
+    /// `top` minus the live bytes. A value below 0 means that `top` has to be raised.
     room: Count,
     chunks: Count,
     frees: Count,
     top: Count,
     resizes: Count,
     failures: Count,
-    /// Blocks it had when the counting began.
+    /// The number of blocks when counting began.
     born: Count,
     direct: Count,
     directs: Count,
-    /// New sizes of blocks, given or resized: of small ones by step, of others by class.
+    /// The new sizes of small blocks, allocated or resized, by step.
     small: [Count; SMALL / STEP],
+    /// The new sizes of all other blocks, by class.
     large: [Count; CLASSES],
 }
 
@@ -96,45 +99,45 @@ impl Default for Tally {
     }
 }
 
-/// The figures of one VM, or of several.
+/// The figures of one or several VMs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Bytes the VM has asked for and not given back.
+    /// Bytes that the VM has requested and not freed.
     pub live: u64,
-    /// The most it had.
+    /// The largest value of `live` so far.
     pub peak: u64,
-    /// Blocks it was given.
+    /// Allocated blocks.
     pub allocations: u64,
     /// Blocks that were made larger or smaller.
     pub resizes: u64,
-    /// Blocks it has given back.
+    /// Freed blocks.
     pub frees: u64,
     /// Requests that were refused.
     pub failures: u64,
-    /// Bytes of the chunks its blocks are in, those with a mapping of their own apart.
+    /// Bytes of the chunks that hold blocks, without the direct mappings.
     pub chunks: u64,
-    /// Bytes of the mappings of blocks that have one of their own.
+    /// Bytes of the direct mappings, which hold one block each.
     pub direct: u64,
-    /// Such mappings.
+    /// The number of direct mappings.
     pub directs: u64,
-    /// New sizes of blocks, given or resized, by class.
+    /// The new sizes of blocks that were allocated or resized, by class.
     pub sizes: [u64; CLASSES],
 }
 
-/// Where a block is.
+/// The place of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// In a chunk of so many bytes.
+    /// In a chunk, whose size in bytes is given.
     Chunk(u64),
-    /// In a mapping of its own of so many bytes.
+    /// In a direct mapping, whose size in bytes is given.
     Direct(u64),
-    /// In an allocator of which nothing is known.
+    /// In an allocator whose structures are unknown.
     Unknown,
 }
 
 impl Tally {
-    /// Begins anew, with a VM that has `live` bytes in `blocks` blocks; `chunks` and `directs` as in
-    /// [`Figures`].
+    /// Resets the counters for a VM that has `live` bytes in `blocks` blocks. `chunks`, `direct`
+    /// and `directs` are as in [`Figures`].
     pub fn begin(&self, live: u64, blocks: u64, chunks: u64, (direct, directs): (u64, u64)) {
         for count in [&self.room, &self.frees, &self.resizes, &self.failures] {
             count.set(0);
@@ -147,28 +150,28 @@ impl Tally {
         self.directs.set(directs);
     }
 
-    /// A small block is asked for: [`Tally::given`] or [`Tally::refused`] says what came of it.
+    /// Counts the request of a small block. [`Tally::given`] or [`Tally::refused`] must follow.
     #[inline]
     pub fn ask(&self, size: usize) {
         self.count(size, 1);
         self.asked.set(size as u64);
     }
 
-    /// The block asked for was given, in a chunk of so many bytes.
+    /// Counts that the requested block was allocated, in a chunk of `chunk` bytes.
     #[inline]
     pub fn given(&self, chunk: usize) {
         self.room.sub(self.asked.get());
         self.chunks.add(chunk as u64);
     }
 
-    /// The block asked for was refused.
+    /// Counts that the requested block was refused.
     #[cold]
     pub fn refused(&self) {
         self.count(self.asked.get() as usize, -1);
         self.failures.add(1);
     }
 
-    /// A block was given.
+    /// Counts an allocated block.
     #[inline]
     pub fn allocated(&self, size: usize, place: Place) {
         self.count(size, 1);
@@ -176,7 +179,7 @@ impl Tally {
         self.hold(place);
     }
 
-    /// A block was made larger or smaller, and may have moved.
+    /// Counts a block that was made larger or smaller and may have moved.
     #[inline]
     pub fn resized(&self, from: (usize, Place), to: (usize, Place)) {
         self.resizes.add(1);
@@ -187,7 +190,7 @@ impl Tally {
         self.hold(to.1);
     }
 
-    /// A block was given back.
+    /// Counts a freed block.
     #[inline]
     pub fn freed(&self, size: usize, place: Place) {
         self.release(place);
@@ -196,13 +199,13 @@ impl Tally {
         self.frees.add(1);
     }
 
-    /// A request was refused.
+    /// Counts a request that was refused.
     #[inline]
     pub fn failed(&self) {
         self.failures.add(1);
     }
 
-    /// The most it had is looked for only before it gets less.
+    /// Raises `top` if needed. This is called only before the live bytes may decrease.
     #[inline]
     fn raise(&self) {
         let room = self.room.get();
@@ -249,13 +252,13 @@ impl Tally {
         }
     }
 
-    /// Bytes the VM has.
+    /// Bytes that the VM has.
     pub fn live(&self) -> u64 {
         self.top.get().wrapping_sub(self.room.get())
     }
 
-    /// The figures. While another thread counts they are of one moment if they are the same when
-    /// they are read again.
+    /// The figures. While another thread counts, they are of one moment if reading them again
+    /// returns the same.
     pub fn figures(&self) -> Figures {
         let mut sizes = self.large.each_ref().map(Count::get);
         for (step, count) in self.small.iter().enumerate() {
@@ -281,7 +284,7 @@ impl Tally {
 }
 
 impl Figures {
-    /// Those of both; the peak is the larger one.
+    /// Adds the figures of another VM. The peak is the larger one of both.
     pub fn add(&mut self, other: &Figures) {
         self.peak = self.peak.max(other.peak);
         for (sum, more) in [
@@ -301,14 +304,14 @@ impl Figures {
         }
     }
 
-    /// What is left of a VM that ends: the end frees all its blocks.
+    /// The figures of a VM that ends, which frees all its blocks.
     pub fn ended(mut self) -> Figures {
         self.frees = self.frees.max(self.allocations);
         Figures { live: 0, chunks: 0, direct: 0, directs: 0, ..self }
     }
 }
 
-/// The sums over the VMs that have ended. Several threads add.
+/// The sums over the VMs that have ended. Several threads may add at once.
 #[derive(Debug)]
 pub struct Ended {
     peak: AtomicU64,
@@ -320,7 +323,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// None.
+    /// The sums of no VMs.
     pub const fn new() -> Self {
         Ended {
             peak: AtomicU64::new(0),

@@ -1,28 +1,29 @@
-//! The shared mappings of nginx, as they were made and as they went away.
+//! The list of nginx's shared mappings.
 //!
-//! nginx makes them in the master while it loads a configuration. A worker inherits the list as it
-//! was at its birth, which is what it has mapped for the rest of its life.
+//! nginx makes and removes them in the master while it loads a configuration. A worker inherits the
+//! list when it is forked: these are the mappings that it has for the rest of its life.
 #![forbid(unsafe_code)]
 
 /// A shared mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// Tells it from every other mapping of this server, also from one that was at the same address.
+    /// A number that no other mapping of this server has, not even an earlier one at the same
+    /// address.
     pub serial: u64,
-    /// The configuration that made it, counted as the processes' generations are; `None` when it is
-    /// older than the hook.
+    /// The number of the configuration that made it, as in the generation of processes; `None` if
+    /// it is older than the hook.
     pub generation: Option<u64>,
-    /// The name nginx gave it.
+    /// The name that nginx gave it.
     pub name: Vec<u8>,
-    /// Where it begins.
+    /// Its start address.
     pub address: usize,
-    /// Bytes, as nginx asked for them.
+    /// The bytes that nginx requested.
     pub size: usize,
     /// Whether the configuration that made it is still being loaded.
     loading: bool,
 }
 
-/// All of them.
+/// All shared mappings.
 #[derive(Debug, Default)]
 pub struct Mappings {
     all: Vec<Mapping>,
@@ -30,39 +31,41 @@ pub struct Mappings {
 }
 
 impl Mappings {
-    /// None yet.
+    /// An empty list.
     pub const fn new() -> Self {
         Mappings { all: Vec::new(), last_serial: 0 }
     }
 
-    /// A mapping was made, by the configuration that is being loaded. Its serial number.
+    /// Adds a mapping that the configuration being loaded has made. Returns its serial number.
     pub fn add(&mut self, name: &[u8], address: usize, size: usize) -> u64 {
         self.push(name, address, size, true)
     }
 
-    /// A mapping was found that is older than the hook. Its serial number; `None` when it is known.
+    /// Adds a mapping that is older than the hook. Returns its serial number; `None` if the mapping
+    /// is already in the list.
     pub fn adopt(&mut self, name: &[u8], address: usize, size: usize) -> Option<u64> {
         let known = self.all.iter().any(|m| m.address == address && m.size == size);
         (!known).then(|| self.push(name, address, size, false))
     }
 
-    /// A mapping is about to go away.
+    /// Removes a mapping that is about to be unmapped.
     pub fn remove(&mut self, address: usize) {
         self.all.retain(|mapping| mapping.address != address);
     }
 
-    /// All are forgotten.
+    /// Removes all mappings.
     pub fn clear(&mut self) {
         self.all.clear();
     }
 
-    /// A configuration begins to be loaded. What was made since the last one that was loaded is of one
-    /// that had no part for us: which, is not known.
+    /// Notes that nginx begins to load a configuration. Mappings made since the last loaded one
+    /// belong to a configuration without this module, whose number is unknown.
     pub fn loading(&mut self) {
         self.all.iter_mut().for_each(|mapping| mapping.loading = false);
     }
 
-    /// The configuration with this number is loaded: what was made meanwhile is its.
+    /// Notes that the configuration with this number is loaded: mappings made meanwhile belong to
+    /// it.
     pub fn loaded(&mut self, generation: u64) {
         for mapping in self.all.iter_mut().filter(|mapping| mapping.loading) {
             mapping.generation = Some(generation);
@@ -70,7 +73,7 @@ impl Mappings {
         }
     }
 
-    /// All of them, the oldest first.
+    /// All mappings, the oldest first.
     pub fn all(&self) -> &[Mapping] {
         &self.all
     }
@@ -101,7 +104,7 @@ mod tests {
         mappings.loaded(1);
         assert_eq!(mappings.adopt(b"one", 0x1000, 10), None);
         assert_eq!(mappings.adopt(b"old", 0x5000, 10), Some(3));
-        // A reload that makes "one" anew fails, the next one goes through.
+        // A reload that makes a new mapping of "one" fails, and the next reload succeeds.
         mappings.add(b"one", 0x3000, 30);
         mappings.remove(0x3000);
         mappings.add(b"one", 0x3000, 30);
@@ -111,7 +114,7 @@ mod tests {
             list(&mappings),
             [(2, Some(1), 0x2000), (3, None, 0x5000), (5, Some(2), 0x3000)]
         );
-        // Another mapping at an address is another one.
+        // A new mapping at the same address gets another serial number.
         mappings.add(b"one", 0x2000, 20);
         mappings.loaded(3);
         assert_eq!(list(&mappings).last(), Some(&(6, Some(3), 0x2000)));

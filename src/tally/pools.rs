@@ -1,8 +1,9 @@
-//! The live pools of a process, and what each of their creators has done.
+//! The live pools of a process, and the counts of each of their creators.
 //!
-//! A creator is a place in the code that calls `ngx_create_pool`, known by its return address.
-//! Pools begin in a [`Nursery`] and are counted there; [`Pools::settle`] moves all to where it is read.
-//! Nothing here panics, and what needs memory and gets none is left out and counted.
+//! A creator is a place in the code that calls `ngx_create_pool`, identified by the return address
+//! of the call. Pools begin in a [`Nursery`] and are counted there; [`Pools::settle`] moves all
+//! pools and counts to where they are read. Nothing here panics. A pool that cannot be recorded
+//! because memory is refused is left out, and the number of such pools is counted.
 #![forbid(unsafe_code)]
 
 mod creators;
@@ -16,18 +17,19 @@ pub use nursery::{Created, Nursery, FACTOR, SHIFT};
 use creators::Creators;
 use nursery::Ended;
 
-/// So many pools that find another kind of pool in the place of theirs make all kinds be forgotten.
+/// After this number of pools whose place in the table of kinds has another kind, all kinds are
+/// forgotten.
 const CROWD: u32 = 256;
 
-/// The unit of a pool's time of creation: 32 ms, which 32 bits count for four years.
+/// The unit of a pool's creation time is `1 << TICK_BITS` = 32 ms: 32 bits last for four years.
 const TICK_BITS: u32 = 5;
 
-/// A time in milliseconds in the unit in which pools have theirs, see [`seconds_since`].
+/// Converts a time in milliseconds to the unit of a pool's creation time, see [`seconds_since`].
 pub fn tick(milliseconds: usize) -> u32 {
     (milliseconds >> TICK_BITS) as u32
 }
 
-/// Whole seconds from a pool's time of creation to another time.
+/// Whole seconds from a pool's creation time to `now`, both in that unit.
 pub fn seconds_since(created: u32, now: u32) -> u64 {
     (u64::from(now.wrapping_sub(created)) << TICK_BITS) / 1000
 }
@@ -36,18 +38,18 @@ pub fn seconds_since(created: u32, now: u32) -> u64 {
 #[derive(Debug)]
 pub struct Pools {
     nursery: &'static Nursery,
-    /// Pools since the last settling that found another kind in the place of theirs.
+    /// The number of pools since the last [`Pools::settle`] that found another kind in their place.
     crowd: u32,
     live: Live,
     creators: Creators,
-    /// The pools of cycles, and the generation of each.
+    /// The pools of cycles and the generation of each.
     cycles: Vec<(usize, u64)>,
     /// Pools that were created but could not be recorded.
     unrecorded: u64,
 }
 
 impl Pools {
-    /// No pools. What is in the nursery is not for others.
+    /// No pools. Nothing else may use `nursery`.
     pub const fn new(nursery: &'static Nursery) -> Self {
         Pools {
             nursery,
@@ -72,12 +74,12 @@ impl Pools {
         self.creators.find(address)
     }
 
-    /// Makes a creator known. `None` when there is no room for it.
+    /// Adds a creator whose first pool has `size` bytes. `None` if there is no room for it.
     pub fn add_creator(&mut self, address: usize, origin: Origin, size: usize) -> Option<usize> {
         self.creators.add(address, origin, size)
     }
 
-    /// A pool was created.
+    /// Counts a new pool. Returns whether the caller has to look at the creator's origin again.
     pub fn created(&mut self, created: &Created, creator: usize) -> Look {
         self.nursery.look_again(created.pool);
         let has_young = self.creators.get(creator).is_some_and(Creator::has_young);
@@ -87,7 +89,7 @@ impl Pools {
         self.creators.get_mut(creator).map_or(Look::No, Creator::look)
     }
 
-    /// Puts a pool into the nursery, if its kind has a place there; whether it does.
+    /// Puts a pool into the nursery. Returns false if its kind has no place there.
     fn nurse(&mut self, created: &Created, creator: usize) -> bool {
         let Some(kind) = self.nursery.kind(created, creator) else {
             self.crowd = self.crowd.saturating_add(1);
@@ -102,7 +104,7 @@ impl Pools {
         true
     }
 
-    /// Records a pool for as long as it lives.
+    /// Records a pool until it is destroyed.
     fn record(&mut self, pool: usize, creator: usize, now: u32) {
         if self.live.needs_room() {
             self.live.make_room();
@@ -115,8 +117,8 @@ impl Pools {
         }
     }
 
-    /// Empties the nursery, so that all pools that can be recorded are, and all is counted. What is
-    /// told below is as it was then.
+    /// Empties the nursery: all pools are recorded, if there is memory, and all counts are
+    /// complete. The getters below return the state of this moment.
     pub fn settle(&mut self) {
         self.crowd = 0;
         for pool in self.nursery.leave_all() {
@@ -125,15 +127,15 @@ impl Pools {
         self.nursery.end_all().for_each(|ended| self.ended(&ended));
     }
 
-    /// What a further look at a creator's origin found. An origin that is not always the same is
-    /// none.
+    /// Takes the result of another look at a creator's origin. An origin that changes is dropped.
     pub fn looked(&mut self, creator: usize, origin: Origin) {
         if let Some(counts) = self.creators.get_mut(creator) {
             counts.looked(origin);
         }
     }
 
-    /// A pool is about to be destroyed, with this size. Unknown pools are older than the hook.
+    /// Counts a pool that is about to be destroyed and has `size` bytes. Unknown pools are older
+    /// than the hook.
     pub fn destroyed(&mut self, pool: usize, size: u64) {
         let young = self.nursery.end(pool, size);
         let old = || Some(Ended { creator: self.removed(pool)?, size, count: 1 });
@@ -148,7 +150,7 @@ impl Pools {
         }
     }
 
-    /// Forgets a pool that is not young; its creator.
+    /// Forgets a pool that is not young. Returns its creator.
     fn removed(&mut self, pool: usize) -> Option<usize> {
         self.nursery.look_again(pool);
         let creator = self.live.remove(pool)?;
@@ -157,7 +159,7 @@ impl Pools {
         Some(creator)
     }
 
-    /// A pool is about to be reset, with this size.
+    /// Counts a pool that is about to be reset. `size` computes its size in bytes.
     pub fn reset(&mut self, pool: usize, size: impl FnOnce() -> u64) {
         let Some(creator) = self.find(pool).map(|pool| pool.creator) else { return };
         self.live.disturb(pool);
@@ -168,17 +170,18 @@ impl Pools {
         }
     }
 
-    /// The creator of a pool. A young one stays where it is.
+    /// The creator of a pool. A young pool stays in the nursery.
     pub fn creator_of(&mut self, pool: usize) -> Option<usize> {
         self.nursery.creator_of(pool).or_else(|| Some(self.live.find(pool)?.creator))
     }
 
-    /// Whether a pool gave back a large allocation before, as far as that is remembered.
+    /// Whether a pool has freed a large allocation before. Not every such pool is remembered.
     pub fn has_given_back(&self, pool: usize) -> bool {
         self.nursery.is_looked_at(pool)
     }
 
-    /// A pool is about to give back a large allocation, with this size; its blocks have `of_block` each.
+    /// Measures a pool that is about to free a large allocation: it has `size` bytes, and each of
+    /// its blocks has `of_block` bytes.
     pub fn gives_back(&mut self, pool: usize, creator: usize, size: u64, of_block: u64) {
         if let Some(counts) = self.creators.get_mut(creator) {
             counts.see(size);
@@ -186,7 +189,7 @@ impl Pools {
         }
     }
 
-    /// A pool by its address. It is not young any more.
+    /// Finds a pool by its address. If it is young, it leaves the nursery.
     pub fn find(&mut self, pool: usize) -> Option<Pool> {
         if let Some(young) = self.nursery.take(pool) {
             self.record(young.pool, young.creator, tick(young.at));
@@ -201,7 +204,8 @@ impl Pools {
         }
     }
 
-    /// A pool is that of a cycle, and all pools of its creator are of cycles.
+    /// Notes that a pool belongs to the cycle of `generation`, and that its creator creates the
+    /// pools of cycles.
     pub fn is_of_a_cycle(&mut self, pool: usize, generation: u64) {
         let Some(found) = self.find(pool) else { return };
         if let Some(counts) = self.creators.get_mut(found.creator) {
@@ -214,25 +218,25 @@ impl Pools {
         }
     }
 
-    /// Which cycle a live pool is that of, if it is one's.
+    /// The generation of the cycle that a live pool belongs to, if it belongs to one.
     pub fn generation(&self, pool: Pool) -> Option<u64> {
         let (_, generation) = self.cycles.iter().find(|(of, _)| *of == pool.address)?;
         self.creators.get(pool.creator)?.of_cycles.then_some(*generation)
     }
 
-    /// The creators.
+    /// All creators.
     pub fn creators(&self) -> &[Creator] {
         self.creators.all()
     }
 
-    /// A creator saw a pool of this size.
+    /// Raises the peak of a creator to the size of one of its pools, in bytes.
     pub fn see(&mut self, creator: usize, size: u64) {
         if let Some(counts) = self.creators.get_mut(creator) {
             counts.see(size);
         }
     }
 
-    /// The live pools that are not young.
+    /// The recorded live pools, without the young ones.
     pub fn live(&mut self) -> &mut Live {
         &mut self.live
     }

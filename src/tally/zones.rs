@@ -1,69 +1,74 @@
-//! What a process did to each slab pool.
+//! Counts the allocations of a process in each slab pool.
 //!
-//! A pool's counters change under the pool's own mutex only, which whoever calls a `_locked`
-//! function of nginx's slab allocator holds. So one thread at a time changes them, and adding is a
-//! plain load and a plain store; they are atomics so that a reader without the mutex sees whole
-//! numbers.
+//! A pool's counters change only under the pool's own mutex, which every caller of a `_locked`
+//! function of nginx's slab allocator holds. Therefore one thread at a time changes them, and
+//! adding is a plain load and a plain store. They are atomics so that a reader without the mutex
+//! sees whole numbers.
 //!
-//! The master has its table in memory that its children share, and each child one of its own, in
-//! which the pools that were known at its birth have the same places as in the master's.
+//! The master has its table in memory that it shares with its children. Each child has its own
+//! table, in which the pools that existed when it was forked have the same places as in the
+//! master's.
 //!
-//! The hooks' code on x86_64 (`hook::arch::slab`) does the commonest of this itself, on the same
+//! The hooks' code on x86_64 (`hook::arch::slab`) handles the most common cases itself, on the same
 //! memory, in these instructions:
 //!
-//! - 15 to allocate: 3 to find the pool's counters, the same as last time; 2 for whether it is one of
-//!   whole pages; 2 to count it; 5 to call the original with the stack aligned and what to take back
-//!   kept; 2 for whether it failed; 1 to return.
-//! - 5 to give back: 3 to find the counters, 1 to count it, 1 to go on to the original.
+//! - 15 to allocate: 3 to find the pool's counters if they are the same as last time; 2 to check
+//!   whether the request is for whole pages; 2 to count it; 5 to call the original with the stack
+//!   aligned and to keep what a failure must undo; 2 to check whether it failed; 1 to return.
+//! - 5 to free: 3 to find the counters, 1 to count, 1 to jump to the original.
 //!
-//! When another pool was used last, finding takes 9 more. Six further ones are the jumps from nginx's
-//! code to there and back.
+//! If another pool was used last, finding the counters takes 9 more. The jumps from nginx's code to
+//! the hook and back take another 6.
 #![forbid(unsafe_code)]
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// The most pools that are told apart, a power of two. A place takes memory once it is used.
+/// The maximum number of pools with their own counters, a power of two. A place takes memory only
+/// once it is used.
 pub const POOLS: usize = 2048;
 
-/// A pool's place is one of so many behind the one that its address says.
+/// The number of places where a pool may be: the first one depends on its address, the others
+/// follow.
 const PROBES: usize = 32;
 
-/// A pool's first place is the upper bits of its address times this: 2^64 divided by the golden ratio.
+/// A pool's first place is the upper bits of its address times this: 2^64 divided by the golden
+/// ratio.
 pub const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-/// So many lower bits of the product are left out.
+/// The number of lower bits of the product that are dropped.
 pub const SHIFT: u32 = u64::BITS - POOLS.trailing_zeros();
 
-/// The place of a pool that is gone; no pool has this address.
+/// Marks the place of a pool that is gone; no pool has this address.
 const RETIRED: usize = 1;
 
-/// What one process did to a pool.
+/// The calls of one process in a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Allocations that succeeded.
     pub allocations: u64,
-    /// Blocks given back.
+    /// Freed blocks.
     pub frees: u64,
     /// Allocations that failed.
     pub failures: u64,
-    /// Bytes asked for by the allocations that succeeded.
+    /// Bytes requested by the allocations that succeeded.
     pub bytes_requested: u64,
 }
 
-/// What all processes together asked of a pool in whole pages, which nginx itself does not count.
+/// The requests of whole pages of a pool by all processes, which nginx itself does not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PageCounts {
     /// Requests of more than half a page.
     pub reqs: u64,
-    /// Those of them that failed.
+    /// The number of these requests that failed.
     pub fails: u64,
 }
 
-/// The counters of one pool: a line of the processor's cache.
+/// The counters of one pool, in one cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Entry {
-    /// The pool's address; 0 for a place that was never taken.
+    /// The pool's address; 0 for a place that was never taken, [`RETIRED`] for one whose pool is
+    /// gone.
     pool: AtomicUsize,
     /// [`super::mappings::Mapping::serial`]; 0 for a pool that the master does not know.
     serial: AtomicU64,
@@ -71,21 +76,22 @@ pub struct Entry {
     frees: AtomicU64,
     failures: AtomicU64,
     bytes_requested: AtomicU64,
-    /// The next two are used in the master's table only, by all processes.
+    /// Requests of whole pages by all processes. Used only in the master's table.
     page_reqs: AtomicU64,
+    /// The number of these requests that failed. Used only in the master's table.
     page_fails: AtomicU64,
 }
 
 impl Entry {
-    /// The offset of the pool's address in this struct, in bytes; of other fields below.
+    /// The offset of the pool's address in this struct, in bytes.
     pub const POOL: usize = offset_of!(Entry, pool);
-    /// Of the allocations that succeeded.
+    /// The offset of the number of allocations that succeeded.
     pub const ALLOCATIONS: usize = offset_of!(Entry, allocations);
-    /// Of the blocks given back.
+    /// The offset of the number of freed blocks.
     pub const FREES: usize = offset_of!(Entry, frees);
-    /// Of the allocations that failed.
+    /// The offset of the number of allocations that failed.
     pub const FAILURES: usize = offset_of!(Entry, failures);
-    /// Of the bytes asked for.
+    /// The offset of the requested bytes.
     pub const BYTES_REQUESTED: usize = offset_of!(Entry, bytes_requested);
 
     const fn new() -> Self {
@@ -129,15 +135,15 @@ fn add(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
-/// The counters of all pools, at the start those of each place. All zeroes is an empty one.
+/// The counters of all pools. The entries are at the start. A table of zeroes is empty.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Table {
     entries: [Entry; POOLS],
-    /// Of all pools for which there is no place. Several threads may add at once.
+    /// The sums of all pools without a place. Several threads may add at once.
     other: Entry,
-    /// A bit for each place that was ever taken: whoever goes over all places leaves the pages of
-    /// the others alone.
+    /// A bit for each place that was ever taken, so that a walk over the table does not touch the
+    /// pages of unused places.
     taken: [AtomicU64; POOLS / 64],
 }
 
@@ -157,8 +163,8 @@ impl Table {
         }
     }
 
-    /// An allocation of `size` bytes came to its end. `masters` is the master's table, for requests
-    /// of whole pages. Returns the pool's counters, if it has a place.
+    /// Counts an allocation of `size` bytes that succeeded or failed. `masters` is the master's
+    /// table if whole pages were requested. Returns the pool's counters, if it has a place.
     pub fn allocated(
         &self,
         pool: usize,
@@ -191,7 +197,7 @@ impl Table {
         Some(entry)
     }
 
-    /// A block is given back. Returns the pool's counters, if it has a place.
+    /// Counts a block that is freed. Returns the pool's counters, if it has a place.
     pub fn freed(&self, pool: usize) -> Option<&Entry> {
         let Some((_, entry)) = self.place(pool) else {
             self.other.frees.fetch_add(1, Relaxed);
@@ -201,7 +207,7 @@ impl Table {
         Some(entry)
     }
 
-    /// A pool begins: its counters start at 0.
+    /// Adds a new pool, whose counters start at 0.
     pub fn begin(&self, pool: usize, serial: u64) {
         if let Some((_, entry)) = self.place(pool) {
             entry.clear();
@@ -209,7 +215,7 @@ impl Table {
         }
     }
 
-    /// A pool is gone; its place is free for another.
+    /// Removes a pool. Its place is free for another one.
     pub fn end(&self, pool: usize) {
         if let Some(entry) = self.find(pool) {
             entry.serial.store(0, Relaxed);
@@ -218,8 +224,8 @@ impl Table {
         }
     }
 
-    /// Becomes the table of a new process: the pools of `masters`, all counters 0. With no table,
-    /// an empty one.
+    /// Makes this the table of a new process: it gets the pools of `masters`, with all counters 0.
+    /// Without `masters` it is empty.
     pub fn inherit(&self, masters: Option<&Table>) {
         for (word, own) in self.taken.iter().enumerate() {
             let theirs = masters.and_then(|masters| masters.taken.get(word));
@@ -239,14 +245,14 @@ impl Table {
         self.other.clear();
     }
 
-    /// The entries that were ever taken.
+    /// The entries whose places were ever taken.
     fn taken(&self) -> impl Iterator<Item = &Entry> {
         let words = self.taken.iter().enumerate();
         let all = words.flat_map(|(word, taken)| places(word, taken.load(Relaxed)));
         all.filter_map(|place| self.entries.get(place))
     }
 
-    /// Adds what the same process has counted in another table, which has no more than that then.
+    /// Adds the counts of the same process from another table, and clears them there.
     pub fn absorb(&self, other: &Table) {
         for theirs in other.taken() {
             let pool = theirs.pool.load(Relaxed);
@@ -261,7 +267,7 @@ impl Table {
         other.other.clear();
     }
 
-    /// What this process did to a pool; `None` when it is counted among the others.
+    /// The counts of this process in a pool; `None` if the pool is counted among the others.
     pub fn counts(&self, pool: usize) -> Option<Counts> {
         match self.find(pool) {
             Some(entry) => Some(entry.counts()),
@@ -269,15 +275,15 @@ impl Table {
         }
     }
 
-    /// What all processes asked of a pool in whole pages; `None` when that was not counted. To be
-    /// asked of the master's table.
+    /// The requests of whole pages of a pool by all processes; `None` if they were not counted.
+    /// Only the master's table has them.
     pub fn page_counts(&self, pool: usize, serial: u64) -> Option<PageCounts> {
         let entry = self.find(pool).filter(|entry| entry.serial.load(Relaxed) == serial)?;
         let fails = entry.page_fails.load(Relaxed);
         Some(PageCounts { reqs: entry.page_reqs.load(Relaxed).max(fails), fails })
     }
 
-    /// What this process did to pools that are none of the known ones.
+    /// The sum of the counts of this process in all pools that are not known.
     pub fn others(&self, is_known: impl Fn(usize) -> bool) -> Counts {
         let unknown = self.taken().filter(|entry| {
             let pool = entry.pool.load(Relaxed);
@@ -308,8 +314,8 @@ impl Table {
             .map(|(entry, _)| entry)
     }
 
-    /// The place of a pool, which is taken if it has none. Taking is by an exchange, for threads
-    /// that work in different pools; in one pool there is one thread at a time.
+    /// The place of a pool. If it has none, it takes one by an atomic exchange, because threads may
+    /// work in different pools at once. In one pool there is one thread at a time.
     fn place(&self, pool: usize) -> Option<(usize, &Entry)> {
         for (place, entry) in self.candidates(pool) {
             match entry.pool.load(Relaxed) {

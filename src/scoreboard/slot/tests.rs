@@ -83,7 +83,7 @@ fn too_large_a_snapshot_is_refused_and_the_last_one_stays() {
     assert_eq!(slot.read(), Ok((process(1), 1)));
 }
 
-/// A writer that never rests, and readers: every snapshot read is one that was written, whole.
+/// While a writer writes without pause, readers read only whole snapshots that were written.
 #[test]
 fn nothing_torn_is_read() {
     let mut memory = Memory::new(1);
@@ -121,7 +121,7 @@ fn nothing_torn_is_read() {
                 thread::yield_now();
             }
         }
-        // Whoever has not read yet reads the last one.
+        // A reader that has not read yet reads the last snapshot.
         thread::sleep(std::time::Duration::from_millis(20));
         done.store(true, Ordering::Relaxed);
         for reader in readers {

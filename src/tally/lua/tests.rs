@@ -38,7 +38,7 @@ fn steps_make_classes() {
 }
 
 proptest! {
-    /// Bytes, their most, and calls: against sums that are kept at each step.
+    /// Compares bytes, their peak and the calls with sums that are kept at each step.
     #[test]
     fn as_counted_at_each_step(
         calls in vec((0..4, 1..2 * SMALL, any::<prop::sample::Index>()), 0..200),
@@ -94,7 +94,7 @@ proptest! {
     }
 }
 
-/// What a small block changes lies together, behind three words of the VM's.
+/// The counters that a small block changes are in one cache line, behind three words of the VM.
 #[test]
 fn in_a_line_of_the_cache() {
     assert!(3 * 8 + std::mem::offset_of!(Tally, resizes) <= 64);

@@ -1,75 +1,76 @@
-//! The creators of pools: what each has done, and a table to find them by address.
+//! The creators of pools: the counts of each, and a table that finds them by address.
 #![forbid(unsafe_code)]
 
 use super::live::GOLDEN;
 
-/// Creators that are told apart; pools of further ones count as those of an unknown creator.
+/// The maximum number of creators; pools of all other creators cannot be recorded.
 pub(super) const CREATORS: usize = 512;
 
-/// Places in the table of creators by address: at most half of them are in use.
+/// The number of places in the table of creators by address. At most half of them are used.
 const PLACES: usize = 2 * CREATORS;
 
-/// Sizes are counted up to `1 << (SIZES - 1)`, larger ones with the last.
+/// The number of size classes: up to `1 << (SIZES - 1)` bytes; larger pools count in the last
+/// class.
 pub const SIZES: usize = 40;
 
-/// The origin of so many pools is looked at before any of the creator goes to the nursery, where that
-/// is seldom done. (Not where it is known for sure.)
+/// A creator's pools go to the nursery only after this number of pools, because the origin is
+/// rarely looked at there. Creators whose origin is certain use the nursery from the start.
 const LOOKED_AT: u64 = 1024;
 
-/// Where a creator's code is.
+/// The place of a creator's code.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The start of an exported function: the one that the creator's code is in, or the first one
-    /// up the stack. 0 when there is none.
+    /// The address of an exported function: the one that contains the creator's code, or the first
+    /// one up the stack. 0 if there is none.
     pub function: usize,
-    /// So many calls up the stack from the creator's code: 0 is that function itself.
+    /// The number of calls from `function` to the creator's code: 0 if `function` contains it.
     pub calls: u8,
 }
 
 impl Origin {
-    /// Whether the creator's code is in the function.
+    /// Whether `function` contains the creator's code.
     pub fn is_exact(&self) -> bool {
         self.function != 0 && self.calls == 0
     }
 }
 
-/// What a creator has done.
+/// A creator and its counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Creator {
     /// The return address of its call.
     pub address: usize,
-    /// Where that is.
+    /// The place of its code.
     pub origin: Origin,
-    /// The size it asked for first, in bytes.
+    /// The size of its first pool as requested, in bytes.
     pub first_size: usize,
-    /// It creates the pools of cycles.
+    /// Whether it creates the pools of cycles.
     pub of_cycles: bool,
-    /// Its live pools.
+    /// The number of its live pools.
     pub live: u64,
-    /// Pools destroyed, of those created here.
+    /// The number of its pools that were destroyed.
     pub destroyed: u64,
     /// Resets of its pools.
     pub reset: u64,
-    /// The largest of its pools ever seen, in bytes: blocks and large allocations.
+    /// The largest size seen of any of its pools, in bytes: blocks and large allocations.
     pub peak: u64,
-    /// Pools by their size when they were destroyed: at place `n` those of at most `1 << n` bytes.
+    /// Destroyed pools by their size at destruction: index `n` has those of at most `1 << n` bytes.
     pub sizes: [u64; SIZES],
-    /// At so many created pools its origin is looked at again.
+    /// The number of created pools at which its origin is looked at again.
     check_at: u64,
 }
 
 impl Creator {
-    /// Pools created.
+    /// The number of pools created.
     pub fn created(&self) -> u64 {
         self.live.saturating_add(self.destroyed)
     }
 
-    /// Sees a pool of this size.
+    /// Raises the peak to the size of a pool, in bytes.
     pub fn see(&mut self, size: u64) {
         self.peak = self.peak.max(size);
     }
 
-    /// Sees so many pools of a size end.
+    /// Counts `count` pools that were destroyed and had `size` bytes.
     pub(super) fn ended(&mut self, size: u64, count: u64) {
         self.see(size);
         self.destroyed = self.destroyed.wrapping_add(count);
@@ -78,23 +79,23 @@ impl Creator {
         }
     }
 
-    /// Whether its pools may be in the nursery.
+    /// Whether its pools may go to the nursery.
     pub(super) fn has_young(&self) -> bool {
         self.check_at == u64::MAX || self.created() >= LOOKED_AT
     }
 
-    /// What to do about its origin now.
+    /// Whether its origin has to be looked at now.
     pub(super) fn look(&mut self) -> Look {
         let created = self.created();
         if created < self.check_at {
             return Look::No;
         }
-        // At each doubling: seldom enough to cost nothing, often enough to find other callers.
+        // At each doubling: rare enough to cost nothing, frequent enough to find other callers.
         self.check_at = created.saturating_mul(2);
         Look::Again
     }
 
-    /// What a further look found. An origin that is not always the same is none.
+    /// Takes the result of another look at the origin. An origin that changes is dropped.
     pub(super) fn looked(&mut self, origin: Origin) {
         if self.origin != origin {
             self.origin = Origin::default();
@@ -103,12 +104,12 @@ impl Creator {
     }
 }
 
-/// What to do about a creator's origin.
+/// Whether a creator's origin has to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// Nothing.
+    /// Do not look at it now.
     No,
-    /// Look at it again: the creator may be called from elsewhere too.
+    /// Look at it again: the creator may also be called from elsewhere.
     Again,
 }
 
@@ -116,10 +117,10 @@ pub enum Look {
 #[derive(Debug)]
 pub struct Creators {
     all: Vec<Creator>,
-    /// For a hashed address, one more than the place in `all`; 0 for none. Empty before the first
-    /// creator.
+    /// A hash table by address: the index in `all` plus one; 0 for an unused place. Empty before
+    /// the first creator.
     by_address: Vec<u16>,
-    /// The creator that was asked for last: its address and its place.
+    /// The address and the index of the creator that was found last.
     last: (usize, usize),
 }
 
@@ -129,7 +130,7 @@ impl Creators {
         Creators { all: Vec::new(), by_address: Vec::new(), last: (0, 0) }
     }
 
-    /// The creator with this return address, if it is known.
+    /// The index of the creator with this return address, if it is known.
     pub fn find(&mut self, address: usize) -> Option<usize> {
         if self.last.0 == address {
             return Some(self.last.1);
@@ -150,7 +151,8 @@ impl Creators {
         }
     }
 
-    /// Makes a creator known. `None` when there is no room for it.
+    /// Adds a creator whose first pool has `size` bytes. Returns its index; `None` if there is no
+    /// room.
     pub fn add(&mut self, address: usize, origin: Origin, size: usize) -> Option<usize> {
         let index = self.all.len();
         if index >= CREATORS || self.all.try_reserve(1).is_err() {
@@ -180,42 +182,42 @@ impl Creators {
         Some(index)
     }
 
-    /// The creator in a place.
+    /// The creator at an index.
     pub fn get(&self, place: usize) -> Option<&Creator> {
         self.all.get(place)
     }
 
-    /// The creator in a place.
+    /// The creator at an index, mutable.
     pub fn get_mut(&mut self, place: usize) -> Option<&mut Creator> {
         self.all.get_mut(place)
     }
 
-    /// The bytes that are allocated for them, and for the table.
+    /// The bytes that are allocated for the creators and the table.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.all.capacity() * size_of::<Creator>() + self.by_address.capacity() * size_of::<u16>()
     }
 
-    /// The creators in the order in which they became known.
+    /// The creators in the order in which they were added.
     pub fn all(&self) -> &[Creator] {
         &self.all
     }
 }
 
-/// Where the search for an address starts in the table of creators.
+/// The place in the table of creators where the search for an address starts.
 #[inline]
 fn place_of(address: usize) -> usize {
     (address as u64).wrapping_mul(GOLDEN) as usize >> 32 & (PLACES - 1)
 }
 
-/// The place of a size in [`Creator::sizes`].
+/// The index of a size in [`Creator::sizes`].
 #[inline]
 pub fn size_class(size: u64) -> usize {
     let bits = 64 - size.saturating_sub(1).leading_zeros();
     (bits as usize).min(SIZES - 1)
 }
 
-/// The least size of a class.
+/// The smallest size of a class in bytes.
 pub(super) fn least_size(class: usize) -> u64 {
     class.checked_sub(1).map_or(0, |below| (1 << below) + 1)
 }

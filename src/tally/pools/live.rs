@@ -1,31 +1,33 @@
-//! A hash table of live pools whose entries never move, and which grows without a pause: a table
-//! twice as large is filled a few entries at a time.
+//! A hash table of live pools. Its entries never move, and it grows without a pause: a table that
+//! is twice as large is filled in small steps.
 //!
-//! An entry takes 16 bytes, and the table 2 to 4 for each: about 19 bytes a pool
-//! with 100,000 of them (BENCHMARKS.md, Memory). It is not a `HashMap`, because that moves all of its
-//! entries in one call when it grows, which holds up the request that creates a pool.
+//! An entry takes 16 bytes, and the table takes 2 to 4 bytes for each entry: about 19 bytes a pool
+//! with 100,000 of them (BENCHMARKS.md, Memory). It is not a `HashMap`, because that moves all of
+//! its entries in one call when it grows, which delays the request that creates a pool.
 #![forbid(unsafe_code)]
 
 /// 2^64 divided by the golden ratio: a product with it has well-mixed upper bits.
 pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Entries in a chunk.
+/// The number of entries in a chunk.
 const CHUNK: usize = 256;
 
-/// A chunk; its length is known, so a place in it needs no check.
+/// A chunk. Its length is a constant, so an index in it needs no check.
 type Chunk = Box<[Entry; CHUNK]>;
 
-/// Chains of the first table: a power of 2.
+/// The number of chains of the first table, a power of 2.
 const FIRST: usize = 256;
 
-/// Entries for each chain before the table grows.
+/// The average number of entries in a chain at which the table grows.
 const LOAD: usize = 2;
 
-/// Chains that move to a larger table at each change.
+/// The number of chains that move to a larger table at each insertion.
 const STEP: usize = 4;
 
-/// Pools are aligned to 16 bytes, which leaves room for the creator above the address.
+/// The low bits of an address that are 0: pools are aligned to 16 bytes. A key omits them, which
+/// leaves room for the creator above the address.
 const ALIGNMENT: u32 = 4;
+/// The position of the creator's bits in a key.
 const CREATOR: u32 = 54;
 
 /// A live pool.
@@ -33,18 +35,19 @@ const CREATOR: u32 = 54;
 pub struct Pool {
     /// Its address.
     pub address: usize,
-    /// The place of its creator.
+    /// The index of its creator.
     pub creator: usize,
-    /// When it was created, in the unit of the one who recorded it.
+    /// The time of its creation, in the unit in which it was recorded.
     pub created: u32,
 }
 
-/// An entry: in use, or in the list of free ones.
+/// An entry: in use, or in the list of free entries.
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
-    /// The pool's address and its creator; 0 when free.
+    /// The pool's address and its creator; 0 if the entry is free.
     key: u64,
-    /// One more than the next entry of the chain or of the free ones; 0 at the end.
+    /// The index of the next entry in the chain or in the list of free entries, plus one; 0 at the
+    /// end.
     next: u32,
     created: u32,
 }
@@ -60,18 +63,19 @@ impl Entry {
     }
 }
 
-/// The first entry of each chain, one more than its place; 0 for an empty chain.
+/// The chains of a table.
 #[derive(Debug)]
 struct Chains {
+    /// The index of the first entry of each chain, plus one; 0 for an empty chain.
     heads: Vec<u32>,
-    /// The upper bits of a hash are left when it is shifted by this.
+    /// A hash shifted right by this number of bits is the index of its chain.
     shift: u32,
 }
 
 impl Chains {
     const NONE: Chains = Chains { heads: Vec::new(), shift: 63 };
 
-    /// So many empty chains, a power of 2. `None` without memory.
+    /// Makes `count` empty chains; `count` is a power of 2. `None` if memory is refused.
     fn new(count: usize) -> Option<Self> {
         let mut heads = Vec::new();
         heads.try_reserve_exact(count).ok()?;
@@ -89,16 +93,17 @@ impl Chains {
 #[derive(Debug)]
 pub struct Live {
     chunks: Vec<Chunk>,
-    /// One more than the first free entry; 0 for none.
+    /// The index of the first free entry plus one; 0 if there is none.
     free: u32,
     count: usize,
     chains: Chains,
-    /// The smaller table, while some of its chains have not moved: those from `moved` on.
+    /// The smaller table, while some of its chains have not moved yet.
     before: Chains,
+    /// The first chain of `before` that has not moved.
     moved: usize,
-    /// Whether there is a smaller table still.
+    /// Whether the smaller table is still in use.
     is_growing: bool,
-    /// The pool whose memory is being read in pieces; 0 when it is gone, or none is.
+    /// The pool whose memory is being read in pieces; 0 if there is none or if it has changed.
     watched: usize,
 }
 
@@ -108,7 +113,7 @@ fn hash(address: usize) -> u64 {
 }
 
 impl Live {
-    /// None.
+    /// No pools.
     pub const fn new() -> Self {
         Live {
             chunks: Vec::new(),
@@ -122,7 +127,7 @@ impl Live {
         }
     }
 
-    /// How many there are.
+    /// The number of pools.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -162,7 +167,7 @@ impl Live {
         self.before.heads.get_mut(place)
     }
 
-    /// Whether [`Live::make_room`] is to be called before the next insertion.
+    /// Whether [`Live::make_room`] has to be called before the next insertion.
     #[inline]
     pub fn needs_room(&self) -> bool {
         self.free == 0 || self.is_full() || !self.before.heads.is_empty()
@@ -172,7 +177,7 @@ impl Live {
         self.count >= self.chains.heads.len().saturating_mul(LOAD)
     }
 
-    /// Records a pool; false when there is no room for it.
+    /// Records a pool. Returns false if there is no room for it.
     #[inline]
     pub fn insert(&mut self, address: usize, creator: usize, created: u32) -> bool {
         let Some(index) = self.free.checked_sub(1) else { return false };
@@ -186,14 +191,14 @@ impl Live {
         true
     }
 
-    /// Makes an entry the head of a chain; returns the head before.
+    /// Makes an entry the head of a chain. Returns the previous head.
     #[inline]
     fn head_to(&mut self, hash: u64, index: u32) -> Option<u32> {
         let head = self.head(hash)?;
         Some(std::mem::replace(head, index + 1))
     }
 
-    /// Forgets a pool; its creator, if it was known.
+    /// Forgets a pool. Returns its creator, if the pool was recorded.
     #[inline]
     pub fn remove(&mut self, address: usize) -> Option<usize> {
         self.disturb(address);
@@ -215,7 +220,7 @@ impl Live {
         Some((entry.key >> CREATOR) as usize)
     }
 
-    /// The entry in front of a pool's, in the chain that goes on with `next` behind `previous`.
+    /// The entry before a pool's entry, in the chain that continues with `next` after `previous`.
     #[cold]
     fn before_in_chain(&self, mut next: u32, mut previous: u32, address: usize) -> Option<u32> {
         loop {
@@ -228,7 +233,7 @@ impl Live {
         }
     }
 
-    /// A pool by its address.
+    /// Finds a pool by its address.
     pub fn find(&mut self, address: usize) -> Option<Pool> {
         let mut next = *self.head(hash(address))?;
         loop {
@@ -240,7 +245,7 @@ impl Live {
         }
     }
 
-    /// The first pool at or behind a place, and the place behind it.
+    /// The first pool at or after an index, and the index after it.
     pub fn next(&self, place: usize) -> Option<(Pool, usize)> {
         let chunks = self.chunks.iter().enumerate().skip(place / CHUNK);
         let entries = chunks.flat_map(|(i, chunk)| {
@@ -250,17 +255,17 @@ impl Live {
         entries.filter_map(|(at, entry)| Some((entry.pool()?, at + 1))).next()
     }
 
-    /// Remembers that the memory of this pool is being read in pieces.
+    /// Notes that the memory of this pool is being read in pieces.
     pub fn watch(&mut self, address: usize) {
         self.watched = address;
     }
 
-    /// The pool that is being read, unless it was destroyed or reset meanwhile.
+    /// The pool that is being read; `None` if it was destroyed or reset meanwhile.
     pub fn watched(&self) -> Option<usize> {
         (self.watched != 0).then_some(self.watched)
     }
 
-    /// The memory of a pool is about to change.
+    /// Notes that the memory of a pool is about to change.
     #[inline]
     pub fn disturb(&mut self, address: usize) {
         if self.watched == address {
@@ -268,7 +273,7 @@ impl Live {
         }
     }
 
-    /// Sees to a free entry and to the tables. Without memory all stays as it is.
+    /// Provides a free entry and grows the table if needed. If memory is refused, nothing changes.
     pub fn make_room(&mut self) {
         for _ in 0..STEP {
             self.move_chain();
@@ -286,7 +291,7 @@ impl Live {
         }
     }
 
-    /// Moves a chain of the smaller table.
+    /// Moves one chain of the smaller table.
     fn move_chain(&mut self) {
         let Some(head) = self.before.heads.get_mut(self.moved) else {
             self.before = Chains::NONE;
@@ -310,7 +315,7 @@ impl Live {
         if self.chunks.try_reserve(1).is_err() || chunk.try_reserve_exact(CHUNK).is_err() {
             return;
         }
-        // Each leads to the next, the last to those that were free before: none.
+        // Each entry leads to the next one. The last one ends the list, which was empty before.
         let nexts = (first as u32 + 2..=last).chain([0]);
         chunk.extend(nexts.map(|next| Entry { key: 0, next, created: 0 }));
         let Ok(chunk) = Chunk::try_from(chunk.into_boxed_slice()) else { return };

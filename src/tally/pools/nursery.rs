@@ -1,47 +1,49 @@
-//! Where young pools are kept: a table with one place for each, so that a pool that ends soon costs
-//! as few instructions as can be.
+//! The nursery: a table of young pools with one place for each, so that a pool that ends soon costs
+//! as few instructions as possible.
 //!
-//! Most pools live for a request. They come and go here; a pool whose place another one needs is old,
-//! and moves to [`Live`](super::Live) for good. So does every pool before anything is read: what is
-//! here is never part of a figure.
+//! Most pools live for one request: they begin and end here. A pool whose place another pool needs
+//! is old, and moves to [`Live`](super::Live) for good. So does every pool before figures are read:
+//! no figure includes pools that are still here.
 //!
-//! A *kind* is a creator and the size it asks for. Its place in the table of kinds is the lowest byte
-//! of the creator's *mark*: the address that its call returns to, and the thread pointer, added up.
-//! Comparing one with the mark of a kind compares both. All blocks of a pool have the size of the
-//! first, so of a pool without large allocations the number of blocks is counted when it ends, by
-//! kind, and what it held is worked out later. Others are counted by kind as long as they are *alike*,
-//! their sizes of one class ([`size_class`]): the largest of them says the class of each, and the peak.
+//! A *kind* is a creator and the size that it requests. Its place in the table of kinds is the
+//! lowest byte of the creator's *mark*, the sum of the return address of its call and the thread
+//! pointer. Comparing marks therefore compares both. All blocks of a pool have the size of the
+//! first one. For a pool without large allocations, the number of blocks is counted by kind when it
+//! ends, and its size is computed later. Other pools are counted by kind as long as they are
+//! *alike*, which means that their sizes are in one class ([`size_class`]): the size of the largest
+//! one gives the class of all of them and the peak.
 //!
-//! The hooks' code on x86_64 (`hook::arch::pool`) does the commonest of this itself, on the same
+//! The hooks' code on x86_64 (`hook::arch::pool`) handles the most common cases itself, on the same
 //! memory. For a pool that ends with two blocks, as that of a small request does, it takes these
 //! instructions:
 //!
 //! - 20 to create: 3 to call the original with the stack aligned, 2 for the mark, 1 for the address
-//!   of the tables, 4 for whether the kind is known, 3 for whether the place is free, 1 to go
-//!   elsewhere if not, 2 to fill it, 3 for the time, 1 to return.
-//! - 17 to destroy: 1 for the address of the tables, 2 for the place, 4 for whether this is the main
-//!   thread and the pool in its place, 6 for whether there are two blocks and nothing large, 2 to
-//!   count it, 1 to empty the place, 1 to go on to the original.
+//!   of the tables, 4 to check whether the kind is known, 3 to check whether the place is free, 1
+//!   to branch if not, 2 to fill it, 3 for the time, 1 to return.
+//! - 17 to destroy: 1 for the address of the tables, 2 for the place, 4 to check whether this is
+//!   the main thread and the pool is in its place, 6 to check whether there are two blocks and
+//!   nothing large, 2 to count it, 1 to empty the place, 1 to jump to the original.
 //!
-//! A pool with one block takes 1 less, one with three 11 more. With one block and one large allocation
-//! it takes 36 to destroy, besides what the C library does to tell its size: 12 to see that it is none
-//! of those above, 5 for whether this is the main thread and the pool in its place, 3 for whether one
-//! is all, 4 to ask for its size with the stack aligned, 2 to add that of the block, 3 for the tables and
-//! the place anew, 4 for whether it is like those before, 3 as above. With two blocks they are 6 more.
-//! Six further ones are the jumps from nginx's code to there and back.
+//! A pool with one block takes 1 less, and one with three blocks 11 more. A pool with one block and
+//! one large allocation takes 36 to destroy, plus the C library's function that returns the size of
+//! the allocation: 12 to see that it is none of the above, 5 to check whether this is the main
+//! thread and the pool is in its place, 3 to check that there is only one allocation, 4 to get its
+//! size with the stack aligned, 2 to add the size of the block, 3 to compute the tables and the
+//! place again, 4 to check whether the pool is like those before, 3 as above. With two blocks it
+//! takes 6 more. The jumps from nginx's code to the hook and back take another 6.
 //!
-//! A pool that gives back large allocations is *looked at* first, for it will never be as large again.
-//! Many do so with one block and one large allocation, as that of a connection does after each request:
-//! of such a pool that was looked at before it is kept here, in its place, how large the allocation may
-//! be ([`Nursery::enough`]) before it is to be looked at again. That is gone with the next pool that is
-//! created in the same place, young or old: its kind is written over it. To give back takes 20
-//! instructions then, besides what the C library does to tell the size: 3 for the place, 2 for whether
-//! it is this pool, 4 for whether it is of one block and one allocation, 8 to ask for its size, 2 to
-//! compare, 1 to go on to the original. Of a young pool with a few of both the sum is compared with the
-//! peak of its kind.
+//! A pool that frees large allocations is *looked at* (measured) first, because it may never be as
+//! large again. Many pools do so with one block and one large allocation, as the pool of a
+//! connection does after each request. When such a pool has been looked at, its place keeps the
+//! largest size that the allocation may have ([`Nursery::enough`]) before the pool has to be looked
+//! at again. The next pool that is created in the same place, young or old, overwrites this with
+//! its kind. A free then takes 20 instructions, plus the C library's function that returns the
+//! size: 3 for the place, 2 to check whether it is this pool, 4 to check whether it has one block
+//! and one allocation, 8 to get the size, 2 to compare, 1 to jump to the original. For a young pool
+//! with a few blocks and allocations, their sum is compared with the peak of its kind.
 //!
-//! All is atomic, and relaxed: another thread may do what it likes here, but makes no figure right.
-//! That there is one is noticed by the hooks, and ends the figures.
+//! All accesses are atomic and relaxed: another thread that gets here does no harm, but the figures
+//! are wrong then. The hooks notice such a thread and stop reporting figures.
 #![forbid(unsafe_code)]
 
 use std::mem::offset_of;
@@ -49,57 +51,59 @@ use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::creators::{least_size, size_class};
 
-/// Places for pools.
+/// The number of places for pools.
 const PLACES: usize = 512;
 
-/// A pool's place is the upper bits of the lower half of its address times this. Found by trying: 200
-/// pools one behind the other find 120 places or more, at any distance up to 8 KB.
+/// A pool's place is the upper bits of the lower half of its address times this. The factor was
+/// found by trial: 200 consecutive pools get 120 different places or more, at any distance up to 8
+/// KB.
 pub const FACTOR: u32 = 0xb6df_b51f;
-/// So many lower bits of the product are left out.
+/// The number of lower bits of the product that are dropped.
 pub const SHIFT: u32 = u32::BITS - PLACES.trailing_zeros();
 
-/// Places for kinds.
+/// The number of places for kinds.
 const KINDS: usize = 256;
 
-/// Pools with up to so many blocks and nothing large are counted by blocks when they end.
+/// Pools with up to this number of blocks and without large allocations are counted by their number
+/// of blocks when they end.
 const BLOCKS: usize = 3;
 
-/// Bits of the lower half of a word.
+/// The number of bits of the lower half of a word.
 const HALF: u32 = 32;
 
-/// What is in the first place, which is that of a null pointer, and never free.
+/// The content of the first place, which is that of a null pointer and is never free.
 const TAKEN: usize = 1;
 
 /// The tables.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Nursery {
-    /// The pool in each place; 0 when it is free.
+    /// The pool in each place; 0 if the place is free.
     pools: [AtomicUsize; PLACES],
-    /// When it was created, in milliseconds.
+    /// The time of its creation, in milliseconds.
     created: [AtomicUsize; PLACES],
-    /// In the lowest byte, its kind; in the upper half, the lower half of the address of the pool that
-    /// `enough` is about, which may be another one.
+    /// In the lowest byte, its kind. In the upper half, the lower half of the address of the pool
+    /// to which `enough` applies, which may be another one.
     kinds: [AtomicU64; PLACES],
-    /// With one block and one large allocation, so large may that be, and the pool is no larger than
-    /// the peak of its creator.
+    /// The largest size of the large allocation, in bytes, with which a pool of one block and one
+    /// large allocation does not exceed the peak of its creator.
     enough: [AtomicU64; PLACES],
-    /// The mark of each kind; 0 when there is none.
+    /// The mark of each kind; 0 if there is none.
     marks: [AtomicUsize; KINDS],
-    /// The size that is asked for.
+    /// The requested size in bytes.
     sizes: [AtomicUsize; KINDS],
-    /// The place of the creator.
+    /// The index of the creator.
     creators: [AtomicU16; KINDS],
-    /// What the largest pool of the creator had, or less.
+    /// A lower bound of the peak of the creator, in bytes.
     peaks: [AtomicU64; KINDS],
-    /// Pools that ended, without large allocations: those with one block, with two, and so on.
+    /// Ended pools without large allocations: those with one block, with two, and so on.
     ended: [[AtomicU64; KINDS]; BLOCKS],
-    /// Of the other pools of each kind that ended, those alike: the least size of the class that their
-    /// sizes are of,
+    /// For the other ended pools of each kind, which are alike: the smallest size of their size
+    /// class.
     least: [AtomicU64; KINDS],
-    /// how much larger the largest was,
+    /// The size of the largest of these pools minus `least`.
     above: [AtomicU64; KINDS],
-    /// and how many they are.
+    /// The number of these pools.
     alike: [AtomicU64; KINDS],
 }
 
@@ -110,63 +114,63 @@ pub struct Created {
     pub pool: usize,
     /// The mark of its creator.
     pub mark: usize,
-    /// The size asked for, in bytes.
+    /// The requested size in bytes.
     pub size: usize,
-    /// When, in milliseconds.
+    /// The time of creation, in milliseconds.
     pub at: usize,
 }
 
-/// A pool that leaves.
+/// A pool that leaves the nursery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaving {
     /// Its address.
     pub pool: usize,
-    /// The place of its creator.
+    /// The index of its creator.
     pub creator: usize,
-    /// When it was created, in milliseconds.
+    /// The time of its creation, in milliseconds.
     pub at: usize,
 }
 
 /// Pools that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// The place of their creator.
+    /// The index of their creator.
     pub creator: usize,
-    /// What the largest held, in bytes; the others as much, or a size of the same class.
+    /// The size of the largest one in bytes; the others have this size or one of the same class.
     pub size: u64,
-    /// How many they are.
+    /// The number of pools.
     pub count: u64,
 }
 
 impl Nursery {
-    /// The offset of the table of pools in this struct, in bytes; of other tables below.
+    /// The offset of `pools` in this struct, in bytes.
     pub const POOLS: usize = offset_of!(Nursery, pools);
-    /// Of the times of creation.
+    /// The offset of `created`.
     pub const CREATED: usize = offset_of!(Nursery, created);
-    /// Of the kinds of pools.
+    /// The offset of `kinds`.
     pub const KINDS: usize = offset_of!(Nursery, kinds);
-    /// Of the upper halves there, as far from each other.
+    /// The offset of the upper halves of `kinds`, which have the same distance from each other.
     pub const LOOKED_AT: usize = offset_of!(Nursery, kinds) + 4;
-    /// Of what is enough.
+    /// The offset of `enough`.
     pub const ENOUGH: usize = offset_of!(Nursery, enough);
-    /// Of the marks.
+    /// The offset of `marks`.
     pub const MARKS: usize = offset_of!(Nursery, marks);
-    /// Of the sizes.
+    /// The offset of `sizes`.
     pub const SIZES: usize = offset_of!(Nursery, sizes);
-    /// Of the peaks.
+    /// The offset of `peaks`.
     pub const PEAKS: usize = offset_of!(Nursery, peaks);
-    /// Of the counts of pools that ended with one block.
+    /// The offset of the counts of ended pools with one block.
     pub const ENDED: usize = offset_of!(Nursery, ended);
-    /// The distance from there to those with one block more.
+    /// The distance from these counts to those of pools with one more block, in bytes.
     pub const ENDED_NEXT: usize = size_of::<[AtomicU64; KINDS]>();
-    /// The offset of the least sizes of those alike.
+    /// The offset of `least`.
     pub const LEAST: usize = offset_of!(Nursery, least);
-    /// Of how much larger the largest was.
+    /// The offset of `above`.
     pub const ABOVE: usize = offset_of!(Nursery, above);
-    /// Of how many they are.
+    /// The offset of `alike`.
     pub const ALIKE: usize = offset_of!(Nursery, alike);
 
-    /// Empty, and all zero: its pages need not exist.
+    /// An empty nursery. It is all zero, so its pages take no memory until they are written.
     pub const fn new() -> Self {
         Nursery {
             pools: [const { AtomicUsize::new(0) }; PLACES],
@@ -184,7 +188,7 @@ impl Nursery {
         }
     }
 
-    /// The kind of a pool, new or known. `None` when another one has its place.
+    /// The kind of a pool; a new kind is added. `None` if another kind has its place.
     pub fn kind(&self, created: &Created, creator: usize) -> Option<u8> {
         if created.mark == 0 {
             return None;
@@ -204,8 +208,8 @@ impl Nursery {
         is.then_some(kind)
     }
 
-    /// Takes a pool in. Returns the one that cannot be here then: the older one that was in its place,
-    /// or itself.
+    /// Puts a pool in. Returns the pool that cannot be here: the older one in its place, or the new
+    /// one itself.
     pub fn put(&self, created: &Created, creator: usize, kind: u8) -> Option<Leaving> {
         let itself = Leaving { pool: created.pool, creator, at: created.at };
         let place = place_of(created.pool);
@@ -225,9 +229,9 @@ impl Nursery {
         (self.pools.get(place)?.load(Relaxed) == pool).then(|| self.leave(place)).flatten()
     }
 
-    /// Takes a pool out that ends with this size, and counts it with those alike. Returns those that
-    /// are not counted here any more, maybe none: of a size of another class. `None` when the pool is
-    /// not here.
+    /// Takes out a pool that ends with `size` bytes and counts it with those that are alike.
+    /// Returns the pools that are no longer counted here because their sizes are in another class;
+    /// their count may be 0. `None` if the pool is not here.
     pub fn end(&self, pool: usize, size: u64) -> Option<Ended> {
         let place = place_of(pool);
         let here = self.pools.get(place)?;
@@ -270,20 +274,21 @@ impl Nursery {
         Some(usize::from(self.kinds.get(place)?.load(Relaxed) as u8))
     }
 
-    /// The place of the creator of a pool, if it is here.
+    /// The index of the creator of a pool, if the pool is here.
     pub fn creator_of(&self, pool: usize) -> Option<usize> {
         let place = place_of(pool);
         let is_here = place != 0 && self.pools.get(place)?.load(Relaxed) == pool;
         is_here.then(|| self.creator(self.kind_at(place)?)).flatten()
     }
 
-    /// To be called before pools are: in the first place nothing is looked at, not even a pool whose
-    /// address ends with zeroes.
+    /// Must be called before pools are looked at: it makes sure that no pool counts as looked at in
+    /// the first place, not even one whose address ends with zeroes.
     pub fn begin(&self) {
         self.kinds[0].store(1 << HALF, Relaxed);
     }
 
-    /// A pool was looked at; the peak of its creator, and the size of a block.
+    /// Notes that a pool was looked at. `peak` is the peak of its creator and `of_block` the size
+    /// of a block, in bytes.
     pub fn looked_at(&self, pool: usize, peak: u64, of_block: u64) -> Option<()> {
         let place = place_of(pool);
         let word = self.kinds.get(place).filter(|_| place != 0)?;
@@ -296,13 +301,14 @@ impl Nursery {
         Some(())
     }
 
-    /// Whether a pool was looked at, and none created in its place since.
+    /// Whether a pool was looked at and no other was created in its place since.
     pub fn is_looked_at(&self, pool: usize) -> bool {
         let word = self.kinds.get(place_of(pool)).map_or(0, |kind| kind.load(Relaxed));
         place_of(pool) != 0 && (word >> HALF) as u32 == pool as u32
     }
 
-    /// A pool is to be looked at: another one is created at its address, or it is as if it were.
+    /// Requires a new look at a pool: another one is created at its address, or it is treated as
+    /// new.
     pub fn look_again(&self, pool: usize) {
         if self.is_looked_at(pool) {
             if let Some(kind) = self.kinds.get(place_of(pool)) {
@@ -311,7 +317,7 @@ impl Nursery {
         }
     }
 
-    /// All pools are to be looked at.
+    /// Requires a new look at all pools.
     pub fn look_at_all(&self) {
         for kind in &self.kinds {
             kind.store(u64::from(kind.load(Relaxed) as u8), Relaxed);
@@ -323,7 +329,7 @@ impl Nursery {
         Some(self.creators.get(kind)?.load(Relaxed).into())
     }
 
-    /// Forgets all kinds: what of them has ended. No pool may be here.
+    /// Forgets all kinds and returns the pools of them that have ended. No pool may be here.
     pub fn end_all(&self) -> impl Iterator<Item = Ended> + '_ {
         let kinds = self.marks.iter().enumerate();
         let kinds = kinds.filter(|(_, mark)| mark.load(Relaxed) != 0);

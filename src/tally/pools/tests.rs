@@ -18,7 +18,7 @@ fn pools() -> Pools {
     Pools::new(Box::leak(Box::default()))
 }
 
-/// As the hook does. The mark of a creator is as good as any.
+/// Creates a pool as the hook does. The mark is arbitrary, but different for each creator.
 fn created(pools: &mut Pools, pool: usize, creator: usize) -> Look {
     pools.created(&Created { pool, mark: 1 + creator, size: 256, at: 0 }, creator)
 }
@@ -33,7 +33,7 @@ fn all(live: &Live) -> Vec<Pool> {
     found
 }
 
-/// Random pools come and go in waves, beside a map that does the same.
+/// Random pools come and go in waves; a map that does the same has the expected ones.
 #[test]
 fn live_pools_are_those_of_a_map() {
     let mut random = Random::new(3);
@@ -41,7 +41,7 @@ fn live_pools_are_those_of_a_map() {
     let mut most = 0;
     for round in 0..400_000u32 {
         let grows = (round / 50_000) % 2 == 0;
-        // Addresses as malloc gives them out: close together, and used again.
+        // Addresses as malloc returns them: close together and used again.
         let address = 0x5555_5555_0000 + random.below(40_000) as usize * 4112 / 16 * 16;
         if random.below(10) < if grows { 8 } else { 2 } {
             map.entry(address).or_insert_with(|| {
@@ -79,7 +79,7 @@ fn a_walk_sees_what_stays_exactly_once() {
     while let Some((pool, next)) = live.next(place) {
         *seen.entry(pool.address).or_insert(0) += 1;
         place = next;
-        // Every odd one goes, and two new ones come: the tables grow meanwhile.
+        // Every odd pool is removed and two new ones are added: the tables grow meanwhile.
         live.remove(address(2 * seen.len() + 1));
         for _ in 0..if seen.len() < 800 { 2 } else { 0 } {
             assert!(insert(&mut live, address(fresh), 0, 0));
@@ -212,7 +212,8 @@ fn size_classes() {
     assert_eq!(least_size(0), 0);
 }
 
-/// What a process does to its pools, beside a map of them: many, few, of many kinds and of few.
+/// Random calls of a process, compared with a map of its pools: many and few pools, many and few
+/// kinds.
 #[test]
 fn pools_are_those_of_a_map() {
     let mut random = Random::new(5);
@@ -287,7 +288,7 @@ fn pools_are_those_of_a_map() {
     }
 }
 
-/// All that is kept for pools, with all that can be in use.
+/// The memory for pools with all parts in use.
 #[test]
 fn ten_thousand_pools_take_little() {
     let mut pools = pools();

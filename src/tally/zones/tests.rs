@@ -106,7 +106,7 @@ fn a_child_counts_for_itself() {
     assert_eq!(sibling.counts(POOL), Some(counts(0, 0, 1, 0)));
     assert_eq!(masters.counts(POOL), Some(counts(1, 0, 0, 100)));
     assert_eq!(masters.page_counts(POOL, 1), Some(PageCounts { reqs: 2, fails: 1 }));
-    // The master goes on as its own child, and has what that counted.
+    // The master continues as its own child (daemon) and takes over that table's counts.
     let daemon = Table::new();
     daemon.inherit(Some(&masters));
     daemon.allocated(POOL, 50, true, None);
@@ -119,7 +119,7 @@ fn a_child_counts_for_itself() {
     assert_eq!(sum.counts(POOL), Some(counts(2, 1, 0, 150)));
     assert_eq!(sum.counts(POOL + 12288), Some(counts(0, 0, 1, 0)));
     assert_eq!(sum.page_counts(POOL, 1), Some(PageCounts::default()));
-    // The pool of before the reload is gone in the master, not in the child.
+    // The pool from before the reload is gone in the master, but not in the child.
     masters.end(POOL);
     masters.begin(POOL, 3);
     child.allocated(POOL, 4096, false, Some(&masters));

@@ -1,7 +1,7 @@
 use super::*;
 
 impl Nursery {
-    /// What the hook's own code does when a young pool ends that has up to three blocks.
+    /// Does what the hook's code does when a young pool with up to three blocks ends.
     pub(in crate::tally::pools) fn end_young(&self, pool: usize, blocks: usize) -> bool {
         let place = place_of(pool);
         if self.pools[place].load(Relaxed) != pool {
@@ -73,7 +73,7 @@ fn kinds() {
     assert_eq!(kind(0x201, 512), Some(1), "there is room again");
 }
 
-/// Pools that hold more than their blocks are counted by kind as long as their sizes are alike.
+/// Pools with large allocations are counted by kind as long as their sizes are alike.
 #[test]
 fn sizes_alike() {
     let nursery = Nursery::new();
@@ -101,11 +101,11 @@ fn sizes_alike() {
     assert_eq!(nursery.end_all().map(|ended| ended.size).collect::<Vec<_>>(), [5000]);
 }
 
-/// Pools as malloc has them, one behind the other, find places of their own for the most part.
+/// Consecutive pools, as malloc allocates them, mostly get different places.
 #[test]
 fn places_are_spread() {
     let small = (16..=8448).step_by(16).map(|distance| (distance, 120));
-    // 256, 1024, 4096 and so on with what malloc adds; and whole pages.
+    // 256, 512, 1024 and so on with the bytes that malloc adds, and whole pages.
     let usual = [272, 528, 1040, 2064, 4112, 8208, 16400, 4096, 8192, 65536].map(|d| (d, 180));
     for (distance, least) in small.chain(usual) {
         let mut places: Vec<usize> =
