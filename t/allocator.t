@@ -1,11 +1,11 @@
-# The system's allocator: its name, its figures, and what a test takes from it.
+# The system allocator: its name, its figures, and the memory that a test allocates.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use constant MB => 1048576;
 
-# Lua that takes blocks from the allocator in place, and reads glibc's own statistics.
+# Lua code that allocates from the current allocator and reads glibc's own statistics.
 our $LUA = <<'END';
 init_by_lua_block {
     local ffi = require "ffi"
@@ -63,7 +63,7 @@ END
 
 sub allocator { my ($t, $path) = @_; return process_of($t->fresh($path), ($t->workers)[0])->{allocator} }
 
-# Calls a Lua function in the worker.
+# Calls a Lua function in the worker. Returns its result.
 sub lua {
     my ($t, $call) = @_;
     my $answer = $t->get("/lua?$call");
@@ -71,7 +71,7 @@ sub lua {
     return $answer->{body};
 }
 
-# glibc's figures as an independent reading in the same process has them.
+# Compares glibc's figures with an independent reading in the same process.
 sub check_mallinfo {
     my ($t, $when, $path) = @_;
     my %before = split ' ', lua($t, 'mallinfo()');
@@ -87,7 +87,7 @@ sub check_mallinfo {
     return $said;
 }
 
-# 50 MB taken from a preloaded allocator.
+# Allocates 50 MB from a preloaded allocator, and checks its figures.
 sub check_preloaded {
     my ($t, $name, $figures) = @_;
     my ($worker) = $t->workers;
@@ -104,7 +104,7 @@ sub check_preloaded {
     my $before = $check->();
     lua($t, 'take(800,65536)');
     my $after = $check->();
-    # What cannot be told apart is left over.
+    # Memory that cannot be attributed to the allocator is in anon_other.
     my ($known) = grep { defined $after->{breakdown}{$_}{resident} } $name, 'anon_other';
     near $after->{breakdown}{$known}{resident} - $before->{breakdown}{$known}{resident}, 50 * MB, 5 * MB,
         "$name: $known rises by what was taken";
@@ -128,7 +128,7 @@ sub check_preloaded {
     return $after;
 }
 
-# The blocks share the Lua code and the locations.
+# The blocks share this Lua code and these locations.
 sub with_lua { return ($_[0] // '') . $LUA }
 
 my $CONFIG = <<'END';
@@ -253,7 +253,7 @@ for my $nth (1 .. 4) {
     cmp_ok $process->{breakdown}{glibc_heap}{resident}, '>=', 150 * MB, "answer $nth: glibc_heap";
 }
 
-# Asked for, the figures are fresh: they have what was taken last.
+# With refresh=heap the figures are fresh: they include the last allocation.
 my $before = process_of($t->fresh('/memstat?refresh=heap'), $burdened);
 $t->get_from($burdened, "/more?$burdened");
 my $process = process_of($t->fresh('/memstat?refresh=heap'), $burdened);
@@ -337,7 +337,7 @@ lua($t, 'drop(0,2)');
 my ($worker) = $t->workers;
 my $churn = $t->connect;
 
-# What is said of the allocator while the worker allocates and frees; all of it must belong together.
+# Returns the allocator's figures while the worker allocates and frees. They must be consistent.
 my $ask = sub {
     $churn->send(GET => '/churn') for 1 .. 30;
     my $process = process_of($t->fresh, $worker);
@@ -348,7 +348,7 @@ my $ask = sub {
     return $said;
 };
 
-# Figures that were measured after now.
+# Waits for figures that were measured after this call.
 my $renewed = sub {
     my $begun = milliseconds();
     return $t->wait_for('the figures are renewed', sub {
@@ -370,7 +370,7 @@ for my $round (1 .. 3) {
 my %own = split ' ', lua($t, 'mallinfo()');
 near $before->{$_}, $own{$_}, MB, "mallinfo2: $_" for qw(in_use free reserved);
 
-# Metrics have the same figures, and their age.
+# The metrics have the same figures, and their age.
 my $metrics = $t->get('/memstat?format=prometheus')->{body};
 my %metric  = map { $_ => $metrics =~ /^nginx_memstat_allocator_$_\{[^}]*\} (\S+)/m }
     qw(in_use_bytes free_bytes reserved_bytes figures_age_seconds);

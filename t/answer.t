@@ -1,4 +1,4 @@
-# What a memstat location answers, and to whom.
+# The answers of a memstat location: methods, formats, refusals, access control, filters.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -68,7 +68,7 @@ Content-Type: application/json
 --- response_body_like
 ^\{.*"processes":.*\}\s*$
 
-=== TEST 5: format=text is a table for people
+=== TEST 5: format=text is a table
 --- main_config
 worker_processes 2;
 --- config
@@ -125,7 +125,7 @@ location /memstat { memstat; }
 GET /memstat?
 GET /memstat?format=json&
 
-=== TEST 9: a request body is discarded, and the connection goes on
+=== TEST 9: a request body is discarded, and the connection stays open
 --- config
 location /memstat { memstat; }
 --- perl

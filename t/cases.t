@@ -1,4 +1,5 @@
-# The cases of doc/diagnosis.md: each runs, small, and what the guide says of its figures is so.
+# The cases of doc/diagnosis.md: each one runs on a small scale, and the guide's statements about its figures
+# are true.
 use strict;
 use warnings;
 
@@ -17,7 +18,7 @@ sub read_file {
     return scalar <$file>;
 }
 
-# Runs a case: what /memstat said at its blocks, and its facts.
+# Runs a case. Returns the replies of /memstat at its blocks, and its facts.
 sub run_case {
     my ($name) = @_;
     my $replies = File::Temp->new;
@@ -27,7 +28,7 @@ sub run_case {
     my %in_guide = $GUIDE =~ /^<!-- \Q$name\E: (\S+) -->\n```\n(.*?)^```$/msg;
     ok scalar keys %in_guide, 'it is in the guide';
     for my $block (sort keys %in_guide) {
-        # What needs Lua is left out where there is none.
+        # Without Lua, blocks that need it are missing.
         next if $ENV{TEST_NGINX_WITHOUT_LUA} && !defined $blocks{$block};
         my ($printed, $shown) = map { /\A(\$ .*)/ ? $1 : '' } $blocks{$block} // '?', $in_guide{$block};
         is $shown, $printed, "the guide has the command of $block";
@@ -41,13 +42,13 @@ sub words { return join ' ', split ' ', ($_[0] =~ /\A(.*)/)[0] }
 
 sub sum { my $sum = 0; $sum += $_ // 0 for @_; return $sum }
 
-# Of all processes, what they did to a zone.
+# Returns what each process did to a zone.
 sub done_to {
     my ($reply, $zone, $what) = @_;
     return sum(map { $_->{zones}{$zone}{$what} } @{ $reply->{processes} });
 }
 
-# The workers of an answer, the oldest generation first.
+# Returns the workers in an answer, the oldest generation first.
 sub workers {
     my ($reply) = @_;
     my @workers = grep { $_->{kind} eq 'worker' } @{ $reply->{processes} };
@@ -62,7 +63,7 @@ sub requests {
     return (grep { $_->{kind} eq 'request' } @{ $process->{pools}{by_creator} })[0];
 }
 
-# Passes when a figure is at least, or at most, a share of another.
+# Passes if a figure is at least, or at most, a multiple of another.
 sub at_least { my ($got, $share, $of, $name) = @_; return compare($got, '>=', $share * $of, $name) }
 sub at_most  { my ($got, $share, $of, $name) = @_; return compare($got, '<=', $share * $of, $name) }
 
@@ -190,7 +191,7 @@ subtest 'slow-clients' => sub {
         like $pool->{request}, qr{^GET /reports/report\.csv }, 'the request line';
         cmp_ok $pool->{age_s}, '>=', 1, 'the age';
     }
-    # One of them is the asking one. A slow client that got no time from the machine is gone, too.
+    # One request is the one for these figures. Slow clients that got no CPU time may be gone, too.
     cmp_ok $requests{$_}{live}, '<=', $clients / 2 + 1, "$_: those who stopped to read are gone"
         for qw(timeout both);
     cmp_ok $requests{$_}{live}, '>', 1, "$_: those who read are there" for qw(timeout both);

@@ -1,4 +1,4 @@
-# What the directives accept, and what nginx says of the rest.
+# The directives: what they accept, and the errors for everything else.
 use strict;
 use warnings;
 
@@ -6,9 +6,9 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# Where the text goes: at the top level, inside http, inside server, inside a location; then the
-# directives, of which the last is the wrong one; then what nginx says before the file and the line
-# of that last one. Without it nginx accepts the directives.
+# Cases: the context of the directives (main, http, server or location); the directives, the last of which
+# is wrong; the error that nginx prints before the file and the line of the last one. A case without an
+# error is accepted.
 my $HOOKS = qr/expected "on", "off" or any of "pool", "slab", "lua", "thread", "master" in "memstat_hooks"/;
 my $SIZE  = qr/in "memstat_zone", expected "size=" and a size such as "size=1m"/;
 my @CASES = (
@@ -92,7 +92,7 @@ sub server_with {
     );
 }
 
-# The line of the configuration on which the last directive of a case stands.
+# Returns the line in the configuration of a case's last directive.
 sub line_of {
     my ($t, $text) = @_;
     my ($last) = $text =~ /([^\n]*)\z/;
@@ -117,7 +117,7 @@ for my $case (@CASES) {
     ok $right, $name or diag "expected: $expected in $file:$line\n$said";
 }
 
-# The hooks are one setting of the whole server, wherever it stands.
+# The hooks are one setting for the whole server, in either context.
 {
     my $t = Test::Memstat::Server->new(
         main_config => 'memstat_hooks on;', http_config => 'memstat_hooks on;',
@@ -127,7 +127,7 @@ for my $case (@CASES) {
         or diag $said;
 }
 
-# The size that a refusal names is enough, and a kilobyte less is not.
+# The size in the error is enough, and a kilobyte less is not.
 {
     my $with = sub {
         my ($size) = @_;
@@ -167,8 +167,8 @@ for my $case (
     ok $accepted && @lines == $warned, $name or diag $said;
 }
 
-# The configuration in README works as it is pasted. Only the port is changed, and the folders that nginx
-# keeps files in.
+# The configuration in README.md works when it is pasted. Only the port and the folders of nginx's files are
+# changed.
 {
     my $repository = "$FindBin::Bin/..";
     my ($pasted)  = read_file("$repository/README.md") =~ /^```nginx\n(.*?)^```$/ms;

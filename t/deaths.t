@@ -1,19 +1,19 @@
-# Workers that die at any moment: the reply stays valid, the dead are gone from it, and their successors
-# are there. TEST_NGINX_COUNT: how many deaths (60).
+# Workers that are killed at any moment: replies stay valid, without the killed workers and with their
+# successors. TEST_NGINX_COUNT: the number of killed workers (60).
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 sub deaths { return $ENV{TEST_NGINX_COUNT} // 60 }
 
-# A process that does something over and over, until it is told to end.
+# Starts a process that does something repeatedly until it is stopped.
 sub meanwhile {
     my ($do) = @_;
     my $pid = fork // die "cannot fork: $!\n";
     return $pid if $pid;
     $SIG{TERM} = sub { POSIX::_exit(0) };
     while (1) {
-        # Connections to a worker that dies are reset.
+        # Connections to a killed worker are reset.
         eval { $do->() };
     }
 }
@@ -22,7 +22,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: killed under load, while everybody publishes
+=== TEST 1: killed under load, while all processes publish
 --- main_config
 worker_processes 3;
 --- http_config
@@ -33,16 +33,16 @@ location /limited { limit_req zone=limited burst=1000 nodelay; return 204; }
 --- perl
 my @load = map { meanwhile(sub { $t->get('/limited') }) } 1 .. 2;
 push @load, meanwhile(sub { $t->get('/memstat') });
-# An answer that waited for a dead worker would never come: its client would give up, which is wrong.
+# An answer that waits for a dead worker would not come before its client's timeout, which fails the test.
 my ($answers, @wrong) = (0);
 my $count = deaths();
 for my $round (1 .. $count) {
     my @workers = $t->workers;
     my $victim = $workers[ rand @workers ];
-    # After so many answers to others: at any moment of the round of snapshots.
+    # After a random number of other requests: at any moment of the snapshots.
     for (1 .. rand 20) { eval { $t->get('/limited') } }
     kill $_, $victim for (qw(KILL SEGV ABRT))[ $round % 3 ];
-    # Some answers while it dies, and one once its successor is there.
+    # Some answers while the worker dies, and one when its successor runs.
     for (1 .. 2) {
         my $reply = eval { $t->memstat } or do {
             push @wrong, $@ unless $@ =~ /connection was closed|cannot (?:read|connect)|not an HTTP/;

@@ -1,4 +1,4 @@
-# make deb: what is in the package, what it depends on, and that nginx serves with the module in it.
+# make deb: the contents of the package, its dependencies, and an nginx that runs with its module.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -10,10 +10,10 @@ my $repository = abs_path("$FindBin::Bin/..");
 my $nginx      = Test::Memstat::Configuration::binary();
 plan(skip_all => 'this nginx is of no package') if system("dpkg-query -S '$nginx' >/dev/null 2>&1");
 
-# make finds the installed nginx's tree by itself.
+# make prepares the source tree of the installed nginx itself.
 delete @ENV{qw(NGINX_SOURCE_DIR NGINX_BUILD_DIR)};
 
-# What a command prints.
+# Returns the output of a command.
 sub said {
     my @command = @_;
     open my $out, '-|', @command or die "cannot run $command[0]: $!\n";
@@ -29,7 +29,7 @@ my $arch    = said(qw(dpkg --print-architecture)) =~ s/\n//r;
 my ($deb) = said('make', '-s', '-C', $repository, 'deb') =~ m{^(/\S+\Q/${package}_\E\S+\.deb)$}m;
 is $deb, "$repository/build/deb/${package}_$version-1_$arch.deb", 'the package';
 
-# The helper's file says what ABI modules are built for; the package of nginx says what it provides.
+# The packaging helper's file has the ABI that modules are built for; nginx's package has what it provides.
 my ($abi) = read_file('/usr/share/nginx/src/debian/libnginx-mod.abisubstvars') =~ /^nginx:abi=(\S+)$/m;
 like said(qw(dpkg-query -W -f ${Provides} nginx)), qr/\b\Q$abi\E\b/, "the installed nginx provides $abi";
 my %field = map { $_ => said('dpkg-deb', '-f', $deb, $_) =~ s/\n\z//r } qw(Package Version Architecture Depends);
@@ -53,7 +53,7 @@ is read_file("$root/control/conffiles"), "/etc/nginx/snippets/memstat.conf\n", '
 like read_file("$root/control/postinst"), qr/mod-http-memstat\.conf:50-mod-http-memstat\.conf/,
     'the link in modules-enabled is made by the helper of nginx-dev';
 
-# Modules of the configuration's own prefix.
+# The prefix of the configuration has its own modules folder.
 mkdir "$root/prefix";
 symlink "$root/usr/lib/nginx/modules", "$root/prefix/modules";
 my $load = read_file("$root/$file") =~ s{ (?=modules/)}{ $root/prefix/}r;

@@ -1,5 +1,5 @@
-# What the first configuration allocates is counted from the first moment, and nothing is left behind
-# where no location wants the hooks.
+# Allocations of the first configuration are counted from the beginning. If no location wants the hooks,
+# nothing of them is left.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -7,7 +7,8 @@ use Test::Memstat::Background;
 use Test::Memstat::Build;
 use Test::Memstat::Lua qw(lua_of);
 
-# The pools of a worker by creator, those of clients apart: live ones and what they hold.
+# Returns the pools of a worker by creator, without those of clients: the number of live ones, and their
+# size.
 sub pools_of {
     my ($t) = @_;
     my ($worker) = active_workers($t->fresh);
@@ -15,7 +16,7 @@ sub pools_of {
         grep { $_->{live} && $_->{kind} !~ /^(?:request|connection|cycle)$/ } @{ $worker->{pools}{by_creator} } };
 }
 
-# What the master did to the shared mapping of a name.
+# Returns what the master did to the shared mapping with a name.
 sub masters_counts {
     my ($t, $zone) = @_;
     my ($master) = process_with($t->fresh, kind => 'master');
@@ -23,7 +24,7 @@ sub masters_counts {
     return [ @$counts{qw(mapped allocations bytes_requested)} ];
 }
 
-# Bytes of nginx's code that differ from its file, in a process.
+# Returns how many bytes of nginx's code in a process differ from the file.
 sub changed_code {
     my ($pid) = @_;
     my $exe = readlink "/proc/$pid/exe";
@@ -42,14 +43,14 @@ sub changed_code {
         my ($as_is, $was) = ('', '');
         sysread $mem, $as_is, $map->{size};
         sysread $file, $was, $map->{size};
-        # Behind the end of the segment the last page has what follows in the file.
+        # Beyond the end of the segment, the last page has the bytes that follow in the file.
         my $length = length $was < length $as_is ? length $was : length $as_is;
         $differ += grep { $_ } unpack 'C*', substr($as_is, 0, $length) ^ substr($was, 0, $length);
     }
     return $differ;
 }
 
-# Whether a process has the module mapped.
+# Returns whether a process has the module mapped.
 sub has_module { my ($pid) = @_; return scalar grep { $_->{path} =~ /memstat\.so$/ } maps($pid) }
 
 use constant {
@@ -57,7 +58,7 @@ use constant {
     MODULE   => 'load_module $TEST_NGINX_BUILT_ngx_http_first_test_module;',
 };
 
-# Built here: the process that becomes nginx only takes its name.
+# Built here, because the process that becomes nginx only uses its path.
 Test::Memstat::Build::library('clones');
 
 run_tests();
@@ -79,7 +80,7 @@ for my $place ('first', 'last') {
     is $_, undef, 'nginx ends as told' for $s->stop;
 }
 
-=== TEST 2: the VM of stream in front of http is seen from its birth
+=== TEST 2: the VM of a stream block before http is seen from its creation
 --- perl
 plan skip_all => 'ngx_stream_lua is linked into nginx' unless Test::Memstat::Configuration::stream_lua_module();
 my $stream = <<'END';
@@ -103,7 +104,7 @@ for my $place ('first', 'last') {
     is_deeply \@figures, [ 1, 1 ], 'one VM';
 }
 
-=== TEST 3: hooks that the configuration leaves out are taken out again, with what they counted
+=== TEST 3: hooks that the configuration does not want are removed, with their counts
 --- main_config
 load_module $TEST_NGINX_BUILT_ngx_http_first_test_module;
 memstat_hooks thread;
@@ -125,7 +126,7 @@ for (1, 2) {
 $t->reload(main_config => MODULE);
 ok changed_code($t->master), 'with the hooks the code differs';
 
-=== TEST 4: no location wants them
+=== TEST 4: no location wants the hooks
 --- main_config
 load_module $TEST_NGINX_BUILT_ngx_http_first_test_module;
 --- config
@@ -158,7 +159,7 @@ load_module $TEST_NGINX_BUILT_ngx_http_first_test_module;
 --- perl
 $t->reload(module => 0);
 ok !has_module($t->master), 'not loaded yet';
-# With the module, and an error behind everything.
+# With the module, and an error at the end of the configuration.
 my $fails = sub {
     my $log = length $t->error_log;
     $t->write_conf(module => 'first', config => LOCATION . "\nlisten 192.0.2.1:1;");
@@ -219,8 +220,8 @@ unknown directive "no_such_directive"
 
 === TEST 7: a master that went into the background
 --- perl
-# nginx forks when its configuration is read: what was counted before is the master's, and so is what a
-# reload allocates.
+# nginx forks after it has read its configuration. The counts from before belong to the master, and so do
+# those of a reload.
 my %with = (main_config => MODULE, config => LOCATION, http_config => 'limit_req_zone $uri zone=a:64k rate=1r/s;');
 my $more = 'limit_req_zone $uri zone=b:64k rate=1r/s; limit_req_zone $uri zone=a:64k rate=1r/s;';
 my $front = Test::Memstat::Server->new(%with)->start;

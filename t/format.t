@@ -1,4 +1,4 @@
-# Which format a request gets, how replies are narrowed, and with which headers.
+# The format of a reply, its narrowing by parameters, and its headers.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -6,7 +6,7 @@ use Test::Memstat::Prometheus qw(promtool series);
 
 use JSON::PP;
 
-# The headers of an answer that matter here.
+# Returns the headers of an answer that these tests compare.
 sub headers {
     my ($answer) = @_;
     return join ' | ', map { $answer->{headers}{$_} // '-' } qw(content-type vary);
@@ -51,7 +51,7 @@ for ([ 'nothing', [], 'json' ], [ '*/*', ['Accept: */*'], 'json' ], [ 'a browser
 my $head = $t->request(HEAD => '/memstat', headers => [$browser]);
 is headers($head), TYPE->{html} . ' | Accept', 'HEAD too';
 
-=== TEST 2: curl as it is
+=== TEST 2: curl without options
 --- config
 location /memstat { memstat; }
 --- perl
@@ -60,7 +60,7 @@ my ($body, $type) = $said =~ /\A(.*)\n\n(.*)\z/s;
 is $type, 'application/json', 'JSON';
 $t->decode($body);
 
-=== TEST 3: memstat_format sets what those get who leave it open
+=== TEST 3: memstat_format sets the format for requests that leave it open
 --- http_config
 memstat_format text;
 --- config
@@ -93,7 +93,7 @@ location /memstat { memstat; memstat_format json; memstat_format text; }
 --- error_log
 "memstat_format" directive is duplicate
 
-=== TEST 6: the page's policy lets in nothing but its own style and script
+=== TEST 6: the page's policy allows only its own style and script
 --- config
 location /memstat { memstat; }
 --- perl
@@ -147,7 +147,7 @@ is $none->{status}, 404, 'another process';
 is $none->{body}, sprintf(qq{unknown pid "1": known are %d, %d and %d\n}, $t->master, sort { $a <=> $b } @workers),
     'and those there are';
 
-=== TEST 9: what does not go together is refused in a sentence
+=== TEST 9: parameters that cannot be combined are refused in a sentence
 --- config
 location /memstat { memstat; }
 --- request
@@ -207,7 +207,7 @@ ok exists $series->{$key} || exists $series->{'nginx_memstat_zone_size_bytes{zon
 my $open = $t->get('/memstat?format=prometheus', headers => ['Accept: application/openmetrics-text']);
 is $open->{headers}{'content-type'}, TYPE->{openmetrics}, 'OpenMetrics';
 like $open->{body}, qr/\n# EOF\n\z/, 'ends as it must';
-# The connection of a request has a pool, which the other reply may be without.
+# Each request's connection has a pool, which the other reply may lack.
 my $names = sub { return [ sort grep { !/creator=|oldest|pools_by_/ } keys %{ $_[0] } ] };
 is_deeply $names->(series($open->{body})), $names->($series), 'the same series';
 
@@ -244,7 +244,7 @@ for my $pid ($t->master, $t->workers) {
     my %status = proc_status($pid);
     near $size * { K => 1, M => 1024, G => 1048576 }->{$unit} * 1024, $status{VmHWM}, 0.02 * $status{VmHWM}, "the peak of $pid";
 }
-# Columns that do not fit beside the others stand in a block of their own.
+# Columns that do not fit on the line are in a separate block.
 my ($pools) = $text =~ /^Oldest pools\n(.*)/ms;
 like $pools, qr/ server\b/, 'a column of servers';
 like $pools, qr/ localhost\b/, 'the server';

@@ -1,13 +1,13 @@
-# Input that nobody sends in good faith: garbage in the module's shared memory, and garbage on the wire.
-# TEST_NGINX_COUNT: how many rounds (150).
+# Random garbage in the module's shared memory, and in requests. TEST_NGINX_COUNT: the number of rounds
+# (150).
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 sub rounds { return $ENV{TEST_NGINX_COUNT} // 150 }
 
-# Where the slots are in a worker: the module's zone is the only one of its size, and nginx keeps at
-# offset 88 of it where its first page is (ngx_slab_pool_t, start).
+# Returns the address of the slots in a worker. The module's zone is the only one of its size, and the
+# address of its first page is at offset 88 (ngx_slab_pool_t, start).
 sub slots {
     my ($pid, $size) = @_;
     my ($zone) = grep { $_->{rights} eq 'rw-s' && $_->{size} == $size } maps($pid);
@@ -52,7 +52,7 @@ my ($memory, $start, $length) = slots($workers[0], 1236 * 1024);
 cmp_ok $length, '>', 32 * 32768, 'room for many slots';
 my ($unread, @wrong) = (0);
 for my $round (1 .. rounds()) {
-    # The slots of the workers are among the first; each has a header in front.
+    # The workers have slots among the first. Each slot begins with a header.
     my $slot = $start + 32768 * int rand 5;
     for (1 .. 16) {
         my $offset = rand() < 0.5 ? 8 * int rand 16 : 8 * int rand 600;
@@ -76,7 +76,7 @@ $t->wait_for('the next workers are fine', sub {
 });
 pass 'the next workers are fine';
 
-=== TEST 2: garbage on the wire
+=== TEST 2: garbage in requests
 --- main_config
 worker_processes 2;
 --- config

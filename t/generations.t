@@ -1,9 +1,9 @@
-# More processes than anybody planned for, and processes that are about to end.
+# More processes than the zone was planned for, and processes that are about to exit.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# What is wrong about processes that run: each is there, as what it is.
+# Returns the errors in an answer about running processes: each must be there, with its kind and state.
 sub wrong {
     my ($t, $reply, %with) = @_;
     my %told = map { $_->{pid} => $_ } @{ $reply->{processes} };
@@ -21,7 +21,7 @@ sub wrong {
     return @wrong;
 }
 
-# No client waits for a timeout: it is much longer than they wait for an answer.
+# No client waits for memstat_timeout, which is much longer than its own timeout.
 run_tests();
 
 __DATA__
@@ -88,7 +88,7 @@ $reply = $t->wait_for('the others have slots', sub {
 }) // $t->fresh;
 is_deeply [ wrong($t, $reply) ], [], 'free slots are claimed';
 
-=== TEST 3: workers that end are not in the answer, and nobody waits for them
+=== TEST 3: workers that exit are not in the answer, and no answer waits for them
 --- main_config
 worker_processes 4;
 --- config
@@ -115,7 +115,7 @@ for my $round (1 .. 8) {
 }
 is_deeply \@wrong, [], "no process without memory in $answers answers";
 
-=== TEST 4: nobody waits for a process that was killed before it answered
+=== TEST 4: no answer waits for a process that was killed before it answered
 --- main_config
 worker_processes 2;
 --- config
@@ -147,7 +147,7 @@ worker process \d+ exited on signal 9
 --- perl
 my ($killed, $other) = $t->workers;
 $t->fresh;
-# Nobody asks this master, so that nobody waits for it.
+# The master is not asked, so no answer waits for it.
 $t->signal(STOP => $t->master);
 $t->signal(KILL => $killed);
 $t->wait_for('it has ended', sub { my %status = proc_status($killed); ($status{State} // 'Z') =~ /^Z/ });
@@ -184,7 +184,7 @@ $t->fresh;
 my $busy = $t->connect->send(GET => '/busy');
 my ($pid) = $t->wait_for('a worker is busy', sub { (read_file($t->root . '/html/busy') // '') =~ /^(\d+)\n/ ? $1 : undef });
 my $client = $t->expire->connect->send(GET => '/memstat');
-# Beside the one that keeps the worker busy.
+# The other one keeps the worker busy.
 $t->wait_for('the request waits for it', sub { $t->status->{writing} == 2 });
 ok !$client->has_begun, 'there is no answer yet';
 $t->signal(TERM => $pid);

@@ -1,4 +1,4 @@
-# make install and make uninstall, below a folder: nginx serves from what is there, and it is gone after.
+# make install and make uninstall below a folder: nginx runs with the installed files, and they are removed.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -15,7 +15,7 @@ my $nginx      = Test::Memstat::Configuration::binary();
 my $name       = 'ngx_http_memstat_module.so';
 my $version    = Test::Memstat::Configuration::nginx_version();
 
-# A path that nginx was configured with.
+# Returns a path that nginx was configured with.
 sub configured {
     my ($option, $default) = @_;
     my ($path) = $version =~ / --$option=(\S+)/;
@@ -25,7 +25,7 @@ my $prefix  = configured(prefix => '/usr/local/nginx');
 my $modules = configured('modules-path' => "$prefix/modules");
 my $etc     = dirname configured('conf-path' => "$prefix/conf/nginx.conf");
 
-# A root with the folders that the nginx has where it is installed.
+# Returns a root with the folders of the installed nginx.
 sub new_root {
     my ($is_debian) = @_;
     my $root = tempdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => 1);
@@ -35,7 +35,7 @@ sub new_root {
     return $root;
 }
 
-# Everything below a folder but folders, by path.
+# Returns all files and links below a folder, by path.
 sub files {
     my ($root) = @_;
     my %files;
@@ -46,7 +46,7 @@ sub files {
     return \%files;
 }
 
-# Runs tools/install as make does: whether it succeeds, and what it says.
+# Runs tools/install as make does. Returns whether it succeeds, and its output.
 sub run {
     my ($action, $root, %with) = @_;
     my $from = $with{from} // $repository;
@@ -64,7 +64,7 @@ sub run {
     return (!$?, $said);
 }
 
-# A server that loads the module by this line and has the location file in its server.
+# Runs a server that loads the module with this line and includes the location file.
 sub serves {
     my ($main, $location) = @_;
     my $t = Test::Memstat::Server->new(module => 0, main_config => $main, config => "include $location;")->start;
@@ -91,7 +91,7 @@ subtest 'with modules-available and modules-enabled' => sub {
     }, 'the module, its two files and the location' or diag $said;
     like $said, qr{^  in a server block:  include snippets/memstat\.conf;$}m, 'it says what to do';
 
-    # What the distribution has: modules/ of the prefix is where the modules are.
+    # As the distribution has it: modules/ below the prefix is a link to the modules.
     mkdir "$root/prefix";
     symlink "$root$modules", "$root/prefix/modules";
     my $load = read_file($root . substr files($root)->{$link}, 3);
@@ -147,7 +147,7 @@ subtest 'refused' => sub {
     ok !$done, 'no nginx';
     is $said, "install: there is no nginx at $root/nginx: set NGINX_BINARY\n", 'it says so';
 
-    # Its signature says another word size.
+    # A module whose signature has another word size.
     my $other = $ours;
     is $other =~ s/\b8,4,8,(?=[01]{10})/4,4,8,/g, 1, 'the module has one signature';
     my $build = tempdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => 1);

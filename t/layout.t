@@ -1,10 +1,10 @@
-# An nginx whose pools are not as its headers say: as many fields, and one more at the end. The module
-# was built with the headers, so it loads.
+# An nginx whose pools differ from its headers: they have one more field at the end. The module was built
+# with the headers, so nginx loads it.
 use File::Temp;
 use FindBin;
 use Test::More;
 
-# The executable, made from the tree of the nginx that is tested: one file of it compiled anew.
+# Builds the executable from the tree of the tested nginx, with one file compiled again.
 my $folder;
 
 BEGIN {
@@ -34,7 +34,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: its pools are left alone
+=== TEST 1: its pools are not hooked
 --- main_config
 worker_processes 2;
 --- config

@@ -1,5 +1,5 @@
-# The life of a server: signals to the master, upgrades of the binary, a module that is replaced, a
-# second nginx beside it, many workers.
+# The life cycle of a server: signals to the master, upgrades of the binary, a replaced module, a second
+# nginx, many workers.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -7,7 +7,7 @@ use Test::Memstat;
 use Test::Memstat::Background;
 use Test::Memstat::Configuration qw(binary);
 
-# Runs nginx with the server's configuration and further arguments; what it says.
+# Runs nginx with the server's configuration and more arguments. Returns its output.
 sub nginx {
     my ($t, @arguments) = @_;
     my @command = (binary(), '-p', $t->root . '/', '-c', $t->conf_path, '-e', $t->root . '/logs/error.log', @arguments);
@@ -69,7 +69,7 @@ worker_processes 3;
 --- config
 location /memstat { memstat; }
 --- perl
-# The answer waits for a worker that does not come.
+# The answer waits for a stopped worker.
 my ($stopped) = $t->workers;
 $t->signal('STOP', $stopped);
 my @clients = map { $t->connect->send(GET => '/memstat') } 1 .. 6;
@@ -98,7 +98,7 @@ eval {
             'with its own workers';
         ok defined $_->{pools}, 'and their pools' for process_with($reply, kind => 'worker');
     }
-    # The old workers go, come back, and the new ones go.
+    # The old workers exit and are started again, and the new ones exit.
     kill 'WINCH', $old;
     $t->wait_for('the old workers are gone', sub { !$d->workers_of($old) });
     is master_of($d->fresh)->{pid}, $new, 'the new ones answer';
@@ -130,7 +130,7 @@ for my $round (1 .. 3) {
     my @workers = active_workers($reply);
     is scalar(@workers), 2, 'both workers answer';
     is $_->{generation}, $round + 1, 'of the new generation' for @workers;
-    # Each request is counted once: no function is hooked twice.
+    # Each request is counted once, so no function is hooked twice.
     my ($worker) = $t->workers;
     my $created = sub { sum(map { $_->{created} } grep { $_->{kind} eq 'request' } map { @{ $_->{pools}{by_creator} } }
         active_workers($t->fresh)) };

@@ -1,13 +1,13 @@
-# Reloads under load, with Lua and zones: beside the same server without the module, no request more
-# fails, nothing more is logged, and memory is as flat. TEST_NGINX_COUNT: how many reloads (15).
+# Reloads under load, with Lua and zones. Compared with the same server without the module, no more requests
+# fail, nothing more is logged, and memory is as flat. TEST_NGINX_COUNT: the number of reloads (15).
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# How many requests have been served.
+# Returns how many requests the server has answered.
 sub served { my ($t) = @_; return $t->access_log =~ tr/\n// }
 
-# Runs a server with or without the module through reloads under load; what came of it.
+# Reloads a server, with or without the module, under load. Returns the results.
 sub run_through {
     my ($module, $count) = @_;
     my $t = Test::Memstat::Server->new(
@@ -33,7 +33,7 @@ location /empty { return 200 "empty\n"; }
 END
     )->start;
     my %run = (server => $t);
-    # One reload before the first reading: what a master needs once, it has then.
+    # One reload before the first reading: after it, the master has all memory that it needs once.
     $t->reload;
     my %before = proc_status($t->master);
     my $seconds = 3600;
@@ -49,7 +49,7 @@ END
         push @wrk, [ $name, $pid ];
     }
     for (1 .. $count) {
-        # Each generation serves.
+        # Each generation answers requests.
         my $served = served($t);
         $t->wait_for('requests', sub { served($t) >= $served + 100 });
         if ($module) { $t->memstat for 1 .. 2 }
@@ -95,7 +95,7 @@ for my $run ($without, $with) {
     is $run->{closed}{bad} + $run->{kept}{bad}, 0, "$name: no bad status";
     is $run->{closed}{errors}, 0, "$name: no new connection fails ($run->{closed}{socket})";
 }
-# nginx closes kept connections at a reload, some just as a request comes.
+# nginx closes kept connections at a reload, some of them just when a request arrives.
 cmp_ok $with->{kept}{errors}, '<=', 2 * $without->{kept}{errors} + 2 * $count,
     "kept connections: $with->{kept}{errors} errors with, $without->{kept}{errors} without";
 my @more = grep { !$without->{logged}{$_} } sort keys %{ $with->{logged} };

@@ -1,14 +1,14 @@
-# Answers that are longer than what is sent at once.
+# Answers that are sent in several parts.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use IO::Uncompress::Gunzip qw(gunzip);
 
-# Three parts of what is sent at once.
+# The size of three parts.
 our $LONG = 3 * 32 * 1024;
 
-# A reply is whole when it is of all processes; its length.
+# Checks that a reply has all processes. Returns its length.
 sub whole {
     my ($t, $json, $what) = @_;
     cmp_ok length $json, '>', $main::LONG, "$what: it is long";
@@ -61,7 +61,7 @@ for my $path (qw(/memstat /few /rate)) {
     my @slow = map { Test::Memstat::Client->new($t->port(1))->send(GET => $path)->begin } 1 .. 3;
     main::whole($t, $t->get('/memstat')->{body}, 'meanwhile');
     main::whole($t, $_->receive->{body}, "$path: slow") for @slow;
-    # The connection goes on.
+    # The connection can be used again.
     main::whole($t, $slow[0]->send(GET => $path)->receive->{body}, "$path: the next");
 }
 
@@ -81,12 +81,12 @@ my $own = sub { return map { $_->{self}{bytes} } process_with($t->fresh, kind =>
 my ($before) = sort { $b <=> $a } $own->();
 for my $i (1 .. 60) {
     my $client = Test::Memstat::Client->new($t->port(1))->send(GET => '/memstat');
-    # Some before there is an answer, some while it is on its way, each at another byte.
+    # Some close before there is an answer, the others while it is being sent, each after another byte.
     $client->begin->{socket}->sysread(my $some, 1000 * $i) if $i % 2;
     $client->close;
 }
 $t->wait_for('the requests are gone', sub { !$t->status->{active} });
-# The body of one reply would be more than that.
+# The body of a single reply would be more than that.
 $t->wait_for('its memory is free', sub { !grep { $_ > $before + $main::LONG } $own->() });
 main::whole($t, $t->get('/memstat')->{body}, 'afterwards');
 

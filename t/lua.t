@@ -1,4 +1,4 @@
-# Lua VMs: what is counted of each, and where their memory is.
+# Lua VMs: their counts, and where their memory is.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -7,7 +7,7 @@ use Test::Memstat::LuaHeap qw(direct_mappings heaps);
 
 use constant MB => 1048576;
 
-# A location that runs the code it is sent.
+# A location that runs the code in a request.
 use constant RUN => 'include $TEST_NGINX_TESTS/run_by_lua.conf;';
 
 run_tests();
@@ -93,7 +93,7 @@ my ($empty) = checked($t, 'empty');
 run($t, 'kept = {} for i = 1, 800000 do kept[i] = { i, i } end return collectgarbage("count")');
 my ($full) = checked($t, 'full');
 cmp_ok $full->{allocated_bytes}, '>', 50 * MB, '50 MB of tables';
-# One in a thousand keeps the segments.
+# One value in a thousand keeps the segments alive.
 run($t, 'for i = 1, #kept do if i % 1000 ~= 0 then kept[i] = false end end collectgarbage() collectgarbage() return 1');
 my ($dropped, $process) = checked($t, 'dropped');
 cmp_ok $dropped->{gc_bytes}, '<', 0.4 * $full->{gc_bytes}, 'Lua counts little';
@@ -158,7 +158,7 @@ my ($process) = process_with($t->fresh, kind => 'worker');
 is $process->{hooks}{lua}, 'off: not among memstat_hooks', 'off';
 is $process->{lua}, undef, 'nothing is known';
 is_deeply [ grep { /_luajit/ } keys %{ $process->{breakdown} } ], [], 'no entry';
-# Outside http {}, after it: known only when the VM is there.
+# memstat_hooks outside of http {}, after it: nginx reads it after the VM was created.
 my $main = Test::Memstat::Server->new(config => RUN, main_config => '')->start;
 for my $times (1 .. 2) {
     $main->write_conf;
@@ -181,7 +181,7 @@ init_by_lua_block { data = string.rep("x", 1e6) }
 --- config
 location /x { content_by_lua_block { ngx.print(ngx.worker.pid()) } }
 --- perl
-# The pointers of the object that the Lua module is in are as without this module.
+# The pointers in the object of the Lua module are the same as without this module.
 my $got = sub {
     my ($pid) = @_;
     my @maps = maps($pid);
@@ -212,7 +212,7 @@ my ($worker) = $t->workers;
 checked($t, 'before');
 my %status = proc_status($worker);
 my $limit = $status{VmSize} + 40 * MB;
-# As ulimit -v does.
+# The same as ulimit -v.
 run($t, "local ffi = require 'ffi' ffi.cdef 'int setrlimit(int, unsigned long *);'"
     . " assert(ffi.C.setrlimit(9, ffi.new('unsigned long[2]', $limit, $limit)) == 0) return 1");
 for my $code (
@@ -221,7 +221,8 @@ for my $code (
     'local t = {} for i = 1, 1e4 do t[i] = string.rep("x", 1e5) .. i end return "all"',
     )
 {
-    # Outside pcall ngx_lua gives its worker up: so make room before anything else is allocated.
+    # Outside of pcall, ngx_lua ends its worker when memory is refused. So memory is freed before anything
+    # else is allocated.
     my $body = run($t, "local ok, e = pcall(function() $code end) collectgarbage() return tostring(ok) .. e");
     is $body, 'falsenot enough memory', 'refused';
     my ($lua) = checked($t, 'after');
@@ -236,7 +237,7 @@ include $TEST_NGINX_TESTS/run_by_lua.conf;
 --- perl
 my ($worker) = $t->workers;
 run($t, 'collectgarbage() collectgarbage("stop") return 1');
-# The result and the buffer it is made in get a mapping each.
+# The result and its buffer each get a mapping.
 run($t, 'local t = {} for i = 1, 40 do t[i] = string.rep("x", 10000) .. i end return #table.concat(t)');
 my $short = 0;
 for my $round (1 .. 16) {
@@ -247,7 +248,7 @@ for my $round (1 .. 16) {
     is_deeply { segments => $lua->{segments}, free => $lua->{free_bytes}, largest => $lua->{largest_free},
         blocks => $lua->{allocations} - $lua->{frees} - $lua->{direct}{count} }, $heap, "round $round: heap";
     $short += grep { $_ < 131072 } @direct;
-    # Each collection halves a buffer that nobody uses.
+    # Each collection halves an unused buffer.
     run($t, 'collectgarbage() collectgarbage("stop") return 1');
 }
 cmp_ok $short, '>', 1, 'a mapping was made shorter than any that is new';

@@ -1,4 +1,5 @@
-# Lua VMs that come and go: with reloads, requests, threads, timers and processes; nothing is left of them.
+# Lua VMs that are created and closed with reloads, requests, threads, timers and processes: nothing of a
+# closed VM is left.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -7,10 +8,10 @@ use Test::Memstat::LuaHeap qw(heaps);
 
 use constant MB => 1048576;
 
-# A location that runs the code it is sent.
+# A location that runs the code in a request.
 use constant RUN => 'include $TEST_NGINX_TESTS/run_by_lua.conf;';
 
-# A server whose worker runs what it is sent.
+# Starts a server whose worker runs the code in a request.
 sub server {
     my (%sections) = @_;
     $sections{config} = RUN . ($sections{config} // '');
@@ -68,7 +69,7 @@ lua_code_cache is off
 --- config
 lua_code_cache off;
 location /memstat { memstat; }
-# Until the test makes the file.
+# Works until the test creates the file.
 location /work {
     content_by_lua_block {
         local t = {} for i = 1, 1000 do t[i] = { i } end
@@ -88,7 +89,7 @@ for my $round (1 .. 10) {
     my ($process) = process_with($t->fresh, kind => 'worker');
     my $vms = lua_of($process)->{vms};
     $highest = $vms if $vms > $highest;
-    # While VMs come and go, mappings may do so between two slices of a snapshot.
+    # While VMs are created and closed, mappings may change between two slices of a snapshot.
     is_deeply [ grep { !/changed between the readings/ } @{ $process->{notes} } ], [],
         "round $round: no notes";
     is lua_of($process)->{allocated_bytes}, lua_of($process)->{gc_bytes}, "round $round: as Lua counts";

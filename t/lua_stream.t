@@ -1,5 +1,5 @@
-# Lua VMs of the stream module: the real ngx_stream_lua_module, or a stand-in that makes its VM in the
-# same way, loaded or linked into nginx.
+# Lua VMs of the stream module: the real ngx_stream_lua_module, or a stand-in that creates its VM in the same
+# way, either loaded or linked into nginx.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -8,7 +8,7 @@ use Test::Memstat::LuaHeap qw(direct_mappings heaps);
 
 use constant MB => 1048576;
 
-# 5 MB of Lua data in small blocks, and a large one.
+# Lua code that allocates 5 MB in small blocks, and a large block.
 use constant STREAM => <<'END';
 stream {
     init_by_lua "data = {} for i = 1, 50000 do data[i] = { tostring(i) } end big = string.rep('x', 1e6)";
@@ -19,8 +19,8 @@ stream {
 }
 END
 
-# Loads a configuration a few times, checks the VM of the stream module each time, and then that the
-# master keeps none of them.
+# Loads a configuration a few times, and checks the VM of the stream module each time. Checks at the end that
+# the master keeps none of them.
 sub reloads {
     my ($t, $what, $check) = @_;
     for my $load (1 .. 3) {
@@ -73,7 +73,7 @@ for my $module (qw(first last)) {
     });
 }
 
-=== TEST 3: calls that cannot be seen, as where LuaJIT is linked into the executable
+=== TEST 3: calls that cannot be seen, as if LuaJIT were linked into the executable
 --- config
 location /memstat { memstat; }
 --- perl

@@ -1,9 +1,9 @@
-# Many zones: what they failed to give, and what a look at them leaves behind.
+# Many zones: their failures, and the memory that reading them touches.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# Bytes in RAM of a process's shared mappings, by their address and size.
+# Returns the resident bytes of a process's shared mappings, by address and size.
 sub shared_rss {
     my ($pid) = @_;
     my (%rss, $mapping);
@@ -14,7 +14,7 @@ sub shared_rss {
     return \%rss;
 }
 
-# Keys that do not fit into a zone of 32 KB all together.
+# Adds more keys than fit into a zone of 32 KB.
 sub overfill {
     my ($t) = @_;
     my $key = 'x' x 200;

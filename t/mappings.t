@@ -1,11 +1,12 @@
-# What the kernel names, in the entries for what nothing else claims; machine code, huge pages, limits.
+# The largest mappings that the kernel names, in the entries for memory without another owner; machine code,
+# huge pages, limits.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use constant { MB => 1048576, PAGE => page_size() };
 
-# Of a process's mappings as smaps has them: path, perms, size, and the bytes of each line.
+# Returns a process's mappings from smaps: path, perms, size, and the bytes of each line.
 sub smaps {
     my ($pid) = @_;
     my @maps;
@@ -18,7 +19,7 @@ sub smaps {
     return @maps;
 }
 
-# nginx's environment is for its tests, and this one's processes have it all.
+# Declarations of the C functions that these tests call from Lua.
 our $FFI = <<'END';
 local ffi = require "ffi"
 ffi.cdef[[
@@ -192,7 +193,7 @@ if (!$status{HugetlbPages}) {
         1;
     };
     my $why = $@;
-    # One that is not malloc's.
+    # A mapping that is not malloc's.
     my @huge = grep { $_->{path} =~ m{^/anon_hugepage} && $_->{size} != 8 * MB } smaps($worker);
     my $text = $t->get('/memstat?format=text')->{body};
     my $metrics = $t->get('/memstat?format=prometheus')->{body};

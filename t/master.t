@@ -1,5 +1,5 @@
-# The master, which runs no event loop: its figures are as full and as fresh as a worker's, and its
-# signals come first.
+# The master, which has no event loop: its figures are as complete and as fresh as a worker's, and it handles
+# signals first.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -11,7 +11,7 @@ use Test::Memstat::Background;
 
 use constant MB => 1 << 20;
 
-# All that a worker has, with sums that are exact, and as the kernel has it.
+# Checks that a master has everything that a worker has, with exact sums that agree with the kernel.
 sub is_full {
     my ($t, $master) = @_;
     is $master->{state}, 'active', 'the master answers';
@@ -29,7 +29,7 @@ sub is_full {
     return;
 }
 
-# A server in the background with the configuration of this block; ended at the end of the code.
+# Starts a server in the background with the configuration of this block. It ends with the block's code.
 sub in_background {
     my ($t, $code) = @_;
     my $d = Test::Memstat::Background->new(%{ $t->{sections} })->start;
@@ -38,8 +38,8 @@ sub in_background {
     return;
 }
 
-# Asks without end, in a process of its own, until the function returned is called; that says how
-# many answers there were, and of how many masters with a breakdown.
+# Requests answers continuously in a separate process. Returns a function that stops this, and returns the
+# number of answers, and of answers in which the master has a breakdown.
 sub asking {
     my ($t) = @_;
     pipe my $from, my $to or die "pipe: $!\n";
@@ -48,7 +48,7 @@ sub asking {
         my ($go, $answers, $full) = (1, 0, 0);
         local $SIG{TERM} = sub { $go = 0 };
         while ($go) {
-            # A worker that ends may close the connection.
+            # A worker that exits may close the connection.
             my $answer = eval { $t->get('/memstat?fields=processes.kind,processes.breakdown&refresh=heap') } // next;
             next if $answer->{status} != 200;
             $answers++;
@@ -147,7 +147,7 @@ in_background($t, sub {
     is_full($t, master_of($reply));
     my $made = master_of($reply)->{zones}{one}{allocations};
     cmp_ok $made, '>', 0, 'what it did before it went there counts';
-    # A zone of another size is another zone.
+    # A zone with another size is a new zone.
     $d->reload(http_config => $t->{sections}{http_config} =~ s/1m/2m/r);
     $t->wait_for('the reload', sub { (process_with($d->fresh, kind => 'worker', generation => 2)) == 2 });
     $reply = settled($d);
@@ -182,7 +182,7 @@ in_background($t, sub {
         is_full($t, $master) if !$seen{ $master->{pid} }++;
         return $seen{$old} && $seen{$new};
     });
-    # The old workers go; they come back, and the new ones go.
+    # The old workers exit and are started again, and the new ones exit.
     my $stop = asking($d);
     kill 'WINCH', $old;
     $t->wait_for('the old workers are gone', sub { !$d->workers_of($old) });
@@ -226,7 +226,7 @@ is scalar(() = $log =~ /\] $me#$me: reopening logs\n/g), 8, 'and the logs were r
 is scalar(() = $log =~ /signal 17 \(SIGCHLD\) received from/g) > 0, 1, 'workers were reaped';
 is master_of($t->fresh)->{generation}, 9, 'the last configuration';
 $t->wait_for('two workers are left', sub { children($t->master) == 2 });
-# QUIT while it is asked: nginx ends by itself, which the end of the block checks.
+# QUIT while the master is asked: nginx exits by itself, as the end of the block checks.
 $stop = asking($t);
 $t->wait_for('it is asked', sub { wakes($t->master) > 10 });
 $t->signal('QUIT');
@@ -245,14 +245,14 @@ settled($t);
 my $last = -1;
 $t->wait_for('it sleeps again', sub { my $now = wakes($t->master); my $before = $last; $last = $now; $now == $before });
 my ($idle, $log) = (wakes($t->master), $t->error_log);
-# Longer than anything that it could do by a timer.
+# Longer than any timer that it could have.
 $t->get('/empty') for 1 .. 1000;
 is wakes($t->master), $idle, 'nobody asks, and it sleeps';
 $t->fresh for 1 .. 5;
 cmp_ok wakes($t->master), '>=', $idle + 5, 'it wakes when it is asked';
 is $t->error_log, $log, 'and nothing is logged';
 
-=== TEST 7: nobody waits for a master that reads its configuration
+=== TEST 7: no answer waits for a master that reads its configuration
 --- main_config
 load_module $TEST_NGINX_BUILT_ngx_master_test_module;
 worker_processes 2;
@@ -319,7 +319,7 @@ for my $generation (1, 2) {
     $t->reload->old_gone;
 }
 
-=== TEST 10: ppoll kills: nginx runs as ever
+=== TEST 10: ppoll kills the process: nginx runs as usual
 --- main_config
 worker_processes 2;
 --- config
@@ -357,7 +357,7 @@ for (1 .. 2) {
     $t->reload(main_config => "worker_processes 2;\nmemstat_hooks pool slab lua thread;\n")->old_gone;
 }
 
-=== TEST 12: without a master there is nothing of it
+=== TEST 12: without a master process, answers have no master
 --- main_config
 master_process off;
 --- config
@@ -368,7 +368,7 @@ is_deeply [ map { $_->{kind} } @{ $reply->{processes} } ], ['single'], 'one proc
 is $reply->{processes}[0]{hooks}{master}, undef, 'no hook on a master';
 is_deeply $reply->{processes}[0]{notes}, [], 'and no note';
 
-=== TEST 13: a master that is woken without end still ends a worker that does not end by itself
+=== TEST 13: a master that is woken continuously still kills a worker that does not exit
 --- main_config
 worker_processes 2;
 --- config
@@ -376,7 +376,7 @@ location /memstat { memstat; }
 --- error_log
 exited on signal 9
 --- perl
-# Its eventfds, by pidfd_open and pidfd_getfd.
+# The master's eventfds, by pidfd_open and pidfd_getfd.
 my $pidfd = syscall 434, $t->master, 0;
 my @wakers = map { syscall 438, $pidfd, $_, 0 }
     grep { (readlink('/proc/' . $t->master . "/fd/$_") // '') =~ /eventfd/ } 0 .. 200;
@@ -385,8 +385,8 @@ my ($stopped) = $t->workers;
 $t->signal('STOP', $stopped);
 $t->signal('TERM');
 my $one = pack 'Q', 1;
-# nginx waits 50 ms, 100 ms, and so on, until it is more than a second: meanwhile each wake is followed
-# by the next as soon as it is read.
+# nginx waits 50 ms, 100 ms, and so on, until that is more than a second. Meanwhile, each wake-up is followed
+# by another as soon as the master has read it.
 my $is_read = sub { read_file("/proc/self/fdinfo/$_[0]") =~ /^eventfd-count:\s+0$/m };
 $t->wait_for('it is ended', sub {
     for (1 .. 1000) {

@@ -1,4 +1,4 @@
-# The dashboard, the alert rules, and that what they name is there.
+# The dashboard and the alert rules, and that the metrics that they use exist.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -8,7 +8,7 @@ use JSON::PP;
 
 use constant FOLDER => "$FindBin::Bin/../monitoring";
 
-# What promtool says of files in the folder.
+# Runs promtool on files in the folder. Returns its output.
 sub said {
     my ($command) = @_;
     my $said = `cd '@{[ FOLDER ]}' && promtool $command 2>&1`;
@@ -19,7 +19,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: the rules are well-formed and do what they should
+=== TEST 1: the rules are well-formed and pass their tests
 --- config
 location /memstat { memstat; }
 --- perl
@@ -41,7 +41,7 @@ for my $alert (@alerts) {
     ok((grep { !/^\s*exp_alerts:/m } @of), "$alert does not");
 }
 
-=== TEST 3: the metrics that rules, dashboard and page name are there
+=== TEST 3: the metrics in the rules, the dashboard and the page exist
 --- main_config
 worker_processes 2;
 --- http_config
@@ -49,7 +49,7 @@ lua_shared_dict dict 1m;
 --- config
 location /memstat { memstat; }
 --- perl
-# The snapshot of the start has no connection yet.
+# The snapshot that a worker takes at its start has no connection yet.
 $t->wait_for('a connection in a snapshot', sub { grep { @{ $_->{pools}{oldest} } } process_with($t->fresh, kind => 'worker') });
 my %there = map { /^(\w+)/ => 1 } keys %{ series($t->expire->get('/memstat?format=prometheus')->{body}) };
 my $dashboard = JSON::PP->new->utf8->decode(Test::Memstat::read_file(FOLDER . '/dashboard.json'));

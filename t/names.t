@@ -1,11 +1,11 @@
-# The names of those who create pools: one for each, in every process, and none missing.
+# The names of the creators of pools: each has one, and the same in every process.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use Test::Memstat::Build qw(module);
 
-# The creators of a process, "name in object: kind".
+# Returns the creators of a process as "name in object: kind".
 sub creators {
     my ($process) = @_;
     return map { ($_->{creator} // 'null') . " in $_->{object}: $_->{kind}" }
@@ -45,7 +45,7 @@ my $load  = sub {
     }
 };
 $load->();
-# What reads the configuration is seen from a reload on at the latest.
+# Creators that read the configuration are seen after a reload at the latest.
 $t->reload;
 $load->();
 my $logged = qr/^ngx_http_log_(?:\*|gzip) in nginx: /;

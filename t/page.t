@@ -4,12 +4,12 @@ use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 use Test::Memstat::Browser;
 
-# One for all tests.
+# All tests use the same browser.
 my $browser;
 sub browser { return $browser //= Test::Memstat::Browser->new }
 END { $browser->stop if $browser }
 
-# The sectors of the pies as shown: for each pie its class and place, name => bytes.
+# Returns the sectors of the pies on the page: for each pie's class and position, name => bytes.
 use constant SECTORS => <<'END';
 const pies = {};
 for (const pie of document.querySelectorAll('svg.pie')) {
@@ -24,7 +24,7 @@ for (const pie of document.querySelectorAll('svg.pie')) {
 return pies;
 END
 
-# The angle that each sector of a pie covers, as it is drawn, in shares of a turn.
+# Returns the angle of each drawn sector of a pie, as a fraction of the circle.
 use constant ANGLES => <<'END';
 const shares = {};
 for (const sector of document.querySelectorAll('#server figure.application svg.view-resident path')) {
@@ -37,7 +37,7 @@ for (const sector of document.querySelectorAll('#server figure.application svg.v
 return shares;
 END
 
-# Counts what a page asks and what it has planned, from its first line on.
+# Counts the page's requests and pending timers, from its first line on.
 use constant COUNTING => <<'END';
 (() => {
     const [plan, drop, ask, planned] = [window.setTimeout, window.clearTimeout, window.fetch, new Set()];
@@ -57,18 +57,18 @@ use constant COUNTING => <<'END';
 })();
 END
 
-# Nothing in the console, and no request to anywhere else.
+# Passes if the console is empty and no other address was requested.
 sub quiet {
     my ($t) = @_;
     my @bad = grep { $_->{level} ne 'INFO' && $_->{level} ne 'DEBUG' } $browser->console;
     is join("\n", map { "$_->{level}: $_->{message}" } @bad), '', 'the console is free of errors';
     my $base = $t->base;
-    # The browser's own pages are no requests to anywhere.
+    # The browser's own pages are no requests to a server.
     my @elsewhere = grep { !m{^\Q$base\E/memstat} && !/^(?:data|chrome):/ } $browser->requests;
     is join("\n", @elsewhere), '', 'nothing is requested from anywhere else';
 }
 
-# What the breakdowns and systems of a reply should be as sectors.
+# Returns the sectors that the breakdowns and systems of a reply should have.
 sub sectors_of {
     my ($reply) = @_;
     my %pies;
@@ -96,12 +96,12 @@ sub sectors_of {
     }
     $pies{'server application resident'} =
         { %all, nginx_shm => $reply->{totals}{shared_memory}, untold => $untold };
-    # What there is nothing of has no sector.
+    # An entry of 0 has no sector.
     for my $pie (values %pies) { delete @$pie{ grep { !$pie->{$_} } keys %$pie } }
     return \%pies;
 }
 
-# A browser connects before it has something to ask; "client_header_timeout 1s" ends that before the
+# A browser opens connections before it has a request. "client_header_timeout 1s" closes them before the
 # server is stopped.
 run_tests();
 
@@ -120,11 +120,11 @@ my $browser = browser();
 $browser->requests;
 $browser->console;
 $browser->look('light', 1280);
-# Everything has been loaded that answering loads.
+# After this, everything that an answer needs is loaded.
 $browser->open($t->base . '/memstat');
 settled($t);
 my ($expected, $pies);
-# A moment in which nothing changes between two replies and the page between them.
+# Repeats until nothing changes between two replies with a page in between.
 for (1 .. 50) {
     my $before = sectors_of($t->fresh);
     $browser->open($t->base . '/memstat');
@@ -135,7 +135,7 @@ for (1 .. 50) {
 is $browser->title, 'nginx memory', 'the page';
 my $reserved = delete $pies->{'server application reserved'};
 is_deeply $pies, $expected, 'all pies';
-# Workers and master have what they have; the zone counts once.
+# Workers and master have their own memory; the zone counts once.
 near $reserved->{nginx_shm}, sum(map { $_->{size} } values %{ $t->memstat->{shared_zones} }), 65536,
     'the zones are reserved once';
 my $resident = $expected->{'server application resident'};
@@ -145,7 +145,7 @@ is_deeply [ sort keys %$angles ], [ sort keys %$resident ], 'each sector is draw
 near($angles->{$_}, $resident->{$_} / $total, 0.001, "as wide as its share: $_") for keys %$resident;
 quiet($t);
 
-=== TEST 2: it refreshes itself without loading anew
+=== TEST 2: it refreshes itself without being loaded again
 --- http_config
 lua_shared_dict dict 4m;
 --- config
@@ -176,7 +176,7 @@ ok !$browser->run('return document.querySelector("#history").hidden'), 'there is
 like $browser->run('return document.querySelector("#history svg").getAttribute("aria-label")'),
     qr/^Whole server: resident memory of the last \d+ s, /, 'it can be read';
 
-# Paused it asks no more.
+# When paused, it sends no more requests.
 $browser->click('#pause');
 is $browser->run('return document.querySelector("#status").textContent'), 'Paused', 'paused';
 $browser->wait_for('the last request ends', 'return asking === 0');
@@ -186,7 +186,7 @@ cmp_ok $asked, '>', 0, 'as there were before';
 $browser->click('#pause');
 $browser->wait_for('it goes on', "return asked > $asked && planned() === 1");
 
-# Hidden neither.
+# Nor when hidden.
 my $shown = 'document.dispatchEvent(new Event("visibilitychange")); return [asking, planned()]';
 $browser->wait_for('it rests', 'return asking === 0 && planned() === 1');
 is_deeply $browser->run("Object.defineProperty(document, 'hidden', { value: true, configurable: true }); $shown"),
@@ -196,7 +196,7 @@ $browser->wait_for('it goes on', 'return asking === 0 && planned() === 1');
 $browser->devtools('Page.removeScriptToEvaluateOnNewDocument', %$counting);
 quiet($t);
 
-=== TEST 3: a process is chosen, the view is switched, tables are sorted, by keyboard too
+=== TEST 3: a process is selected, the view is switched, tables are sorted, also by keyboard
 --- main_config
 worker_processes 3;
 --- config
@@ -216,7 +216,7 @@ is_deeply $browser->run('return [...document.querySelectorAll("#choice option")]
 $browser->run("const c = document.querySelector('#choice'); c.value = 'p$second'; c.dispatchEvent(new Event('change'))");
 is_deeply $browser->run($shown), [ 'details', "p$second" ], 'only the process that is chosen';
 ok $browser->run("return document.querySelector('#p$second').open"), 'open';
-# It stays so over a refresh.
+# A refresh keeps this state.
 my $time = $browser->run('return document.querySelector("#time").textContent');
 $browser->wait_for('a refresh', "return document.querySelector('#time').textContent !== '$time'");
 is_deeply $browser->run($shown), [ 'details', "p$second" ], 'after a refresh too';
@@ -235,7 +235,7 @@ $browser->click('#table-processes th:nth-child(6) button');
 my @resident = $column->(5);
 is_deeply \@resident, [ sort { $b <=> $a } @resident ], 'largest first';
 is $browser->run('return document.querySelector("#table-processes th:nth-child(6)").getAttribute("aria-sort")'), 'descending', 'it says so';
-# Enter on the head that has the focus.
+# Enter on the column head with the focus.
 $browser->type('#table-processes th:nth-child(2) button', "\x{e007}");
 $browser->press("\x{e007}");
 my @pids = $column->(1);
@@ -278,7 +278,7 @@ is $browser->run('return document.querySelectorAll("main img, main script, main 
 quiet($t);
 $_->close for @$held, @$clients;
 
-=== TEST 5: without JavaScript all is there to read
+=== TEST 5: without JavaScript, everything can be read
 --- config
 client_header_timeout 1s;
 location /memstat { memstat; }
@@ -311,7 +311,7 @@ for my $scheme (qw(light dark)) {
         my ($worker) = $t->workers;
         $browser->click("#p$worker summary");
         is $browser->run('const root = document.documentElement; return root.scrollWidth - root.clientWidth'), 0, "$scheme, $width wide: nothing sticks out";
-        # Pies and legends stand beside each other, or below; the parts of a figure do not overlap.
+        # Pies and legends are next to or below each other; the parts of a figure do not overlap.
         my $overlaps = $browser->run(<<'END');
 const overlaps = [];
 for (const chart of document.querySelectorAll('.chart')) {

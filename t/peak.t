@@ -1,16 +1,16 @@
-# The largest that pools have been.
+# The peak sizes of pools.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# What the creators of pools of a kind have.
+# Returns the creators of pools of a kind.
 sub creators {
     my ($t, $kind) = @_;
     my @pools = grep { $_ } map { $_->{pools} } @{ $t->fresh->{processes} };
     return grep { $_->{kind} eq $kind } map { @{ $_->{by_creator} } } @pools;
 }
 
-# The largest pool of a kind so far.
+# Returns the size of the largest pool of a kind so far.
 sub peak {
     my ($t, $kind) = @_;
     return (sort { $b <=> $a } map { $_->{peak_bytes} } creators($t, $kind))[0];
@@ -20,7 +20,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: large allocations that are given back before the pool ends
+=== TEST 1: large allocations that are freed before the pool is destroyed
 --- main_config
 load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;
 worker_processes 1;
@@ -30,7 +30,7 @@ location /few { pool_test_give_back 5000 60000 3; }
 location /many { pool_test_give_back 20000 50000 200; }
 location /small { pool_test_give_back 100 9000 1; }
 --- perl
-# What an answer of the module takes itself.
+# The peak of an answer of the module itself.
 my $last = peak($t, 'request');
 for my $path (qw(/small /few /small /many /few)) {
     is $t->get($path)->{status}, 204, "$path answers";
@@ -62,7 +62,7 @@ $client->send(GET => '/empty')->receive for 1 .. 5;
 cmp_ok peak($t, 'connection'), '>=', 65536, 'with a buffer that was given back';
 cmp_ok peak($t, 'connection'), '<', 2 * 65536, 'once';
 
-=== TEST 3: gzip gives back before the end
+=== TEST 3: gzip frees memory before the pool is destroyed
 --- main_config
 worker_processes 1;
 --- config

@@ -1,11 +1,11 @@
-# Pools: each figure by what a test did, or by a walk from outside.
+# Pools: each figure agrees with the actions of a test, or with a walk from outside.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 use Test::Memstat::Build qw(program);
 use Test::Memstat::Pools;
 
-# What a program of its own finds in a pool of a process: see t/tools/pool.c.
+# Returns the size of a process's pool as a separate program reads it: see t/tools/pool.c.
 sub walk {
     my ($pid, @where) = @_;
     my @command = (program('pool'), $pid, @where);
@@ -15,7 +15,7 @@ sub walk {
     return \%found;
 }
 
-# The same of the pool of the cycle of a process.
+# Returns the same for the pool of a process's cycle.
 sub walk_cycle {
     my ($pid) = @_;
     my ($path) = readlink "/proc/$pid/exe";
@@ -84,7 +84,7 @@ my $pools = pools_of($reply);
 is of_creators($pools, 'live', kind => 'request'), 21, 'twenty and the asking one';
 is of_creators($pools, 'live', kind => 'upstream'), 20, 'each with a connection to its upstream';
 my @oldest = $aged->($reply);
-# An nginx that is not stripped names the static function that it calls.
+# An nginx that is not stripped has the name of the static function.
 like $_->{creator}, qr/^ngx_http_(?:create|alloc)_request$/, 'by their creator' for @oldest;
 is_deeply { map { $_->{server_name} => 1 } @oldest }, { localhost => 1 }, 'and their server';
 is_deeply [ grep { defined $_->{request} } map { @{ $_->{oldest} }, @{ $_->{largest} } } values %$pools ],
@@ -143,7 +143,7 @@ for my $path (qw(/blocks /large /odd)) {
     near $creator->{unused} - $walked->{unused}, $creator->{bytes} - $walked->{bytes}, 32768,
         "$path: unused";
     $client->close;
-    # The handler never answers: nginx keeps the request until the worker ends.
+    # The handler never answers: nginx keeps the request until the worker exits.
     $t->reload;
     ($worker) = $t->workers;
 }

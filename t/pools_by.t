@@ -1,4 +1,4 @@
-# Pools by server, upstream and listening socket: each sum by what a test holds open.
+# Pools by server, upstream and listening socket: each sum agrees with the connections that a test holds.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -8,7 +8,8 @@ use IO::Socket::INET;
 my @WAYS   = qw(by_server by_upstream by_listener);
 my %SHARED = map { $_ => 1 } qw(connection request http2_stream upstream);
 
-# The pools of the one worker; the sums of each way are checked to be those of the kinds.
+# Returns the pools of the only worker, after a check that the sums by server, upstream and listening socket
+# are those of the kinds.
 sub pools_of {
     my ($t) = @_;
     my ($worker) = $t->workers;
@@ -23,7 +24,7 @@ sub pools_of {
     return $pools;
 }
 
-# What one name has.
+# Returns the entry of one name.
 sub of_name {
     my ($pools, $way, $name) = @_;
     my ($share) = grep { $_->{name} eq $name } @{ $pools->{$way}{largest} };
@@ -32,7 +33,7 @@ sub of_name {
 
 sub bytes_of { return $_[0]{bytes} + $_[0]{large_bytes} }
 
-# The next connection to it.
+# Accepts the next connection to a socket.
 sub taken {
     my ($server) = @_;
     $server->timeout(60);
@@ -85,7 +86,7 @@ $hold->(7, $t->port, 'a.example');
 $hold->(5, $t->port(2), 'alias.example');
 $hold->(2, $t->port(2), '');
 my $pools = pools_of($t);
-# Of each: its connection, its request, and the connection to the upstream.
+# Each request has the pools of its connection, of itself, and of the connection to the upstream.
 my ($first, $second, $none) = map { of_name($pools, 'by_server', $_) } qw(a.example b.example), '';
 is $first->{live}, 7 * 3, 'the first server has seven';
 is $second->{live}, 5 * 3, 'the second one five, by its first name';
@@ -139,7 +140,7 @@ cmp_ok bytes_of($small), '>=', 9 * 4096, 'the small ones';
 cmp_ok bytes_of($small), '<', 9 * 32768, 'and not many more';
 $_->close for @opened;
 
-=== TEST 3: idle connections do not crowd out what is held
+=== TEST 3: idle connections do not displace busy ones
 --- main_config
 worker_processes 1;
 events { worker_connections 1024; }
@@ -154,7 +155,7 @@ location /kept { proxy_pass http://kept/empty; proxy_http_version 1.1; proxy_set
 --- perl
 my @idle = map { $t->connect->send(GET => '/empty') } 1 .. 30;
 $_->receive for @idle;
-# They are a second older than what comes now: by the age of the cycle, for they are not listed.
+# They must be a second older than the next ones. The cycle's age shows it, because they are not listed.
 my $age = sub { process_of($t->fresh, ($t->workers)[0])->{pools}{cycles}[0]{age_s} };
 my $then = $age->();
 $t->wait_for('a second passes', sub { $age->() >= $then + 2 });

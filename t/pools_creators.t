@@ -1,4 +1,4 @@
-# Pools: who creates them, by name and kind.
+# The creators of pools, by name and kind.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -10,7 +10,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: who creates pools
+=== TEST 1: creators of pools
 --- main_config
 worker_processes 1;
 stream {
@@ -38,11 +38,11 @@ location /kept {
     proxy_set_header Connection "";
 }
 --- perl
-# Each answer to /memstat is a connection and a request itself.
+# Each request for /memstat also creates a connection and a request.
 my $get = sub { is $t->get('/empty')->{status}, 200, 'an answer' };
 is grown($t, $get, creator => qr/^ngx_http_(?:create|alloc)_request$/, kind => 'request'), 2, 'requests';
 is grown($t, $get, creator => 'ngx_event_accept', kind => 'connection'), 2, 'connections';
-# An nginx that is not stripped names static functions.
+# An nginx that is not stripped has the names of static functions.
 my %upstream = (creator => qr/^ngx_http_upstream_(?:\*|connect)$/, kind => 'upstream', object => 'nginx');
 my $proxied = sub { is $t->get('/kept')->{body}, "empty\n", 'proxied' for 1 .. 3 };
 is grown($t, $proxied, %upstream), 1, 'an upstream connection is kept';
@@ -68,7 +68,7 @@ my %connection = (creator => 'ngx_http_v2_init', kind => 'connection', object =>
 is grown($t, $curl, %connection), 3, 'and one for each connection';
 is grown($t, $curl, kind => 'request'), 3 + 1, 'and as ever for each request';
 
-=== TEST 2: who creates pools in Lua
+=== TEST 2: creators of pools in Lua
 --- main_config
 worker_processes 1;
 --- http_config
@@ -110,7 +110,7 @@ is of_creators(pools_of($t->fresh), 'live', %lua), $live, 'until it has run';
 my @names = map { $_->{creator} } grep { has($_, %lua) } map { @{ $_->{by_creator} } } values %{ pools_of($t->fresh) };
 like $_, qr/^ngx_http_lua_/, "a name of the Lua module: $_" for @names;
 
-=== TEST 3: a pool that is forgotten at each request
+=== TEST 3: a pool that each request leaks
 --- main_config
 load_module $TEST_NGINX_BUILT_ngx_http_pool_test_module;
 worker_processes 1;

@@ -1,9 +1,9 @@
-# Every process is in one reply, with the kernel's figures, and the sums close.
+# One reply has every process, with the kernel's figures and exact sums.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# Holds every figure of a reply that can be had elsewhere against /proc, and closes the sums.
+# Compares every figure of a reply that /proc has with /proc, and checks the sums.
 sub check_processes {
     my ($reply) = @_;
     for my $process (@{ $reply->{processes} }) {
@@ -11,7 +11,7 @@ sub check_processes {
         my $system = $process->{system};
         my %status = proc_status($process->{pid});
         near $system->{resident}, $status{VmRSS}, 0.02 * $status{VmRSS}, "$who: resident";
-        # The heap may have grown since the snapshot, for the answer itself.
+        # The heap may have grown since the snapshot, to make the answer.
         near $system->{virtual}, $status{VmSize}, 524288, "$who: virtual";
         is $system->{swap},    $status{VmSwap}, "$who: swap";
         near $system->{page_tables}, $status{VmPTE}, 32768, "$who: page tables";
@@ -160,7 +160,7 @@ is $t->fresh->{processes}[0]{state}, 'active', 'still';
 --- config
 location /memstat { memstat; }
 --- perl
-# It counts from a moment after the process started, and before its first answer.
+# The uptime starts after the process was created, and before its first answer.
 my %started = map { $_->{pid} => uptime($_->{pid}) } @{ $t->fresh->{processes} };
 $t->wait_for('seconds pass', sub { process_of($t->memstat, ($t->workers)[0])->{uptime_s} >= 2 });
 my %before = map { $_ => uptime($_) } keys %started;
@@ -216,7 +216,7 @@ location /memstat { memstat; }
 my $reply = $t->memstat;
 is_deeply pids(active_workers($reply)), [ $t->workers ], 'all are there';
 
-=== TEST 10: processes that are none of nginx's are not in the answer
+=== TEST 10: processes that do not belong to nginx are not in the answer
 --- http_config
 init_worker_by_lua_block {
     local ffi = require "ffi"

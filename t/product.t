@@ -1,5 +1,4 @@
-# Whose nginx answers: what the running executable calls itself, whichever headers the module was
-# built with.
+# The product: the name and version of the running executable, whichever headers the module was built with.
 use strict;
 use warnings;
 
@@ -11,12 +10,12 @@ use Test::Memstat;
 my ($product, $version) = Test::Memstat::Configuration::nginx_version() =~ m{^nginx version: (\w+/([\d.]+))}m
     or die "nginx does not say its version\n";
 
-# The server of a configuration, run by this executable.
+# Returns a server that this executable runs.
 sub server {
     return Test::Memstat::Server->new(lua => 0, config => 'location = /memstat { memstat; }', @_)->start;
 }
 
-# What each format says of the product.
+# Returns the product in each format.
 sub formats {
     my ($t) = @_;
     my $get = sub { $t->get("/memstat?format=$_[0]")->{body} };
@@ -36,7 +35,7 @@ subtest 'the nginx under test' => sub {
     is_deeply decode_json($t->get('/memstat?fields=product')->{body}), { product => $product }, 'a field';
 };
 
-# The literal of the version line, changed in place.
+# Copies nginx with another name in the string of its version line.
 sub fork_named {
     my ($name) = @_;
     my $dir  = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1, CLEANUP => 1);

@@ -4,10 +4,10 @@ use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 use Test::Memstat::Prometheus qw(promtool series);
 
-# A series' name.
+# Returns a name for a series.
 sub key { return Test::Memstat::Prometheus::key(@_) }
 
-# The series that a reply should be, those left out that each scrape changes.
+# Returns the series that a reply should give, without those that every scrape changes.
 sub expected {
     my ($reply) = @_;
     my %series;
@@ -58,7 +58,7 @@ sub expected {
     return \%series;
 }
 
-# What differs between the series expected and those that there are, a line each.
+# Returns a line for each difference between the expected and the actual series.
 sub differences {
     my ($expected, $got) = @_;
     return map { sprintf "%s: expected %s, got %s", $_, $expected->{$_}, $got->{$_} // 'nothing' }
@@ -86,7 +86,7 @@ is $t->get('/set')->{status}, 200, 'something in a zone';
 settled($t);
 my $prometheus = Test::Memstat::Prometheus->new('127.0.0.1:' . $t->port, '/memstat');
 my ($expected, @differences);
-# A moment in which nothing changes, and of which Prometheus has a scrape.
+# Repeats until Prometheus has scraped and nothing has changed meanwhile.
 my $scrapes = sub { return (read_file($t->root . '/logs/scrape.log') // '') =~ tr/\n// };
 eval { $t->wait_for('the same numbers', sub {
     my $before = expected($t->memstat('/json'));
@@ -109,7 +109,7 @@ like $accept, qr{^application/openmetrics-text}, "its Accept: $accept";
 like $type, qr{^application/openmetrics-text; version=1\.0\.0}, 'gets OpenMetrics';
 $prometheus->stop;
 
-=== TEST 2: workers that shut down have a series of their own
+=== TEST 2: workers that are shutting down have a separate series
 --- main_config
 worker_processes 2;
 --- config
@@ -150,7 +150,7 @@ $t->memstat;
 my ($first, $second) = $t->workers;
 $t->signal(STOP => $second);
 my $series;
-# Until then its last snapshot is young enough to be served.
+# Until then, its last snapshot is young enough to be used.
 $t->wait_for('it is known to be silent', sub {
     $series = series($t->get('/memstat?format=prometheus')->{body});
     return $series->{ key('nginx_memstat_processes', kind => 'worker', state => 'unresponsive') };

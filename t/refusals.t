@@ -1,10 +1,10 @@
-# What is refused to the module: the server runs, the section is null with its reason, and the error
-# log has a line about it.
+# Something is refused to the module: the server runs, the section is null with a reason, and the error log
+# has a line about it.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# The workers in an answer, once each of them has answered for itself.
+# Returns the workers in an answer, once each of them has answered itself.
 sub workers_of {
     my ($t) = @_;
     my %there = map { $_ => 1 } $t->workers;
@@ -16,7 +16,7 @@ sub workers_of {
     return @workers;
 }
 
-# Passes when a section is null everywhere, for a reason in the hooks, in the notes and once in the log.
+# Passes if a section is null in all workers, with the reason in hooks, in notes, and once in the log.
 sub off {
     my ($t, $hook, $reason) = @_;
     for my $process (workers_of($t)) {
@@ -32,14 +32,14 @@ sub off {
     return $lines;
 }
 
-# All requests are answered.
+# Passes if all requests are answered.
 sub serves {
     my ($t) = @_;
     is join(' ', map { $t->get('/empty')->{status} } 1 .. 20), join(' ', (204) x 20), 'nginx serves';
     return;
 }
 
-# Gives t/tools/refuse.c an order.
+# Sends an order to t/tools/refuse.c.
 sub order {
     my ($t, $order) = @_;
     open my $file, '+<:raw', $t->root . '/html/refuse' or die "cannot write: $!\n";
@@ -57,7 +57,7 @@ run_tests();
 
 __DATA__
 
-=== TEST 1: memory that was written must not become code
+=== TEST 1: writable memory must not become executable
 --- main_config
 worker_processes 2;
 --- config

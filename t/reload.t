@@ -1,4 +1,4 @@
-# Reloads: generations, workers that take their time to go, locations that come and go.
+# Reloads: generations, workers that exit late, locations that are added and removed.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -9,7 +9,7 @@ sub generations {
     return sort keys %seen;
 }
 
-# Everything about a process that a module could leave behind without being asked to do anything.
+# Returns everything in a process that a module could leave behind without any request.
 sub traces {
     my ($pid) = @_;
     my $eventfds = grep { /eventfd/ } open_files($pid);
@@ -103,7 +103,7 @@ pass 'it shuts down again';
 $held->[0]->close;
 $clients->[0]->receive;
 
-=== TEST 4: a request that waits while its worker is told to go
+=== TEST 4: a request that waits while its worker is asked to shut down
 --- main_config
 worker_processes 2;
 --- config
@@ -133,7 +133,7 @@ location /memstat { memstat; }
 --- perl
 for my $workers (5, 1, 30, 3) {
     $t->reload(main_config => "worker_processes $workers;")->old_gone;
-    # A worker that has just been forked is there before it can answer for itself.
+    # A worker that was just forked is in the answer before it can answer itself.
     my ($reply, @workers);
     $t->wait_for('all answer for themselves', sub {
         $reply   = $t->fresh;
@@ -168,7 +168,7 @@ for my $size (qw(2m 1m 4m)) {
 $held->[0]->close;
 $clients->[0]->receive;
 
-=== TEST 7: the location goes and comes back
+=== TEST 7: the location is removed and added again
 --- main_config
 worker_processes 2;
 --- config
@@ -183,7 +183,7 @@ for (1 .. 2) {
     is scalar(active_workers($reply)), 2, 'with';
 }
 
-=== TEST 8: the location comes while an old worker without it goes on
+=== TEST 8: the location is added while an old worker without it still runs
 --- config
 location /memstat { return 204; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
@@ -221,13 +221,13 @@ for my $who (qw(master worker)) {
 }
 $plain->stop;
 
-# The same reading does see what a location brings.
+# The same reading shows a difference when there is a location.
 $t->reload(config => 'location /memstat { memstat; }');
 my ($with) = map { traces($_) } $t->workers;
 isnt $with->{eventfds}, 0, 'a location brings eventfds';
 isnt scalar @{ $with->{shared} }, 0, 'and a zone';
 
-=== TEST 10: a location that is gone leaves nothing to the next workers
+=== TEST 10: a removed location leaves nothing in the next workers
 --- main_config
 worker_processes 2;
 --- config
@@ -236,11 +236,11 @@ location /memstat { memstat; }
 $t->memstat;
 $t->reload(config => 'location / { return 204; }')->old_gone;
 my ($worker) = $t->workers;
-# The counters of zones, which the slab hook had, stay.
+# The counters of zones, which the slab hook mapped, stay.
 my $shared = grep { $_->{size} >= 1 << 20 && $_->{rights} =~ /s$/ } maps($worker);
 is $shared, 0, 'no zone';
 
-=== TEST 11: nothing piles up over reloads
+=== TEST 11: nothing accumulates over reloads
 --- main_config
 worker_processes 2;
 --- config

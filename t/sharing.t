@@ -1,11 +1,11 @@
-# What the server takes: pages that several processes map count once, as in the kernel's Pss.
+# The memory of the server: pages that several processes map count once, as in the kernel's Pss.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use constant MB => 1048576;
 
-# Sums of smaps_rollup over some processes, in bytes.
+# Returns the sums of smaps_rollup over some processes, in bytes.
 sub rollup {
     my %sum;
     for my $pid (@_) {
@@ -16,14 +16,14 @@ sub rollup {
     return \%sum;
 }
 
-# Looking changes pages itself, the first times most.
+# Requests several answers, because an answer changes pages itself, mostly the first ones.
 sub steady {
     my ($t) = @_;
     $t->fresh('/memstat?refresh=zones') for 1 .. 4;
     return $t->fresh('/memstat?refresh=zones');
 }
 
-# The server takes what Pss says, to 5 percent.
+# Passes if the server's memory is its Pss, to 5 percent.
 sub takes_what_pss_says {
     my ($t, $when, $reply) = @_;
     SKIP: {
@@ -39,7 +39,7 @@ sub takes_what_pss_says {
     return;
 }
 
-# The lines of a large map.
+# Returns the lines of a large map.
 sub map_of {
     my ($count) = @_;
     return ">>> big.map\n" . join '', map {qq{"/a/rather/long/path/$_" "/another/rather/long/path/$_";\n}}

@@ -1,4 +1,4 @@
-# Shared memory, stacks and code: each by what a test did to it.
+# Shared memory, stacks and code: each figure agrees with the actions of a test.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -7,13 +7,13 @@ use Cwd qw(abs_path);
 
 use constant MB => 1048576;
 
-# A Lua handler that fills the shared dictionary "dict": count values of one megabyte, which the
-# slab allocator rounds up to 257 pages each.
+# A Lua handler that fills the shared dictionary "dict" with count values of one megabyte. The slab
+# allocator rounds each up to 257 pages.
 use constant VALUE => 257 * 4096;
 
 sub shm { my ($reply, $pid) = @_; return process_of($reply, $pid)->{breakdown}{nginx_shm} }
 
-# Rss of the mappings of a process that a function picks by their line in smaps.
+# Returns the Rss of a process's mappings that a function selects by their line in smaps.
 sub rss_of {
     my ($pid, $picks) = @_;
     no warnings 'portable';
@@ -25,14 +25,14 @@ sub rss_of {
     return $sum;
 }
 
-# The size of a new thread's stack.
+# Returns the size of a new thread's stack.
 sub stack_size {
     my ($pid) = @_;
     my ($soft) = read_file("/proc/$pid/limits") =~ /^Max stack size\s+(\S+)/m;
     return $soft eq 'unlimited' ? 2 * MB : $soft;
 }
 
-# A library goes by the name it was loaded by, often a symbolic link to the file that is mapped.
+# Returns the name by which a library was loaded, often a symbolic link to the mapped file.
 sub name_of {
     my ($path, $names) = @_;
     my ($folder, $name) = $path =~ m{^(.*/)([^/]+?)(?: \(deleted\))?$};
@@ -77,7 +77,7 @@ near $after->{totals}{shared_memory} - $before->{totals}{shared_memory}, 8 * VAL
 my %status = proc_status($worker);
 near process_of($after, $worker)->{system}{resident_shmem}, $status{RssShmem}, 65536, 'as the kernel says';
 
-=== TEST 2: of two workers only the one that touches it
+=== TEST 2: a zone counts only in the worker that touches it
 --- main_config
 worker_processes 2;
 --- http_config
@@ -120,7 +120,7 @@ near $rise->($last, $filler), 8 * VALUE, 0.1 * 8 * VALUE, 'the one that filled i
 near $rise->($last, $other), 8 * VALUE, 0.1 * 8 * VALUE, 'the one that reads it has it too';
 near $total->($last), 8 * VALUE, 0.1 * 8 * VALUE, 'it is still there once';
 
-=== TEST 3: what the master touched is not its workers'
+=== TEST 3: pages that the master touched do not count in its workers
 --- main_config
 worker_processes 1;
 --- http_config
@@ -247,7 +247,7 @@ init_by_lua_block { count, full = 0, false }
 lua_shared_dict dict 512m;
 --- config
 location /memstat { memstat; }
-# The worker that is named sets a few values more, until there is no memory.
+# The named worker sets a few more values, until there is no memory.
 location /fill {
     content_by_lua_block {
         local dict, value = ngx.shared.dict, string.rep("x", 16777216)
@@ -266,7 +266,7 @@ $t->reload(http_config => $t->{sections}{http_config} =~ s/512m/4096m/r)->old_go
 my $before = $t->fresh;
 my ($filler, $other) = $t->workers;
 my $bytes;
-# In requests that are short, so that no client waits for all of it.
+# With several short requests, so that no client waits for all of them.
 until ($bytes) { ($bytes) = $t->get_from($filler, "/fill?$filler")->{body} =~ /^\d+ (\d+)/ }
 cmp_ok $bytes, '>=', 400 * MB, "$bytes bytes";
 for my $nth (1 .. 3) {

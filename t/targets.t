@@ -1,5 +1,5 @@
-# Whatever the nginx under test was built with: every section has its figures, from the structures
-# as they are there.
+# Every section has its figures, from the actual structures, whatever options the tested nginx was built
+# with.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -39,7 +39,7 @@ END
     user_files => ">>> file\nhello\n>>> threads\n" . 'x' x 100_000 . "\n",
 )->start;
 
-# The worker that answers, settled, and its reply.
+# Returns the worker that answers, after a first answer, and its reply.
 sub answered {
     my $reply = settled($t);
     return (process_of($reply, $reply->{answered_by}{pid}), $reply);
@@ -63,7 +63,7 @@ subtest 'pools and structures' => sub {
     for (1 .. 30) { is $t->get('/file')->{status}, 200, 'a file' }
     my ($worker) = answered();
     my %creators = map { $_->{creator} => $_ } @{ $worker->{pools}{by_creator} };
-    # An nginx that is not stripped names the static function.
+    # An nginx that is not stripped has the name of the static function.
     my ($request) = grep { /^ngx_http_(?:create|alloc)_request$/ } keys %creators;
     for my $creator ('ngx_init_cycle', $request // 'none', 'ngx_event_accept') {
         cmp_ok $creators{$creator}{live}, '>=', 1, "$creator has live pools";
@@ -136,7 +136,7 @@ is $_, undef, 'nginx ends as told' for $t->stop;
 unlike $t->output, qr/\[(?:alert|crit|emerg)\]|panicked/, 'nothing alarming in the error log';
 done_testing();
 
-# Pools created by kind, in all workers.
+# Returns the number of pools created by kind, in all workers.
 sub created {
     my %created;
     for my $process (process_with($t->fresh, kind => 'worker')) {

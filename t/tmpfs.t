@@ -1,4 +1,4 @@
-# Files on tmpfs: shared memory to the kernel, but not nginx's.
+# Files on tmpfs: the kernel counts them as shared memory, but they are not nginx's.
 BEGIN { $ENV{TMPDIR} = '/dev/shm' }
 
 use FindBin;
@@ -7,7 +7,7 @@ use Test::Memstat;
 
 use constant MB => 1048576;
 
-# The sum of a line of smaps over the mappings of processes that match.
+# Returns the sum of a line of smaps over the matching mappings of processes.
 sub smaps {
     my ($line, $like, @pids) = @_;
     my $sum = 0;

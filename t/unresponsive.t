@@ -1,4 +1,4 @@
-# Processes that do not answer, and clients that do not wait.
+# Processes that do not answer, and clients that go away.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -27,7 +27,7 @@ cmp_ok $reply->{elapsed_us}, '>=', 290_000, 'the answer waits as long as it shou
 ok !$longer->has_begun, 'and no longer: one with a longer timeout still waits';
 is_deeply $first->{$_}, $last->{$_}, "$_ as before"
     for qw(kind id generation system breakdown allocator text stacks hooks self);
-# They were taken after the test began to ask for them, and both answers waited since.
+# The figures were taken after the test began to request them, and both answers have waited since then.
 cmp_ok $first->{age_ms}, '>=', $last->{age_ms} + 290, 'the age of these figures';
 cmp_ok $first->{age_ms}, '<=', milliseconds() - $begun + 1, 'and no more than that';
 is process_of($reply, $_)->{state}, 'active', "worker $_ is active" for @others;
@@ -79,7 +79,7 @@ my $reply = $t->memstat;
 is process_of($reply, $stopped)->{state}, 'unresponsive', 'the default';
 cmp_ok $reply->{elapsed_us}, '>=', 190_000, 'waits 200 ms';
 ok !$longer->has_begun, 'and no longer: one with a longer timeout still waits';
-# A busy machine may keep some answers longer, not all of them.
+# A busy machine may delay some answers, but not all.
 $t->wait_for('an answer that waits for less', sub {
     my $reply = $t->memstat('/short');
     is process_of($reply, $stopped)->{state}, 'unresponsive', '10 ms';
@@ -120,7 +120,7 @@ my ($killed, $other) = $t->workers;
 my $before = process_of($t->fresh, $killed);
 $t->signal(KILL => $killed);
 my $successor = $t->successor_of($killed, $other);
-# Nobody waits for the dead: the timeout is longer than a client waits.
+# No answer waits for the killed worker: memstat_timeout is longer than a client waits.
 my $reply = $t->fresh;
 is_deeply pids(process_with($reply, kind => 'worker')), [ sort { $a <=> $b } $other, $successor ],
     'the dead one is gone, its successor is there';
@@ -213,7 +213,7 @@ for my $client (@clients) {
     is $process->{state}, 'active', 'active';
 }
 
-=== TEST 10: hammering
+=== TEST 10: many requests at once
 --- main_config
 worker_processes 2;
 --- config
@@ -236,13 +236,13 @@ $_->close for @clients;
 $t->wait_for('no request is left', sub { !$t->status->{active} });
 is $t->error_log =~ tr/\n// < 500, 1, 'the log does not grow';
 
-=== TEST 11: what is to be refreshed is, right after an answer
+=== TEST 11: refresh= takes effect right after an answer
 --- main_config
 worker_processes 3;
 --- config
 location /memstat { memstat; }
 --- perl
-# A process that kept its young snapshot would hold the answer up for longer than a client waits.
+# If a process reused its young snapshot, the answer would take longer than a client waits.
 for (1 .. 5) {
     $t->fresh;
     for my $what (qw(heap zones)) {
@@ -251,7 +251,7 @@ for (1 .. 5) {
     }
 }
 
-=== TEST 12: clients that go away while an answer of many processes is on its way
+=== TEST 12: clients that go away while an answer of many processes is being made
 --- main_config
 worker_processes 20;
 --- config
@@ -263,7 +263,7 @@ $t->fresh;
 my @formats = qw(json html text prometheus);
 for my $i (1 .. 80) {
     my $client = $t->connect->send(GET => "/memstat?format=$formats[ $i % @formats ]");
-    # Each after so many answers to others.
+    # Each goes away after another number of other answers.
     $t->status for 1 .. $i % 10;
     $client->close;
 }

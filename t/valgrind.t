@@ -1,9 +1,9 @@
-# The main paths under valgrind's memcheck: no error with a frame of the module in it.
+# The main paths under valgrind's memcheck: no error has a frame in the module.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# What valgrind said, without the errors that have no frame of the module.
+# Returns valgrind's errors that have a frame in the module.
 sub errors {
     my ($t) = @_;
     my @errors;
@@ -83,7 +83,7 @@ for (1 .. 3) {
 }
 is join("\n", errors($t)), '', 'no error of ours';
 
-=== TEST 3: a request that is there before the first snapshot is done
+=== TEST 3: a request that arrives before the first snapshot is done
 --- main_config
 worker_processes 1;
 --- config
@@ -91,7 +91,7 @@ location /memstat { memstat; }
 --- under
 valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
 --- perl
-# Without waiting for a timeout, or the client dies.
+# The answer must not wait for a timeout, or the client dies.
 my ($worker) = process_with($t->memstat, kind => 'worker');
 ok $worker->{breakdown}, 'it is answered when it is';
 is_deeply [ grep { /being read|under way/ } @{ $worker->{notes} } ], [], 'with all figures';

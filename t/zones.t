@@ -1,4 +1,4 @@
-# Shared memory zones: what is in them, read independently.
+# Shared memory zones: their contents, compared with an independent reading.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -42,7 +42,7 @@ is fill($t, 'k', 300, 1, 100), 100, 'the dictionary takes what it is given';
 my ($worker) = $t->workers;
 my $reply = $t->fresh('/memstat?refresh=zones');
 my $zones = $reply->{shared_zones};
-# Before the program that reads them touches them, on behalf of the worker.
+# Read before the program that walks the zones touches their pages in the worker.
 my %rss = map { $_ => mapping_rss($worker, $zones->{$_}{size}) } keys %expected;
 is_deeply [ sort keys %$zones ],
     [ sort keys %expected, qw(memstat memstat_counters nginx_shared_zone) ], 'all of them';
@@ -84,7 +84,7 @@ my $half = check_dict($t, $overhead, 'half full');
 is int($half->{pages}{used} / 10), 12, 'of 254 pages, 42 times 3 are half';
 
 drop($t, 'h', 100, 141);
-# Big values, and behind each a small one.
+# Large values, each followed by a small one.
 for my $i (100 .. 109) {
     fill($t, 'b', $pages->(20), $i, $i);
     fill($t, 's', 3000, $i, $i);
@@ -94,7 +94,7 @@ my $holes = check_dict($t, $overhead, 'big holes between small blocks');
 cmp_ok $holes->{pages}{free_runs}, '>=', 9, 'many runs';
 cmp_ok $holes->{pages}{largest_free_run}, '<', $holes->{pages}{free} / 2, 'none has most of it';
 
-# Of 1024 bytes each, until there is no memory.
+# Entries of 1024 bytes each, until there is no memory.
 my $count = fill($t, 'f', 1024 - $overhead - 8, 10000, 99999);
 cmp_ok $count, '>', 900, "$count values of 1024 bytes";
 my $full = check_dict($t, $overhead, 'full');
@@ -106,7 +106,7 @@ drop($t, 'f', 10000, 10000 + $count);
 drop($t, 's', 100, 109);
 check_dict($t, $overhead, 'empty again');
 
-=== TEST 3: a gigabyte, hardly used and touched in full
+=== TEST 3: a gigabyte, hardly used and then completely touched
 --- main_config
 worker_processes 2;
 --- http_config
@@ -130,7 +130,7 @@ my ($worker) = $t->workers;
 my $reply = $t->fresh('/memstat?refresh=zones');
 cmp_ok process_of($reply, $_)->{zones}{dict}{touched}, '<', MB, "$_ has touched next to nothing"
     for $t->workers;
-# The program that reads it touches all descriptors, on behalf of the worker.
+# The program that walks the zone touches all descriptors in the worker.
 agrees($worker, $zone, 'hardly used: pages and slots');
 
 my ($filler, $count) = split / /, get($t, "/fill?key=k&length=8000000&from=1&to=1000");
@@ -148,7 +148,7 @@ agrees($filler, $zone, 'touched in full: pages and slots');
 near process_of($reply, $_)->{zones}{dict}{touched}, mapping_rss($_, $size), 16 * PAGE,
     "$_: touched" for $t->workers;
 
-# Without being asked, the figures come a piece with each answer.
+# Without refresh=zones, each answer counts a piece.
 $t->reload;
 get($t, '/read?key=k&to=' . ($count - 1)) for 1 .. 10;
 ($worker) = $t->workers;
@@ -188,7 +188,7 @@ is $t->get('/memstat?zone=req')->{status}, 200, 'a zone is known before it is re
 --- config
 location /memstat { memstat; }
 --- perl
-# The first one has the name that nginx gives the mapping of its counters.
+# The first one has the same name as nginx's mapping of its counters.
 my %named = ("nginx_shared_zone" => 'nginx_shared_zone', "a\xffb" => 'a\xffb', "\xc3\xa4" => "\x{e4}", '<"x">&' => '<"x">&', "tab\x1b" => "tab\x1b");
 my $zones = join '', map { my $name = s/"/\\"/gr; "limit_req_zone \$uri zone=$name:1m rate=1r/s;\n" } sort keys %named;
 $t->reload(http_config => $zones);
@@ -204,7 +204,7 @@ is $reply->{shared_zones}{'nginx_shared_zone#2'}{size}, 1280, 'nginx\'s counters
 my $text = join '', map { $t->get("/memstat?format=text$_")->{body} } '', '&fields=shared_zones';
 unlike $text, qr/[^\x20-\x7e\n]/, 'printable in the table';
 
-=== TEST 6: what does not look like a slab pool is not read as one
+=== TEST 6: memory that does not look like a slab pool is not read as one
 --- http_config
 limit_req_zone $remote_addr zone=req:1m rate=1r/s;
 limit_conn_zone $remote_addr zone=conn:1040k;
@@ -245,7 +245,7 @@ agrees($pid, $reply->{shared_zones}{dict}, 'pages and slots');
 is all_did($reply, 'dict', qw(allocations failures)), all_reqs($reply, 'dict'), 'adds up from the beginning';
 cmp_ok $uses->{touched}, '>=', 50 * PAGE, 'touched';
 
-=== TEST 8: what a process has touched of all zones is its nginx_shm
+=== TEST 8: the pages of all zones that a process has touched are its nginx_shm
 --- main_config
 worker_processes 2;
 --- http_config
@@ -266,7 +266,7 @@ for my $process (process_with($reply, kind => 'worker')) {
     near $touched, $shm->{resident}, 4 * PAGE, "$process->{pid}: resident";
     my $mapped = sum(map { int(($_->{mapped} + PAGE - 1) / PAGE) * PAGE } values %{ $process->{zones} });
     is $mapped, $shm->{reserved}, "$process->{pid}: reserved";
-    # The answer took longer than the counting for it.
+    # The pages were counted while the answer was being made.
     is_deeply [ grep { !defined || $_ > $reply->{elapsed_us} / 1000 + 1 } map { $_->{touched_ms_ago} } values %{ $process->{zones} } ],
         [], "$process->{pid}: counted for this answer";
 }

@@ -1,4 +1,4 @@
-# Shared memory zones: what each process did to them, failures too, and that it adds up.
+# Shared memory zones: the sums of what each process did to them, including failures.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -25,7 +25,7 @@ my ($one, $two) = $t->workers;
 my $before = $t->fresh;
 is $before->{shared_zones}{dict}{failures}, 0, 'none yet';
 my %failed = ($one => 0, $two => 0);
-# Larger than half a page, and smaller: nginx itself counts the latter only.
+# Larger and smaller than half a page: nginx itself counts only the smaller ones.
 for my $i (1 .. 40) {
     my ($pid, $said) = split / /, get($t, "/set?key=k$i&length=2000000"), 2;
     is $said, 'no memory', 'two megabytes in a zone of one';
@@ -106,7 +106,7 @@ for my $pid ($t->workers) {
     is $did->('dict', 'allocations'), $adds{$pid} // 0, "$pid: allocations";
     is $did->('dict', 'frees'), $deletes{$pid} // 0, "$pid: frees";
     is $did->('req', 'allocations'), $adds{$pid} // 0, "$pid: in the other zone";
-    # Beside the value an entry has its key, a node and the lengths. (Some worker may serve nobody.)
+    # An entry has its key, a node and the lengths besides the value. (A worker may get no request.)
     my ($entries, $values) = map { $_->{$pid} // 0 } \(%adds, %bytes);
     my $beside = $did->('dict', 'bytes_requested') - $values;
     ok $beside >= 50 * $entries && $beside <= 100 * $entries, "$pid: bytes, and $beside beside the values";
@@ -118,7 +118,7 @@ for my $zone (qw(dict req)) {
     agrees(($t->workers)[0], $after->{shared_zones}{$zone}, "$zone: pages and slots");
 }
 
-=== TEST 3: a zone of limit_req that runs over, in two workers
+=== TEST 3: a full zone of limit_req, in two workers
 --- main_config
 worker_processes 2;
 --- http_config
@@ -130,7 +130,7 @@ location /busy { limit_req zone=req burst=1000 nodelay; empty_gif; add_header X-
 my %served;
 my $before = $t->fresh;
 is $before->{shared_zones}{req}{failures}, 0, 'no failure yet';
-# Of the same length: when there is no memory, the oldest node makes room for the new one.
+# Keys of the same length: if there is no memory, the oldest node is removed for the new one.
 for my $key (1001 .. 1500) {
     my $answer = $t->get("/busy?key=$key");
     is $answer->{status}, 200, 'served' if $answer->{status} != 200;

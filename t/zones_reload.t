@@ -1,4 +1,5 @@
-# Shared memory zones that come, go and change with reloads, hooks and workers.
+# Shared memory zones that are created, removed and changed by reloads, and their counts when hooks and workers
+# come and go.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
@@ -95,7 +96,7 @@ cmp_ok $process->{zones}{dict}{touched}, '>=', 50 * PAGE, 'touched too';
 ok exists $reply->{shared_zones}{nginx_shared_zone}, 'the counters of nginx are found';
 ok !exists $reply->{shared_zones}{memstat_counters}, 'there are none of our own';
 
-# Old and new mappings look the same: the total is not known as long as both may be there.
+# Old and new mappings look the same, so the total is unknown while both may exist.
 my $held = $t->connect->send(GET => '/hold');
 $held->begin;
 $t->reload;
@@ -108,7 +109,7 @@ close $release;
 $t->old_gone;
 isnt $t->fresh->{totals}{shared_memory}, undef, 'it is known again';
 
-# On by a reload: what is older than the hook says so, what is new is counted.
+# A reload enables the hook: older zones are marked as such, new ones are counted.
 my $on = "memstat_hooks on;\n";
 $t->reload(main_config => $on, http_config => 'lua_shared_dict dict 1m; lua_shared_dict more 2m;')->old_gone;
 my $zones = $t->fresh->{shared_zones};
@@ -119,7 +120,7 @@ fill($t, 'm', 3000, 1, 10);
 ($worker) = $t->workers;
 is process_of($t->fresh, $worker)->{zones}{dict}{allocations}, 10, 'so are allocations';
 
-# And off again.
+# A reload disables it again.
 $t->reload(main_config => "memstat_hooks off;\n")->old_gone;
 ($worker) = $t->workers;
 fill($t, 'n', 3000, 1, 10);
@@ -143,7 +144,7 @@ for my $process (active_workers($reply)) {
 }
 isnt $reply->{totals}{shared_memory}, undef, 'the total is known';
 
-=== TEST 4: a reload that fails leaves all as it was
+=== TEST 4: a reload that fails changes nothing
 --- http_config
 lua_shared_dict dict 1m;
 --- config
@@ -155,7 +156,7 @@ mmap\(.*\) failed
 fill($t, 'k', 3000, 1, 20);
 my ($worker) = $t->workers;
 my $before = $t->fresh->{shared_zones};
-# The first of them is made, the other cannot be.
+# nginx can create the first zone, but not the second one.
 $t->write_conf(http_config => "lua_shared_dict dict 2m;\nlua_shared_dict huge 100000000m;");
 $t->signal('HUP');
 $t->wait_for('the refusal', sub { $t->error_log =~ /\[alert\].*mmap/ });
@@ -170,7 +171,7 @@ $reply = $t->fresh;
 is $reply->{shared_zones}{dict}{generation}, 2, 'the next one goes through';
 is all_did($reply, 'dict', qw(allocations failures)), all_reqs($reply, 'dict'), 'adds up in the new zone';
 
-=== TEST 5: a worker that is killed takes its own counts with it, not those of the zone
+=== TEST 5: the counts of a killed worker are lost, those of the zone are not
 --- http_config
 lua_shared_dict dict 1m;
 --- config

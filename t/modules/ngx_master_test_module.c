@@ -1,9 +1,9 @@
 /*
- * What a configuration may do to the master, for the tests of its figures.
+ * Effects of a configuration on the master, for the tests of its figures.
  *
- *     master_test_leak size;   allocates as much with malloc, writes to it, and forgets it
- *     master_test_pool size;   allocates as much from the cycle's pool
- *     master_test_wait path;   goes on when there is a file
+ *     master_test_leak size;   allocates "size" bytes with malloc, writes to them, and never frees them
+ *     master_test_pool size;   allocates "size" bytes from the cycle's pool
+ *     master_test_wait path;   waits until the file at "path" exists
  */
 
 #include <ngx_config.h>

@@ -1,35 +1,35 @@
-# Integration tests in the block style of Test::Nginx::Socket, each block with an nginx of its own.
+# Integration tests in the block style of Test::Nginx::Socket. Each block has its own nginx.
 #
-#     === TEST 1: what it shows
+#     === TEST 1: what it tests
 #     --- main_config       at the top level
 #     --- http_config       inside http
 #     --- config            inside server
 #     --- user_files        files below html/, ">>> name" before each
 #     --- env               variables of nginx's environment, NAME=value lines
-#     --- under             a command that nginx is run by
+#     --- under             a command that runs nginx
 #     --- timeout           memstat_timeout, or "default"; without it longer than any client waits
-#     --- module_copy       1: the module is loaded from a copy of its own, see Server's copy_module
-#     --- request           "GET /path" lines; each goes on a connection of its own
+#     --- module_copy       1: nginx loads a separate copy of the module, see copy_module
+#     --- request           "GET /path" lines; each is sent on its own connection
 #     --- more_headers      lines added to every request
 #     --- error_code        one, or one for each request
 #     --- response_body     exactly
 #     --- response_body_like    a regular expression, of every answer
 #     --- response_headers  "Name: value" lines; an empty value: no such header
 #     --- error_log         regular expressions, a line each, that the error log must match
-#     --- no_error_log      and those that it must not
-#     --- must_die          nginx must refuse the configuration; error_log is what it says
-#     --- perl              code run against the server: $t is a Test::Memstat::Server
+#     --- no_error_log      regular expressions that the error log must not match
+#     --- must_die          nginx must refuse the configuration; error_log matches its output
+#     --- perl              code that uses the server: $t is a Test::Memstat::Server
 #
-# In configurations $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1 and _2 (free
-# ports for the test's own use), $TEST_NGINX_TESTS (the folder of the tests) and
-# $TEST_NGINX_BUILT_name (the module that t/modules/name.c makes) are replaced. Lua's modules are
-# loaded where the configuration has Lua. A line with alert, crit or emerg that no error_log
-# expression matches fails the test: among them is every worker that a signal ended.
+# In configurations, $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_PORT_1 and _2 (free
+# ports for the test), $TEST_NGINX_TESTS (the folder of the tests) and $TEST_NGINX_BUILT_name (the module
+# built from t/modules/name.c) are replaced. Lua's modules are loaded if the configuration has Lua. A line
+# with alert, crit or emerg that no error_log expression matches fails the test; every worker that a
+# signal killed logs one.
 #
-# Environment: TEST_NGINX_BINARY, TEST_NGINX_MODULE, TEST_NGINX_LOAD_MODULES (paths of further
-# modules, instead of those found), TEST_NGINX_STREAM_LUA_MODULE (the path of the real
-# ngx_stream_lua_module, instead of the stand-in in t/modules), TEST_NGINX_WITHOUT_LUA=1 (skip what
-# needs ngx_lua), TEST_NGINX_KEEP=1 (keep the server roots).
+# Environment: TEST_NGINX_BINARY, TEST_NGINX_MODULE, TEST_NGINX_LOAD_MODULES (paths of more modules,
+# instead of those found), TEST_NGINX_STREAM_LUA_MODULE (the path of the real ngx_stream_lua_module,
+# instead of the stand-in in t/modules), TEST_NGINX_WITHOUT_LUA=1 (skip tests that need ngx_lua),
+# TEST_NGINX_KEEP=1 (keep the folders of the servers).
 package Test::Memstat;
 
 use strict;
@@ -57,7 +57,7 @@ my $KNOWN = join '|', qw(main_config http_config config user_files env under mod
     error_code response_body response_body_like response_headers error_log no_error_log must_die
     perl);
 
-# A server that accepts and keeps silent: it holds a request for as long as a test likes.
+# Returns a server that accepts connections and never answers, so that it holds requests.
 sub silent_server {
     my ($port) = @_;
     return IO::Socket::INET->new(
@@ -65,8 +65,8 @@ sub silent_server {
     ) // die "cannot listen: $!\n";
 }
 
-# Sends requests for a path, each on a connection of its own, until a silent server has taken as many:
-# the connections of the clients, and those that it took.
+# Requests a path, each time on its own connection, until a silent server has accepted that many. Returns
+# the clients' connections and the accepted ones.
 sub held {
     my ($t, $upstream, $path, $count) = @_;
     my @clients = map { $t->connect->send(GET => $path) } 1 .. $count // 1;
@@ -144,7 +144,7 @@ sub run_requests {
     return;
 }
 
-# The code of a block, compiled where it stands in the file, so that messages name its line.
+# Runs the code of a block. It is compiled with its position in the file, so that messages have its line.
 sub run_perl {
     my ($t, $block) = @_;
     my $code = $block->perl // return;

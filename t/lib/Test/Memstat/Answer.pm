@@ -1,4 +1,4 @@
-# What tests do with an answer: pick processes, compare figures, check sums.
+# Functions for tests of an answer: select processes, compare figures, check sums.
 package Test::Memstat::Answer;
 
 use strict;
@@ -9,7 +9,7 @@ use Test::More;
 
 our @EXPORT = qw(active_workers adds_up master_of near pids process_of process_with settled sum);
 
-# Passes when the two are no further apart than the tolerance.
+# Passes if two figures differ by at most the tolerance.
 sub near {
     my ($got, $expected, $tolerance, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -21,15 +21,15 @@ sub near {
     return;
 }
 
-# The process with this pid.
+# Returns the process with this pid.
 sub process_of {
     my ($reply, $pid) = @_;
     my ($process) = grep { $_->{pid} == $pid } @{ $reply->{processes} };
     return $process // die "process $pid is not in the answer\n";
 }
 
-# A reply from a process that has answered before: its first answer loads code and memory, which the
-# figures in that very answer cannot have.
+# Returns a reply from a process that has answered before. Its first answer loads code and memory that the
+# figures in that answer do not include.
 sub settled {
     my ($t) = @_;
     my %answered;
@@ -39,7 +39,7 @@ sub settled {
     }
 }
 
-# Processes with these values, such as (kind => 'worker', state => 'active').
+# Returns the processes with these values, such as (kind => 'worker', state => 'active').
 sub process_with {
     my ($reply, %values) = @_;
     return grep {
@@ -48,8 +48,8 @@ sub process_with {
     } @{ $reply->{processes} };
 }
 
-# Passes when the entries of a process's breakdown add up to what the kernel says it has; what is not
-# known counts as nothing.
+# Passes if the entries of a process's breakdown add up to the kernel's figures. Unknown entries count
+# as 0.
 sub adds_up {
     my ($process, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -59,17 +59,17 @@ sub adds_up {
     return;
 }
 
-# The master, as an answer has it.
+# Returns the master in an answer.
 sub master_of {
     my ($reply) = @_;
     my ($master) = process_with($reply, kind => 'master');
     return $master // die "no master in the answer\n";
 }
 
-# The workers of an answer that are not about to end.
+# Returns the workers in an answer that are not shutting down.
 sub active_workers { my ($reply) = @_; return process_with($reply, kind => 'worker', state => 'active') }
 
-# The pids of processes, in order.
+# Returns the sorted pids of processes.
 sub pids { return [ sort { $a <=> $b } map { $_->{pid} } @_ ] }
 
 sub sum {

@@ -1,4 +1,5 @@
-# One nginx in the background, as they mostly run: its master is nobody's child, and may be upgraded.
+# An nginx that runs in the background, as in production: its master is no child of the test, and its binary
+# can be upgraded.
 package Test::Memstat::Background;
 
 use strict;
@@ -28,20 +29,20 @@ sub start {
     return $self;
 }
 
-# The pid in a file, such as nginx.pid; undef where there is none.
+# Returns the pid in a file, such as nginx.pid, or undef if there is no file.
 sub pid_in {
     my ($self, $name) = @_;
     my ($pid) = (read_file($self->root . "/$name") // '') =~ /^(\d+)/;
     return $pid;
 }
 
-# The workers of a master, those that shut down not included.
+# Returns the workers of a master that are not shutting down.
 sub workers_of {
     my ($self, $master) = @_;
     return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ } Test::Memstat::Proc::children($master);
 }
 
-# Lets the master start a new one from the binary, beside itself; returns its pid once it has workers.
+# Makes the master start a new master from the binary. Returns the new master's pid once it has workers.
 sub upgrade {
     my ($self) = @_;
     my $old = $self->master;
@@ -53,7 +54,7 @@ sub upgrade {
     });
 }
 
-# Ends all masters; returns what went wrong, a sentence each.
+# Stops all masters. Returns a sentence for everything that went wrong.
 sub stop {
     my ($self) = @_;
     delete $self->{master} or return;

@@ -1,4 +1,4 @@
-# Chromium without a window, driven by chromedriver over the WebDriver protocol.
+# A Chromium without a window, controlled by chromedriver over the WebDriver protocol.
 package Test::Memstat::Browser;
 
 use strict;
@@ -15,7 +15,7 @@ use Test::Memstat::Proc qw(read_file);
 
 my $JSON = JSON::PP->new->utf8->allow_nonref;
 
-# How long, in seconds, it waits for what a page does sooner or later.
+# How long to wait for an effect on the page, in seconds.
 my $PATIENCE = 60;
 
 my @ARGUMENTS = qw(--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
@@ -74,13 +74,13 @@ sub open { my ($self, $url) = @_; $self->_session(POST => '/url', { url => $url 
 
 sub title { return $_[0]->_session(GET => '/title') }
 
-# What a function of JavaScript returns; it is called with these arguments.
+# Calls a JavaScript function with these arguments. Returns its result.
 sub run {
     my ($self, $code, @arguments) = @_;
     return $self->_session(POST => '/execute/sync', { script => $code, args => \@arguments });
 }
 
-# Waits until a function returns something true; returns that.
+# Waits until a function returns a true value. Returns this value.
 sub wait_for {
     my ($self, $what, $code, @arguments) = @_;
     my $deadline = time + $PATIENCE;
@@ -100,14 +100,14 @@ sub _element {
 
 sub click { my ($self, $selector) = @_; $self->_session(POST => '/element/' . $self->_element($selector) . '/click', {}); return $self }
 
-# Types keys into an element, which gets the focus.
+# Types keys into an element, which gets the focus first.
 sub type {
     my ($self, $selector, $keys) = @_;
     $self->_session(POST => '/element/' . $self->_element($selector) . '/value', { text => $keys });
     return $self;
 }
 
-# Presses keys where the focus is.
+# Presses keys in the element with the focus.
 sub press {
     my ($self, @keys) = @_;
     my @actions = map { ({ type => 'keyDown', value => $_ }, { type => 'keyUp', value => $_ }) } @keys;
@@ -115,13 +115,13 @@ sub press {
     return $self;
 }
 
-# A command of the DevTools protocol.
+# Sends a command of the DevTools protocol.
 sub devtools {
     my ($self, $command, %parameters) = @_;
     return $self->_session(POST => '/goog/cdp/execute', { cmd => $command, params => \%parameters });
 }
 
-# The page as light or dark, so wide.
+# Sets the colour scheme (light or dark) and the width of the page.
 sub look {
     my ($self, $scheme, $width) = @_;
     $self->devtools('Emulation.setEmulatedMedia',
@@ -131,10 +131,10 @@ sub look {
     return $self;
 }
 
-# What the console said since the last call, a hash with level and message each.
+# Returns the console's messages since the last call: hashes with level and message.
 sub console { return @{ $_[0]->_session(POST => '/se/log', { type => 'browser' }) } }
 
-# The addresses of all requests since the last call.
+# Returns the addresses of all requests since the last call.
 sub requests {
     my ($self) = @_;
     my @events = map { $JSON->decode($_->{message})->{message} }
@@ -142,7 +142,7 @@ sub requests {
     return map { $_->{params}{request}{url} } grep { $_->{method} eq 'Network.requestWillBeSent' } @events;
 }
 
-# The whole page as PNG.
+# Returns an image of the whole page as PNG.
 sub picture {
     my ($self) = @_;
     my $shot = $self->devtools('Page.captureScreenshot', captureBeyondViewport => JSON::PP::true);

@@ -1,5 +1,5 @@
-# What the tests build themselves, with the headers of the nginx they test: programs of t/tools and
-# nginx modules of t/modules, each once a run.
+# Builds the programs in t/tools and the nginx modules in t/modules, with the headers of the tested nginx.
+# Each is built once per run.
 package Test::Memstat::Build;
 
 use strict;
@@ -19,19 +19,19 @@ my $BUILD      = $ENV{NGINX_BUILD_DIR}  || "$SOURCE/objs";
 my $folder;
 my %built;
 
-# The path of the program that t/tools/NAME.c makes.
+# Builds the program t/tools/NAME.c, and returns its path.
 sub program {
     my ($name) = @_;
     return build("t/tools/$name.c", $name);
 }
 
-# The path of the library that t/tools/NAME.c makes.
+# Builds the library t/tools/NAME.c, and returns its path.
 sub library {
     my ($name) = @_;
     return build("t/tools/$name.c", "$name.so", qw(-shared -fPIC));
 }
 
-# The path of the dynamic module that t/modules/NAME.c makes; further options are gcc's.
+# Builds the dynamic module t/modules/NAME.c, and returns its path. More arguments are options of gcc.
 sub module {
     my ($name, @options) = @_;
     return build("t/modules/$name.c", "$name.so", qw(-shared -fPIC), @options);
@@ -43,7 +43,7 @@ sub build {
     return $built{$key} if $built{$key};
     $folder //= File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
     chmod 0755, $folder;
-    # The names of modules say what they are.
+    # Each file has its own folder, so that it can keep its name: modules are recognised by it.
     my $place = "$folder/" . keys %built;
     mkdir $place or die "cannot make $place: $!\n";
     my @headers = map { "-I$SOURCE/src/$_" }

@@ -1,4 +1,4 @@
-# A program that a test runs beside nginx: started with its output in a file, ended with the test.
+# A program that a test runs next to nginx. Its output goes to a file, and it ends with the test.
 package Test::Memstat::Child;
 
 use strict;

@@ -1,4 +1,4 @@
-# A small HTTP client that shows an answer as it went over the wire.
+# A small HTTP client that returns an answer exactly as it was sent.
 package Test::Memstat::Client;
 
 use strict;
@@ -8,7 +8,7 @@ use IO::Select;
 use IO::Socket::INET;
 use Time::HiRes qw(time);
 
-# How long, in seconds, a client waits for an answer. No answer takes that long: the test fails.
+# How long a client waits for an answer, in seconds. Then the test fails.
 my $PATIENCE = 60;
 
 sub new {
@@ -36,7 +36,7 @@ sub send {
     return $self->write(join("\r\n", @lines, '', '') . ($with{body} // ''));
 }
 
-# Reads one answer: a hash with status, headers (lower case), order (their names as sent), body.
+# Reads one answer. Returns a hash with status, headers (lower case), order (their names as sent), body.
 sub receive {
     my ($self, $method) = @_;
     my $deadline = time + $PATIENCE;
@@ -81,10 +81,10 @@ sub begin {
     return $self;
 }
 
-# Whether the answer has begun.
+# Returns whether the answer has begun.
 sub has_begun { return length $_[0]{read} || IO::Select->new($_[0]{socket})->can_read(0) }
 
-# Whether the server has closed the connection and nothing is left to read.
+# Returns whether the server has closed the connection and there is nothing left to read.
 sub at_end {
     my ($self) = @_;
     return !length $self->{read} && !$self->_more(time + $PATIENCE, 1);

@@ -1,5 +1,5 @@
-# What nginx of a test reads: the configuration that the sections of a test make, with the modules it
-# needs, and the files it serves.
+# Writes the files that a test's nginx reads: the configuration made from the sections of the test, with
+# the modules that it needs, and the files that it serves.
 package Test::Memstat::Configuration;
 
 use strict;
@@ -19,13 +19,13 @@ my $REPOSITORY = abs_path(dirname(__FILE__) . '/../../../..');
 my $BINARY     = $ENV{TEST_NGINX_BINARY} || 'nginx';
 my $MODULE     = abs_path($ENV{TEST_NGINX_MODULE}
         || "$REPOSITORY/objs/ngx_http_memstat_module.so");
-# What the stand-in for ngx_stream_lua_module is linked with.
+# The linker options for the stand-in for ngx_stream_lua_module.
 my @STREAM_LUA = ('-Wl,--no-as-needed', '-lluajit-5.1');
 
-# The nginx that is tested.
+# Returns the path of the tested nginx.
 sub binary { return $BINARY }
 
-# The module that is tested.
+# Returns the path of the tested module.
 sub module_path { return $MODULE }
 
 # Writes the configuration, with these sections changed.
@@ -72,18 +72,17 @@ END
     return $self;
 }
 
-# How long an answer waits for a process, unless the sections say it themselves: longer than any client
-# of a test, so that a busy machine makes no process late, and a process that is waited for in vain fails
-# the test.
+# Returns how long an answer waits for a process, unless the sections set it: longer than any client of a
+# test. So no process is late because the machine is busy, and a process that never answers fails the test.
 sub timeout {
     my ($self, $conf) = @_;
     my $timeout = $self->{sections}{timeout} // '10m';
     return $timeout =~ /default/ || $conf =~ /^\s*memstat_timeout\b/m ? '' : "    memstat_timeout $timeout;\n";
 }
 
-# $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_TESTS, $TEST_NGINX_PORT_1, _2, and
-# $TEST_NGINX_BUILT_name for the module that t/modules/name.c makes, $TEST_NGINX_LIBRARY_name and
-# $TEST_NGINX_PROGRAM_name for what t/tools/name.c makes.
+# Replaces $TEST_NGINX_SERVER_PORT, $TEST_NGINX_SERVER_ROOT, $TEST_NGINX_TESTS, $TEST_NGINX_PORT_1, _2,
+# $TEST_NGINX_BUILT_name (the module built from t/modules/name.c), $TEST_NGINX_LIBRARY_name and
+# $TEST_NGINX_PROGRAM_name (the library and the program built from t/tools/name.c).
 sub expand {
     my ($self, $text) = @_;
     $text =~ s/\$TEST_NGINX_SERVER_PORT\b/$self->port/ge;
@@ -96,7 +95,7 @@ sub expand {
     return $text;
 }
 
-# Puts a new copy of the module where the server loads it from, if it has one of its own.
+# Writes a new copy of the module to the path that the server loads it from, if it uses a copy.
 sub copy_module {
     my ($self) = @_;
     my $path = $self->{module} = "$self->{root}/memstat.so";
@@ -104,7 +103,7 @@ sub copy_module {
     return $self;
 }
 
-# Modules a configuration needs besides ours, found where this nginx keeps its own.
+# Returns the other modules that a configuration needs. They are found in the folder of this nginx.
 sub further_modules {
     my ($conf, $lua) = @_;
     return split ' ', $ENV{TEST_NGINX_LOAD_MODULES} if defined $ENV{TEST_NGINX_LOAD_MODULES};
@@ -120,8 +119,8 @@ sub further_modules {
 
 sub needs_lua { return $_[0] =~ /\blua_|_by_lua/ }
 
-# The real ngx_stream_lua_module where TEST_NGINX_STREAM_LUA_MODULE says, else the stand-in, unless
-# one of them is linked into nginx.
+# Returns the path of the real ngx_stream_lua_module in TEST_NGINX_STREAM_LUA_MODULE, or else of the
+# stand-in, unless one of them is linked into nginx.
 sub stream_lua_module {
     return if nginx_version() =~ /--add-module=\S*stream[_-]lua/;
     return $ENV{TEST_NGINX_STREAM_LUA_MODULE}
@@ -131,7 +130,7 @@ sub stream_lua_module {
 my $nginx_version;
 sub nginx_version { return $nginx_version //= `'$BINARY' -V 2>&1` }
 
-# Files below html/: ">>> name" before each.
+# Writes files below html/, from a text with ">>> name" before each.
 sub write_files {
     my ($self, $text) = @_;
     my (undef, @files) = split /^>>> +(\S+)[^\n]*\n/m, $text;

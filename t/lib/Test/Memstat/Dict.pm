@@ -1,5 +1,4 @@
-# What the tests of zones share: the dictionary "dict", filled by dict_by_lua.conf, and the counts of a
-# zone.
+# Functions for tests of zones: the dictionary "dict", which dict_by_lua.conf fills, and the counts of a zone.
 package Test::Memstat::Dict;
 
 use strict;
@@ -22,10 +21,10 @@ sub get { my ($t, $path) = @_;
     return $answer->{body} =~ s/\n\z//r;
 }
 
-# What safe_set says.
+# Returns the result of safe_set.
 sub set { my ($t, $key, $length) = @_; return get($t, "/set?key=$key&length=$length") =~ s/^\d+ //r }
 
-# How many values went in.
+# Returns how many values were stored.
 sub fill { my ($t, $key, $length, $from, $to) = @_;
     return get($t, "/fill?key=$key&length=$length&from=$from&to=$to") =~ s/^\d+ //r;
 }
@@ -34,7 +33,7 @@ sub drop { my ($t, $key, $from, $to, $step) = @_;
     return get($t, "/drop?key=$key&from=$from&to=$to" . ($step ? "&step=$step" : ''));
 }
 
-# What an entry of the dictionary takes beyond its key and value.
+# Returns the bytes of an entry of the dictionary beyond its key and value.
 sub overhead {
     my ($t) = @_;
     my $requested = sub { sum(map { $_->{zones}{dict}{bytes_requested} } @{ $t->fresh->{processes} }) };
@@ -45,7 +44,8 @@ sub overhead {
     return $bytes;
 }
 
-# The dictionary's figures are those of an independent reading, and what they say can be had can be.
+# Checks that the dictionary's figures agree with an independent reading, and that the largest allocation
+# that should succeed does succeed.
 sub check_dict {
     my ($t, $overhead, $when) = @_;
     my ($worker) = $t->workers;
@@ -68,13 +68,13 @@ sub check_dict {
     return $zone;
 }
 
-# What all processes did to a zone, added up.
+# Returns the sum of what all processes did to a zone.
 sub all_did {
     my ($reply, $zone, @figures) = @_;
     return sum(map { my $uses = $_->{zones}{$zone}; map { $uses->{$_} } @figures } @{ $reply->{processes} });
 }
 
-# What the zone itself says was asked of it.
+# Returns the number of allocations that the zone itself has counted.
 sub all_reqs {
     my ($reply, $zone) = @_;
     my $found = $reply->{shared_zones}{$zone};

@@ -1,4 +1,4 @@
-# What the tests of Lua VMs share.
+# Functions for tests of Lua VMs.
 package Test::Memstat::Lua;
 
 use strict;
@@ -11,7 +11,7 @@ use Test::Memstat;
 
 our @EXPORT_OK = qw(anonymous checked lua_of mcode run);
 
-# Runs Lua code in the VM of the worker, where run_by_lua.conf is included; gives what it returns.
+# Runs Lua code in the VM of a worker that includes run_by_lua.conf. Returns the code's result.
 sub run {
     my ($t, $code) = @_;
     my $answer = $t->request(POST => '/run', body => $code);
@@ -25,7 +25,7 @@ sub lua_of {
     return $lua;
 }
 
-# The worker, its VM, checked as far as that is true at any time.
+# Returns the worker and its VM, after checks of everything that must be true at any time.
 sub checked {
     my ($t, $what, $subsystem) = @_;
     my ($process) = active_workers($t->fresh);
@@ -45,7 +45,7 @@ sub checked {
     return ($lua, $process);
 }
 
-# Bytes of private anonymous mappings of a process, the heap of malloc and stacks apart.
+# Returns the bytes of a process's private anonymous mappings, without malloc's heap and stacks.
 sub anonymous {
     my ($pid) = @_;
     return sum(map { $_->{size} } grep { $_->{rights} =~ /p$/ && !$_->{inode} && $_->{path} eq '' } maps($pid));

@@ -1,5 +1,5 @@
-# LuaJIT's heaps in the memory of another process, found and walked from outside: an independent
-# reading to hold an answer against.
+# Finds and walks LuaJIT's heaps in the memory of another process: an independent reading to compare an
+# answer with.
 package Test::Memstat::LuaHeap;
 
 use strict;
@@ -11,8 +11,8 @@ use Test::Memstat::Proc qw(maps);
 
 our @EXPORT_OK = qw(direct_mappings heaps);
 
-# The heaps of a process, a hash each: segments { count, bytes }, free, largest, blocks (chunks in
-# use). The process must be at rest.
+# Returns the heaps of a process as hashes: segments { count, bytes }, free, largest, blocks (chunks in
+# use). The process must be idle.
 sub heaps {
     my ($pid) = @_;
     my $read = reader($pid);
@@ -25,7 +25,7 @@ sub heaps {
     return @heaps;
 }
 
-# The sizes of the mappings of one block each.
+# Returns the sizes of the direct mappings, which have one block each.
 sub direct_mappings {
     my ($pid) = @_;
     my $read = reader($pid);
@@ -51,7 +51,7 @@ sub reader {
     };
 }
 
-# The addresses of the pages of anonymous memory.
+# Returns the addresses of the pages of anonymous memory.
 sub pages {
     my ($pid) = @_;
     return map {
@@ -60,7 +60,7 @@ sub pages {
     } grep { $_->{rights} eq 'rw-p' && !$_->{inode} && $_->{path} eq '' } maps($pid);
 }
 
-# The heap with its state at an address.
+# Returns the heap whose state is at an address.
 sub heap {
     my ($read, $state) = @_;
     my $top = unpack 'Q<', $read->($state + 32, 8);

@@ -1,4 +1,4 @@
-# What the tests of pools share: the pools of all processes, and sums over their creators.
+# Functions for tests of pools: the pools of all processes, and sums over their creators.
 package Test::Memstat::Pools;
 
 use strict;
@@ -13,7 +13,8 @@ our @EXPORT = qw(grown has of_creators pools_of);
 
 my @SUMS = qw(live created destroyed reset bytes unused large_bytes large_count);
 
-# The pools of every process that tells them, by pid; what has to be true of any is checked.
+# Returns the pools of every process that reports them, by pid, after checks of everything that must always
+# be true.
 sub pools_of {
     my ($reply) = @_;
     my %pools;
@@ -47,7 +48,7 @@ sub pools_of {
     return \%pools;
 }
 
-# Over all processes, the sum of a figure of the creators with these values.
+# Returns the sum of a figure over all processes' creators with these values.
 sub of_creators {
     my ($pools, $figure, %values) = @_;
     return sum(map { $_->{$figure} } grep { has($_, %values) } map { @{ $_->{by_creator} } } values %$pools);
@@ -59,7 +60,7 @@ sub has {
     return !grep { !$is->($thing->{$_} // '', $values{$_}) } keys %values;
 }
 
-# How many more pools the creators with these values have created after doing something.
+# Returns how many pools the creators with these values create while a function runs.
 sub grown {
     my ($t, $do, %values) = @_;
     my $before = of_creators(pools_of($t->fresh), 'created', %values);

@@ -1,4 +1,4 @@
-# Free ports of the loopback address, which no other test takes that runs at the same time.
+# Free ports of the loopback address that no other test running at the same time will take.
 package Test::Memstat::Port;
 
 use strict;
@@ -10,15 +10,15 @@ use IO::Socket::UNIX;
 
 our @EXPORT_OK = qw(free_port);
 
-# Below the ports that the kernel gives to clients, where a connection of any test could take one.
+# Below the ports that the kernel gives to clients, which the connection of any test could take.
 use constant { FIRST => 10_000, LAST => 32_000 };
 
-# A socket each by which this test holds its ports.
+# The sockets by which this test holds its ports.
 my @held;
 my $next = FIRST + $$ * 37 % (LAST - FIRST);
 
-# A port that is free, and stays so for this test until it ends. An abstract Unix socket of its name is
-# the lock on it: the kernel takes the lock away with the process.
+# Returns a free port that stays reserved for this test until it ends. An abstract Unix socket with the
+# port's number is the lock; the kernel releases it when the process ends.
 sub free_port {
     for (FIRST .. LAST) {
         my $port = $next++;

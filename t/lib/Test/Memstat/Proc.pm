@@ -1,4 +1,4 @@
-# What /proc says of a process: an independent reading to hold an answer against.
+# Reads figures of a process from /proc: an independent reading to compare an answer with.
 package Test::Memstat::Proc;
 
 use strict;
@@ -19,7 +19,7 @@ sub read_file {
 
 sub page_size { return POSIX::sysconf(POSIX::_SC_PAGESIZE()) }
 
-# The pids of a process's children that still run, in order.
+# Returns the sorted pids of a process's running children.
 sub children {
     my ($parent) = @_;
     my @children;
@@ -32,7 +32,7 @@ sub children {
     return @children;
 }
 
-# /proc/PID/status, sizes in bytes; an empty list for a process that is gone.
+# Returns /proc/PID/status, with sizes in bytes; an empty list if the process has exited.
 sub proc_status {
     my ($pid) = @_;
     my %status;
@@ -43,7 +43,7 @@ sub proc_status {
     return %status;
 }
 
-# /proc/PID/maps, a hash each: from, to, size, rights, inode, path.
+# Returns the mappings in /proc/PID/maps as hashes: from, to, size, rights, inode, path.
 sub maps {
     my ($pid) = @_;
     no warnings 'portable';
@@ -58,32 +58,33 @@ sub maps {
     return @maps;
 }
 
-# The threads of a process, the main one included.
+# Returns the threads of a process, including the main thread.
 sub threads {
     my ($pid) = @_;
     my @threads = glob "/proc/$pid/task/[0-9]*";
     return scalar @threads;
 }
 
-# What the open descriptors of a process are, such as "anon_inode:[eventfd]", in order.
+# Returns the sorted targets of a process's open descriptors, such as "anon_inode:[eventfd]".
 sub open_files {
     my ($pid) = @_;
     my @files = sort grep { defined } map { readlink } glob "/proc/$pid/fd/*";
     return @files;
 }
 
-# How long the main thread of a process has been on a processor, in seconds: what something costs on a
-# machine that is busy with other things, too.
+# Returns the CPU time of a process's main thread, in seconds. It measures a cost even if the machine is
+# busy with other things.
 sub cpu_time {
     my ($pid) = @_;
     my ($nanoseconds) = split ' ', read_file("/proc/$pid/schedstat") // return;
     return $nanoseconds / 1e9;
 }
 
-# A clock, in milliseconds: what lies between two readings happened within their difference.
+# Returns the time of a monotonic clock, in milliseconds. The difference of two readings is an upper bound for
+# everything in between.
 sub milliseconds { return 1000 * Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
 
-# Since the process started, in seconds.
+# Returns the seconds since the process started.
 sub uptime {
     my ($pid) = @_;
     my ($since_boot) = split ' ', read_file('/proc/uptime');

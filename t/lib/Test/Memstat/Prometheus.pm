@@ -1,4 +1,4 @@
-# A real Prometheus that scrapes one server every second, and promtool.
+# Runs a real Prometheus that scrapes one server every second, and promtool.
 package Test::Memstat::Prometheus;
 
 use strict;
@@ -16,7 +16,7 @@ use Test::Memstat::Port qw(free_port);
 
 our @EXPORT_OK = qw(promtool series);
 
-# What promtool says of an input, and whether it is content.
+# Runs promtool on an input. Returns whether it accepts the input, and its output.
 sub promtool {
     my ($input, @arguments) = @_;
     my $file = File::Temp->new;
@@ -26,7 +26,7 @@ sub promtool {
     return ($? == 0, $said);
 }
 
-# The series of a scrape: their names with labels in order, and their values.
+# Returns the series of a scrape: their names with sorted labels, and their values.
 sub series {
     my ($text) = @_;
     my %series;
@@ -40,7 +40,7 @@ sub series {
     return \%series;
 }
 
-# A name for a series; a label without a value is none.
+# Returns a name for a series. Labels without a value are left out.
 sub key {
     my ($name, %labels) = @_;
     return "$name\{" . join(',', map { qq{$_="$labels{$_}"} } grep { length $labels{$_} } sort keys %labels) . '}';
@@ -74,7 +74,7 @@ END
     return $self;
 }
 
-# The series that an expression gives now, without the labels of the scrape.
+# Returns the current series of an expression, without the labels of the scrape.
 sub query {
     my ($self, $expression) = @_;
     my $answer = $self->{http}->post_form("$self->{base}/api/v1/query", { query => $expression });

@@ -1,4 +1,4 @@
-# One nginx with its own root, port and configuration, started and stopped by a test.
+# An nginx with its own root, port and configuration, which a test starts and stops.
 package Test::Memstat::Server;
 
 use strict;
@@ -25,17 +25,17 @@ use Test::Memstat::Proc qw(proc_status read_file);
 
 my $SCHEMA = abs_path(dirname(__FILE__) . '/../../../..') . '/schema/memstat.schema.json';
 
-# How long, in seconds, nginx may take for what it does sooner or later. What is waited for in vain
-# fails a test; on a busy machine nothing else does.
+# How long to wait for nginx to do something, in seconds. The test fails if it does not happen at all, but
+# not because the machine is busy.
 my $PATIENCE = 60;
 
-# A process serves a snapshot again until it is 50 ms old: the freshness window, in seconds, and a bit.
+# The freshness window, in seconds, with a margin: a process reuses a snapshot until it is 50 ms old.
 my $WINDOW = 0.06;
 
-# The sections of a configuration: main_config, http_config, config (of the server block). Others:
-# module (0: without the module; 'last': loaded after all others), module_copy (1: loaded from a copy
-# of its own), lua (0: without ngx_lua), env (NAME=value lines), binary (another nginx than the one that
-# is tested), under (a command that nginx is run by), log_level, user_files, timeout (memstat_timeout; see
+# Takes the sections of a configuration: main_config, http_config, config (of the server block). Others:
+# module (0: without the module; 'last': loaded after all others), module_copy (1: nginx loads a separate
+# copy of the module), lua (0: without ngx_lua), env (NAME=value lines), binary (another nginx than the
+# tested one), under (a command that runs nginx), log_level, user_files, timeout (memstat_timeout; see
 # Configuration's timeout).
 sub new {
     my ($class, %sections) = @_;
@@ -58,7 +58,7 @@ sub base      { return 'http://127.0.0.1:' . $_[0]->port }
 sub conf_path { return "$_[0]{root}/nginx.conf" }
 sub module    { return module_path() }
 
-# Whether nginx accepts the configuration, and what it says.
+# Returns whether nginx accepts the configuration, and its output.
 sub check {
     my ($self) = @_;
     my $pid    = $self->_spawn('-t');
@@ -72,7 +72,7 @@ sub _spawn {
     my ($self, @args) = @_;
     die 'no module at ', module_path(), ": run make build\n" unless -e module_path();
     my $root = $self->{root};
-    # What is built for it is known here, too.
+    # The programs and libraries built for the test can be used here, too.
     my ($env, @under) = map { $self->expand($self->{sections}{$_} // '') } qw(env under);
     @under = map { shellwords($_) } @under;
     my $pid   = fork // die "cannot fork: $!\n";
@@ -89,7 +89,7 @@ sub _spawn {
     POSIX::_exit(127);
 }
 
-# The exit status of a child; undef when it still runs after the time given.
+# Returns the exit status of a child, or undef if it still runs after the given time.
 sub _reap {
     my ($self, $pid, $seconds) = @_;
     my $deadline = time + $seconds;
@@ -116,7 +116,7 @@ sub start {
             die "nginx does not start:\n" . $self->output if time > $deadline;
             sleep 0.01;
         }
-        # Another process may have taken the port since it was found free.
+        # Another process may have taken the port since it was found to be free.
         die "nginx does not start:\n" . $self->output
             unless $try < 4 && $self->output =~ /Address already in use/;
         unlink "$self->{root}/logs/$_" for qw(error.log output);
@@ -125,7 +125,7 @@ sub start {
     }
 }
 
-# All workers are there, or the single process serves.
+# Returns whether all workers run, or the single process serves.
 sub _runs {
     my ($self) = @_;
     my $main = $self->{sections}{main_config} // '';
@@ -138,13 +138,13 @@ sub _runs {
     return $self->workers == ($expected // 1);
 }
 
-# The processes below a process.
+# Returns the descendants of a process.
 sub descendants {
     my ($pid) = @_;
     return map { ($_, descendants($_)) } Test::Memstat::Proc::children($pid);
 }
 
-# Ends nginx and returns what went wrong on the way, a sentence each.
+# Stops nginx. Returns a sentence for everything that went wrong.
 sub stop {
     my ($self) = @_;
     my $master = delete $self->{master} or return;
@@ -152,7 +152,7 @@ sub stop {
     kill 'CONT', $_ for keys %{ $self->{stopped} };
     my @others = descendants($master);
     my $status;
-    # Connections that a test left open hold QUIT up.
+    # Connections that a test left open delay QUIT.
     for my $step ([ QUIT => 3 ], [ TERM => $PATIENCE ], [ KILL => $PATIENCE ]) {
         my ($signal, $patience) = @$step;
         kill $signal, $master;
@@ -161,7 +161,7 @@ sub stop {
         push @wrong, "nginx did not end after TERM" if $signal eq 'TERM';
     }
     push @wrong, 'nginx ended with status ' . ($status // 'unknown') if !@wrong && $status;
-    # A master that replaced the binary lives on by itself, and so do the workers of a killed one.
+    # A master started by an upgrade of the binary runs on, and so do the workers of a killed master.
     my $names = sub { return (read_file("/proc/$_[0]/cmdline") // '') =~ /^nginx: / };
     kill 'TERM', $_ for grep { $names->($_) } @others;
     kill 'KILL', $_ for grep { @wrong && $names->($_) } @others;
@@ -180,12 +180,12 @@ sub DESTROY {
 sub master   { return $_[0]{master} }
 sub children { return Test::Memstat::Proc::children($_[0]{master}) }
 
-# The pids of the workers, those that shut down not included: by the title of the process, which
-# valgrind does not let them set.
+# Returns the pids of the workers that are not shutting down. They are recognised by the title of the
+# process, except under valgrind, where they cannot set it.
 sub workers {
     my ($self) = @_;
     my $is_titled = ($self->{sections}{under} // '') !~ /^valgrind\b/;
-    # Its children from before it starts workers are others.
+    # Children that the master had before it started workers are other processes.
     my @children = $is_titled || $self->error_log =~ /start worker process / ? $self->children : ();
     return @children unless $is_titled;
     return grep { (read_file("/proc/$_/cmdline") // '') =~ /^nginx: worker process\0*$/ } @children;
@@ -204,7 +204,7 @@ sub signal {
     return $self;
 }
 
-# Reloads with these sections changed; returns when every old worker is told to shut down.
+# Reloads with these sections changed. Returns when every old worker was asked to shut down.
 sub reload {
     my ($self, %changed) = @_;
     $self->write_conf(%changed);
@@ -223,7 +223,7 @@ sub reload {
     return $self;
 }
 
-# Waits until the processes of all configurations before the present one have ended.
+# Waits until the processes of all earlier configurations have exited.
 sub old_gone {
     my ($self) = @_;
     $self->wait_for('the old workers are gone', sub { !grep { $self->{old}{$_} } $self->children });
@@ -231,8 +231,8 @@ sub old_gone {
     return $self;
 }
 
-# Waits until another worker runs in place of this one; returns its pid. The pids of workers that go on
-# come after it.
+# Waits until another worker has replaced this one. Returns its pid. The last arguments are the pids of the
+# workers that still run.
 sub successor_of {
     my ($self, $pid, @others) = @_;
     my %old = map { $_ => 1 } $pid, @others;
@@ -243,7 +243,7 @@ sub successor_of {
     });
 }
 
-# Calls a function until it returns true; returns that. Dies when it never does.
+# Calls a function until it returns a true value. Returns this value, or dies if there is none in time.
 sub wait_for {
     my ($self, $what, $function) = @_;
     my $deadline = time + $PATIENCE;
@@ -260,14 +260,14 @@ sub wait_for {
 sub error_log  { return read_file("$_[0]{root}/logs/error.log")  // '' }
 sub access_log { return read_file("$_[0]{root}/logs/access.log") // '' }
 
-# The error log and what nginx printed.
+# Returns nginx's output and the error log.
 sub output { return (read_file("$_[0]{root}/logs/output") // '') . $_[0]->error_log }
 
 # --- requests ---
 
 sub connect { return Test::Memstat::Client->new($_[0]->port) }
 
-# One request on a connection of its own. Options: headers, body.
+# Sends one request on its own connection. Options: headers, body.
 sub request {
     my ($self, $method, $path, %with) = @_;
     my $headers = [ @{ $with{headers} // [] }, 'Connection: close' ];
@@ -277,8 +277,8 @@ sub request {
 
 sub get { my ($self, $path, %with) = @_; return $self->request(GET => $path, %with) }
 
-# Sends the request again, each time on a new connection, until this worker answers it: the body
-# must begin with the worker's pid.
+# Repeats a request on new connections until this worker answers it. The body must begin with the
+# worker's pid.
 sub get_from {
     my ($self, $pid, $path) = @_;
     for (1 .. 1000) {
@@ -289,7 +289,7 @@ sub get_from {
     die "worker $pid answered none of 1000 requests\n";
 }
 
-# The decoded answer of a memstat location, valid by the schema.
+# Returns the decoded answer of a memstat location, after validating it against the schema.
 sub memstat {
     my ($self, $path) = @_;
     $path //= '/memstat';
@@ -299,14 +299,14 @@ sub memstat {
     return $self->decode($answer->{body});
 }
 
-# Lets every snapshot grow older than the freshness window: the next answer has new ones.
+# Waits until every snapshot is older than the freshness window, so that the next answer has new ones.
 sub expire { sleep $WINDOW; return $_[0] }
 
-# What memstat gives, with every snapshot taken after this call.
+# As memstat, but with every snapshot taken after this call.
 sub fresh { my ($self, $path) = @_; return $self->expire->memstat($path) }
 
-# What stub_status says, where the configuration has it at /status, without the connection that asks: a
-# hash with active (connections), writing (requests that are being answered), waiting.
+# Returns the figures of stub_status, which the configuration must have at /status, without the connection
+# of this request: a hash with active (connections), writing (requests being answered) and waiting.
 sub status {
     my ($self) = @_;
     my %status = map { lc } $self->get('/status')->{body} =~ /(Active|Writing|Waiting)[^:]*: (\d+)/g;

@@ -1,4 +1,4 @@
-# A zone as a program of its own reads it through the mapping of a process: see t/tools/slab.c.
+# Reads a zone with a separate program, through the mapping of a process: see t/tools/slab.c.
 package Test::Memstat::Zone;
 
 use strict;
@@ -12,7 +12,7 @@ use Test::Memstat::Proc qw(maps page_size read_file);
 
 our @EXPORT = qw(agrees mapping mapping_rss zone_reading break_zone mend_zone);
 
-# The shared mapping of a process that is the only one of its size, which is rounded up to pages.
+# Returns a process's only shared mapping of a size, which is rounded up to pages.
 sub mapping {
     my ($pid, $size) = @_;
     my $page = page_size();
@@ -22,7 +22,7 @@ sub mapping {
     return $found[0];
 }
 
-# What the kernel says this process has touched of it.
+# Returns the bytes of the mapping that this process has touched, by the kernel's count.
 sub mapping_rss {
     my ($pid, $size) = @_;
     my $from = sprintf '%x', mapping($pid, $size)->{from};
@@ -44,7 +44,7 @@ sub zone_reading { return run(@_) }
 sub break_zone   { return run(@_, 'break') }
 sub mend_zone    { return run(@_, 'mend') }
 
-# Passes when a zone of an answer has the pages and slots that the program finds in it.
+# Passes if a zone in an answer has the same pages and slots as the program finds.
 sub agrees {
     my ($pid, $zone, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
