@@ -1,4 +1,4 @@
-//! Structures that belong to others: nginx, LuaJIT, the C library.
+//! Decodes structures of other programs: nginx, LuaJIT and the C library.
 
 pub mod glibc;
 pub mod luajit;

@@ -1,21 +1,21 @@
-//! The private structures of glibc's malloc, decoded from bytes.
+//! Decodes the private structures of glibc's malloc from bytes.
 //!
-//! Source: `malloc/malloc.c` and `malloc/arena.c` of glibc, 64-bit, from 2.23 on. Nothing here is
-//! an interface of glibc, so each structure is looked for by what must be in it, and the caller
-//! compares what comes out with `mallinfo2`.
+//! Source: `malloc/malloc.c` and `malloc/arena.c` of glibc, 64-bit, 2.23 and later. None of this is
+//! a public interface of glibc, so each structure is found by its expected contents, and the caller
+//! compares the results with `mallinfo2`.
 //!
-//! `struct malloc_state` is described relative to the header of its first bin (the address of
-//! `top`), because only what precedes `fastbinsY` differs between versions.
+//! Offsets in `struct malloc_state` are relative to the header of its first bin (the address of
+//! `top`), because only the part in front of `fastbinsY` differs between versions.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
 
 use crate::sys::memory::{half, word};
 
-/// `fastbinsY[NFASTBINS]`, before the first bin header.
+/// The length of `fastbinsY[NFASTBINS]`, which precedes the first bin header.
 const FASTBINS: usize = 10;
 const FASTBINS_BYTES: usize = FASTBINS * 8;
-/// `bins[NBINS * 2 - 2]`: a head and a tail for each of the bins 1 to 127.
+/// The number of bins: `bins[NBINS * 2 - 2]` has a head and a tail for each of the bins 1 to 127.
 pub const BINS: usize = 127;
 const BINS_AT: usize = 16;
 const NEXT_AT: usize = BINS_AT + BINS * 16 + 16;
@@ -23,36 +23,37 @@ const SYSTEM_MEM_AT: usize = NEXT_AT + 24;
 const MAX_SYSTEM_MEM_AT: usize = NEXT_AT + 32;
 /// Bytes from the first bin header to the end of the structure.
 const AFTER: usize = NEXT_AT + 40;
-/// The largest size of an arena's image.
+/// The largest size of a copy of an arena, in bytes.
 pub const IMAGE: usize = 96 + AFTER;
-/// Bins of a small, young heap that are empty, at least: their heads point to themselves.
+/// The minimum number of empty bins in a small, young heap. The head of an empty bin points to
+/// itself.
 const EMPTY_BINS: usize = 16;
-/// `flags` of `struct malloc_state`: the arena is not one piece of address space.
+/// In `flags` of `struct malloc_state`: the arena is not one contiguous range of addresses.
 const NONCONTIGUOUS: u32 = 2;
 
-/// No address is lower.
+/// The lowest address that is accepted.
 const LOWEST: usize = 1 << 16;
 
-/// The alignment of every chunk.
+/// The alignment of every chunk, in bytes.
 pub const ALIGNMENT: usize = 16;
-/// The smallest chunk.
+/// The size of the smallest chunk, in bytes.
 pub const MIN_CHUNK: usize = 32;
-/// Flags in a chunk's size: previous in use, mapped on its own, of another arena.
+/// The flags in a chunk's size: previous chunk in use, own mapping, not of the main arena.
 const SIZE_FLAGS: usize = 7;
 const PREVIOUS_IN_USE: usize = 1;
 const MMAPPED: usize = 2;
 
-/// How one version of glibc lays out `struct malloc_state`.
+/// The layout of `struct malloc_state` in one version of glibc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// From the start of the structure to the header of the first bin.
+    /// Bytes from the start of the structure to the header of the first bin.
     pub head: usize,
-    /// Whether the links of fast bins are mangled with their own address.
+    /// Whether the links of fast bins are XORed with bits of their own address.
     pub safe_linking: bool,
 }
 
 impl Layout {
-    /// The layout of a version such as `2.36`, if it is one of those described here.
+    /// Returns the layout of a version such as `2.36`, or `None` if it is not described here.
     pub fn of_version(version: &str) -> Option<Layout> {
         let (major, minor) = version.split_once('.')?;
         let digits = minor.split(|c: char| !c.is_ascii_digit()).next()?;
@@ -64,7 +65,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of an arena's image.
+    /// Returns the size of a copy of an arena, in bytes.
     pub fn image_size(self) -> usize {
         (self.head + AFTER).min(IMAGE)
     }
@@ -79,24 +80,24 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An image to fill.
+    /// Makes a copy that is still to be filled.
     pub fn new(layout: Layout) -> Arena {
         Arena { at: 0, layout, bytes: [0; IMAGE] }
     }
 
-    /// The bytes to fill with those at address `at`.
+    /// Returns the buffer to fill with the bytes at address `at`.
     pub fn image(&mut self, at: usize) -> &mut [u8] {
         self.at = at;
         let size = self.layout.image_size();
         self.bytes.get_mut(..size).unwrap_or_default()
     }
 
-    /// Whether both copies have the same bytes.
+    /// Returns whether both copies are of the same address and have equal bytes.
     pub fn same(&self, other: &Arena) -> bool {
         self.at == other.at && self.bytes == other.bytes
     }
 
-    /// The address of the structure.
+    /// Returns the address of the structure.
     pub fn at(&self) -> usize {
         self.at
     }
@@ -105,23 +106,24 @@ impl Arena {
         word(&self.bytes, self.layout.head + from_first_bin)
     }
 
-    /// Whether some thread holds the arena's lock.
+    /// Returns whether a thread holds the arena's lock.
     pub fn locked(&self) -> bool {
         half(&self.bytes, 0) != 0
     }
 
-    /// Whether the arena is one piece of address space.
+    /// Returns whether the arena is one contiguous range of addresses.
     pub fn contiguous(&self) -> bool {
         half(&self.bytes, 4) & NONCONTIGUOUS == 0
     }
 
-    /// The first chunk of each fast bin that has one.
+    /// Iterates over the first chunks of the fast bins that are not empty.
     pub fn fast_bins(&self) -> impl Iterator<Item = usize> + '_ {
         let from = self.layout.head - FASTBINS_BYTES;
         (0..FASTBINS).map(move |i| word(&self.bytes, from + i * 8)).filter(|chunk| *chunk != 0)
     }
 
-    /// The other bins that are not empty: header, first chunk, last chunk.
+    /// Iterates over the other bins that are not empty: address of the header, first chunk, last
+    /// chunk.
     pub fn bins(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         (0..BINS).filter_map(|i| {
             let header = self.at + self.layout.head + i * 16;
@@ -130,28 +132,28 @@ impl Arena {
         })
     }
 
-    /// The topmost chunk, which borders the end of the arena.
+    /// Returns the address of the top chunk, which borders the end of the arena.
     pub fn top(&self) -> usize {
         self.word(0)
     }
 
-    /// The next arena in the ring of all arenas.
+    /// Returns the address of the next arena in the ring of all arenas.
     pub fn next(&self) -> usize {
         self.word(NEXT_AT)
     }
 
-    /// Bytes that the arena has from the system.
+    /// Returns the bytes that the arena got from the system.
     pub fn system_mem(&self) -> usize {
         self.word(SYSTEM_MEM_AT)
     }
 }
 
-/// From a free chunk to its links, the next one and the one before in its list.
+/// The distance from a free chunk to its link to the next chunk of its list, in bytes.
 pub const FORWARD: usize = 16;
-/// See [`FORWARD`].
+/// The distance from a free chunk to its link to the previous chunk of its list, in bytes.
 pub const BACKWARD: usize = 24;
 
-/// What is in front of a chunk's contents.
+/// The header in front of a chunk's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     previous: usize,
@@ -159,41 +161,42 @@ pub struct Header {
 }
 
 impl Header {
-    /// Its bytes.
+    /// The size of a header in bytes.
     pub const SIZE: usize = 16;
 
-    /// The header in these bytes.
+    /// Decodes a header.
     pub fn of(bytes: &[u8]) -> Header {
         Header { previous: word(bytes, 0), word: word(bytes, 8) }
     }
 
-    /// The size of the chunk.
+    /// Returns the size of the chunk in bytes.
     pub fn size(self) -> usize {
         self.word & !SIZE_FLAGS
     }
 
-    /// The size of the chunk in front of it, if that is free.
+    /// Returns the size of the chunk in front, in bytes. Only valid if that chunk is free.
     pub fn previous_size(self) -> usize {
         self.previous
     }
 
-    /// Whether the chunk in front of it is in use, or in a fast bin or a thread's cache.
+    /// Returns whether the chunk in front is in use, in a fast bin, or in a thread's cache.
     pub fn previous_in_use(self) -> bool {
         self.word & PREVIOUS_IN_USE != 0
     }
 
-    /// Whether the chunk has a mapping of its own.
+    /// Returns whether the chunk has a mapping of its own.
     pub fn mapped(self) -> bool {
         self.word & MMAPPED != 0
     }
 }
 
-/// The size in a chunk's header, without the flags.
+/// Returns the size in a chunk's header in bytes, without the flags.
 pub fn chunk_size(header: &[u8]) -> usize {
     word(header, 8) & !SIZE_FLAGS
 }
 
-/// The size of a block with a mapping of its own whose header this is at the start of a page.
+/// Returns the size of a block with a mapping of its own, given the bytes at the start of a page;
+/// `None` if they are not the header of such a block.
 pub fn mapped_size(header: &[u8], page_size: usize) -> Option<usize> {
     let (previous, size) = (word(header, 0), word(header, 8));
     let bytes = size & !SIZE_FLAGS;
@@ -201,8 +204,8 @@ pub fn mapped_size(header: &[u8], page_size: usize) -> Option<usize> {
     (previous == 0 && size & SIZE_FLAGS == MMAPPED && whole).then_some(bytes)
 }
 
-/// Looks for `main_arena` in the writable data of the C library. `data` is a copy of what is at
-/// address `base`. Returns the address of the structure if there is exactly one.
+/// Finds `main_arena` in the writable data of the C library. `data` is a copy of the bytes at
+/// address `base`. Returns the address of the structure if exactly one candidate fits.
 pub fn find_main_arena(
     data: &[u8],
     base: usize,
@@ -237,38 +240,39 @@ pub fn find_main_arena(
     found.next().is_none().then_some(base + at - layout.head)
 }
 
-/// The counts of blocks with a mapping of their own.
+/// The counters of blocks with a mapping of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mmapped {
-    /// Blocks.
+    /// The number of blocks.
     pub count: usize,
-    /// Their bytes, whole pages.
+    /// The bytes of their mappings, a multiple of the page size.
     pub bytes: usize,
 }
 
-/// `n_mmaps, n_mmaps_max, max_n_mmaps, no_dyn_threshold`, 4 bytes each, padding to 8 bytes,
-/// `mmapped_mem, max_mmapped_mem, sbrk_base`.
+/// The size of the fields from `n_mmaps` on, in bytes: `n_mmaps, n_mmaps_max, max_n_mmaps,
+/// no_dyn_threshold` with 4 bytes each, padding to 8 bytes, `mmapped_mem, max_mmapped_mem,
+/// sbrk_base`.
 pub const COUNTERS: usize = 48;
 
-/// Where the counts are in `struct malloc_par`.
+/// The location of the counters in `struct malloc_par`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
     /// The address of `n_mmaps`.
     pub at: usize,
-    /// From there to `mmapped_mem`.
+    /// The distance from `n_mmaps` to `mmapped_mem`, in bytes.
     pub bytes_at: usize,
 }
 
 impl Counters {
-    /// The counts in a copy of what is at the address.
+    /// Decodes the counters from a copy of the bytes at `at`.
     pub fn decode(self, bytes: &[u8]) -> Mmapped {
         Mmapped { count: half(bytes, 0) as usize, bytes: word(bytes, self.bytes_at) }
     }
 }
 
-/// Looks for the counts in the writable data of the C library: the values must be the ones that
-/// `mallinfo2` told, and what surrounds them must be what malloc has there, above all the address
-/// at which the heap began.
+/// Finds the counters in the writable data of the C library. The values must equal those that
+/// `mallinfo2` returned (`told`), and the fields around them must be plausible, above all the
+/// address at which the heap begins.
 pub fn find_counters(
     data: &[u8],
     base: usize,
@@ -286,7 +290,7 @@ pub fn find_counters(
         let peak_bytes = word(bytes, bytes_at + 8);
         let sbrk_base = word(bytes, bytes_at + 16);
         let good = counters.decode(bytes) == told
-            // All zeroes are found elsewhere too: without a limit this would be anything.
+            // Zeroes are common elsewhere too: without a limit, any of them would match.
             && limit > 0
             && limit >= count
             && limit <= i32::MAX as u32

@@ -1,8 +1,9 @@
-//! What LuaJIT's own allocator holds: a dlmalloc for each VM (`lj_alloc.c`).
+//! Measures LuaJIT's own allocator: one dlmalloc heap for each VM (`lj_alloc.c`).
 //!
-//! It gets segments from the kernel and cuts chunks out of them; blocks of 128 KiB and more get a
-//! mapping of their own, which it keeps no list of. Its state lies in a chunk of its first segment.
-//! The layout has been the same in all of LuaJIT 2.0, 2.1 and OpenResty's branch, on 64 bits:
+//! The allocator gets segments from the kernel and divides them into chunks. A block of 128 KiB or
+//! more gets a mapping of its own, of which the allocator keeps no list. Its state lies in a chunk
+//! of its first segment. On 64 bits the layout is the same in LuaJIT 2.0, 2.1 and OpenResty's
+//! branch:
 //!
 //! ```text
 //! malloc_state:  4 treemap, 8 dvsize, 16 topsize, 24 dv, 32 top, 40 trim_check,
@@ -11,7 +12,7 @@
 //! free chunk:    16 fd, 24 bk, in trees also 32 and 40 the children
 //! ```
 //!
-//! [`Footprint::verify`] goes through a whole heap before anything of this is believed.
+//! [`Footprint::verify`] checks a whole heap before any of these figures are trusted.
 #![forbid(unsafe_code)]
 
 pub mod direct;
@@ -31,19 +32,19 @@ const TRIM_CHECK: usize = 40;
 const TREEBINS: usize = 584;
 const SEGMENT: usize = 840;
 
-/// From the start of a chunk to its block.
+/// The distance from the start of a chunk to its block, in bytes.
 pub const HEADER: usize = 16;
-/// A chunk has less than this more than its block was asked for: its header, what aligns it, and what
-/// would be too little for a chunk of its own.
+/// A chunk exceeds the requested size of its block by less than this many bytes: its header, its
+/// alignment, and a rest that is too small for a chunk of its own.
 pub const SLACK: usize = 40;
 const IN_USE: usize = 2;
 const BITS: usize = 7;
-/// What the allocator keeps at the end of the segment it grows in.
+/// Bytes that the allocator reserves at the end of the segment in which it grows.
 const TOP_FOOT: usize = 64;
-/// `DEFAULT_TRIM_THRESHOLD`, to which `trim_check` is set whenever the top chunk changes.
+/// `DEFAULT_TRIM_THRESHOLD`: the value of `trim_check` after each change of the top chunk.
 const TRIM_THRESHOLD: usize = 2 << 20;
 
-/// Why a heap's figures are not known.
+/// The reason why the figures of a heap are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// Its memory cannot be read.
@@ -52,7 +53,7 @@ pub enum Unreadable {
     /// It is not as `lj_alloc.c` has it.
     #[error("its allocator is not LuaJIT's own, or has another layout")]
     Layout,
-    /// Going through it would take too long.
+    /// Reading it would take too long.
     #[error("it has too many segments")]
     TooMany,
 }
@@ -63,31 +64,32 @@ impl From<io::Error> for Unreadable {
     }
 }
 
-/// What a heap has got from the kernel, direct mappings apart.
+/// The memory that a heap got from the kernel, without direct mappings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// The segments, the one it grows in first.
+    /// The segments; the one in which the heap grows comes first.
     pub segments: Vec<Range<usize>>,
-    /// Bytes of them that are neither blocks nor free: the state, and the ends of the segments.
+    /// Bytes of the segments that are neither blocks nor free: the state, and the ends of the
+    /// segments.
     pub fixed: u64,
-    /// The largest free chunk.
+    /// The size of the largest free chunk in bytes.
     pub largest_free: u64,
-    /// Where the chunks of each segment end.
+    /// The end of the chunks in each segment.
     ends: Vec<usize>,
     state: usize,
     top: usize,
 }
 
-/// What a walk over all chunks found.
+/// The result of a walk over all chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Walk {
     /// Chunks in use.
     pub blocks: u64,
-    /// Their bytes.
+    /// Bytes of the chunks in use.
     pub used: u64,
     /// Bytes of free chunks.
     pub free: u64,
-    /// Bytes of the chunk in use that an address is in; 0 when it is in none.
+    /// Bytes of the chunk in use that contains a given address; 0 if there is none.
     pub holding: usize,
     largest: u64,
 }
@@ -100,27 +102,27 @@ fn words<const N: usize>(memory: &impl Memory, at: usize) -> Result<[usize; N], 
 
 #[cfg(test)]
 impl Footprint {
-    /// A made-up one.
+    /// Makes a footprint from given values.
     pub fn new(segments: Vec<Range<usize>>, fixed: u64, largest_free: u64) -> Self {
         Footprint { segments, fixed, largest_free, ..Footprint::default() }
     }
 }
 
 impl Footprint {
-    /// Reads the heap whose state is at an address: its segments, `most` of them at most, and its
-    /// largest free chunk. A few words a segment are read.
+    /// Reads the heap whose state is at an address: at most `most` segments, and the largest free
+    /// chunk. Reads a few words per segment.
     pub fn read(memory: &impl Memory, state: usize, most: usize) -> Result<Self, Unreadable> {
         let mut bytes = [0; STATE];
         memory.read(state.wrapping_sub(HEADER), bytes.get_mut(..HEADER).unwrap_or_default())?;
         let size = word(&bytes, 8) & !BITS;
-        // The state may have grown a field or two, but it is the start of a page.
+        // A later version may have added a field or two; the state still starts a page.
         let is_aligned = state.wrapping_sub(HEADER) % page_size() == 0;
         if !is_aligned || word(&bytes, 8) & IN_USE == 0 || !(STATE + 8..STATE + 64).contains(&size)
         {
             return Err(Unreadable::Layout);
         }
         memory.read(state, &mut bytes)?;
-        // The latter where it could not give memory back.
+        // `usize::MAX` is set after the allocator failed to return memory.
         if ![TRIM_THRESHOLD, usize::MAX].contains(&word(&bytes, TRIM_CHECK)) {
             return Err(Unreadable::Layout);
         }
@@ -140,7 +142,7 @@ impl Footprint {
         Ok(heap)
     }
 
-    /// Segments are in a list; the record of each but the first is in its own end.
+    /// Reads the list of segments. The record of each segment but the first lies in its own end.
     fn read_segments(
         &mut self,
         memory: &impl Memory,
@@ -176,14 +178,16 @@ impl Footprint {
         }
     }
 
-    /// Bytes of all segments.
+    /// Returns the bytes of all segments.
     pub fn segment_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.len() as u64).sum()
     }
 
-    /// Goes through all chunks, which takes about as long as a heap is large: for the birth of a
-    /// VM. An error unless every chunk lies where the one before it ends, and what is found is what
-    /// the state says. Finds the chunk that `address` is in.
+    /// Walks over all chunks and looks for the one that contains `address`.
+    ///
+    /// The time is proportional to the size of the heap, so this is meant for a VM that was just
+    /// created. Returns an error unless each chunk starts where the previous one ends, and the sums
+    /// match the state.
     pub fn verify(&self, memory: &impl Memory, address: usize) -> Result<Walk, Unreadable> {
         let mut walk = Walk::default();
         let mut window = Window { memory, start: 0, bytes: Vec::new() };
@@ -193,7 +197,7 @@ impl Footprint {
                 let head = window.word(chunk.wrapping_add(8), segment.end)?;
                 let size = head & !BITS;
                 let next = chunk.checked_add(size).ok_or(Unreadable::Layout)?;
-                // The top chunk may be a single word, any other has room for its links.
+                // The top chunk may be a single word; every other chunk has room for its links.
                 let least = if chunk == self.top { 8 } else { 32 };
                 if size < least || next > *end {
                     return Err(Unreadable::Layout);
@@ -219,9 +223,11 @@ impl Footprint {
     }
 }
 
-/// The largest free chunk: the designated victim, the top, or the largest of the last tree that
-/// has any, else the largest of the small bins. In a tree each chunk has below it, to the right,
-/// only larger ones than to the left, so one path holds the largest.
+/// Returns the size of the largest free chunk in bytes.
+///
+/// This is the designated victim, the top chunk, the largest chunk of the last tree that is not
+/// empty, or else the largest of the small bins. In a tree, the chunks below the right child are
+/// larger than those below the left one, so a single path leads to the largest.
 fn largest_free(memory: &impl Memory, state: &[u8]) -> Result<u64, Unreadable> {
     let mut largest = word(state, DVSIZE).max(word(state, TOPSIZE));
     let (smallmap, treemap) = (half(state, 0), half(state, TREEMAP));
@@ -243,7 +249,7 @@ fn largest_free(memory: &impl Memory, state: &[u8]) -> Result<u64, Unreadable> {
     Ok(largest as u64)
 }
 
-/// Reads words in order, many at a time.
+/// Reads words in ascending order, many at a time.
 struct Window<'a, M> {
     memory: &'a M,
     start: usize,

@@ -1,12 +1,12 @@
-//! The memory of one pool: its blocks and its large allocations.
+//! Measures one nginx pool: its blocks and its large allocations.
 //!
 //! Source: `src/core/ngx_palloc.h` and `ngx_palloc.c` of nginx.
 //!
-//! What the unsafe code below relies on:
+//! Invariants of the unsafe code:
 //!
-//! 1. The address is that of a live pool of this layout, and this is the thread that uses it: its
-//!    blocks and the list of its large allocations are as nginx left them. Each function demands it
-//!    of its caller.
+//! 1. The address is that of a live pool with this layout, and the current thread is the one that
+//!    uses it: its blocks and its list of large allocations are as nginx left them. Each function
+//!    requires this of its caller.
 //! 2. A large allocation that is not null came from the system allocator, which knows its size.
 
 use std::ffi::c_void;
@@ -15,23 +15,23 @@ mod gauge;
 
 pub use gauge::{Gauge, FEW, FRONT};
 
-/// `ngx_pool_t`, and the start of each further block of a pool (`ngx_pool_data_t`, the first four).
+/// `ngx_pool_t`. Its first four fields (`ngx_pool_data_t`) also start each further block of a pool.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// `d.last`: the end of what is in use.
+    /// `d.last`: the end of the bytes in use.
     pub last: usize,
     /// `d.end`: the end of the block.
     pub end: usize,
     /// `d.next`: the next block.
     pub next: usize,
-    /// `d.failed`.
+    /// `d.failed`: the number of allocations for which the block was too full.
     pub failed: usize,
-    /// The largest allocation from a block.
+    /// The largest size that is allocated from a block, in bytes.
     pub max: usize,
-    /// The block that is tried first.
+    /// The block that nginx tries first.
     pub current: usize,
-    /// Free buffer chain links.
+    /// The list of free buffer chain links.
     pub chain: usize,
     /// The list of large allocations.
     pub large: usize,
@@ -41,7 +41,7 @@ pub struct Header {
     pub log: usize,
 }
 
-/// The start of a block.
+/// The fields at the start of every block.
 #[repr(C)]
 struct Block {
     last: usize,
@@ -53,32 +53,32 @@ struct Block {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Large {
-    /// The next in the list.
+    /// The next element of the list.
     pub next: *const Large,
-    /// The allocation; null when it was given back.
+    /// The allocation; null if it was freed.
     pub alloc: *mut c_void,
 }
 
-/// What a pool holds.
+/// The memory that a pool holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Bytes of its blocks, headers included.
+    /// Bytes of its blocks, including their headers.
     pub bytes: u64,
-    /// Of those, bytes at the ends of blocks that are not in use.
+    /// Unused bytes at the ends of the blocks; part of `bytes`.
     pub unused: u64,
     /// Usable bytes of its large allocations.
     pub large_bytes: u64,
-    /// Large allocations.
+    /// The number of large allocations.
     pub large_count: u64,
 }
 
 impl Held {
-    /// Blocks and large allocations.
+    /// Returns the bytes of blocks and large allocations.
     pub fn size(&self) -> u64 {
         self.bytes.saturating_add(self.large_bytes)
     }
 
-    /// Adds what another pool holds.
+    /// Adds the memory of another pool.
     pub fn add(&mut self, other: &Held) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.unused = self.unused.saturating_add(other.unused);
@@ -87,37 +87,38 @@ impl Held {
     }
 }
 
-/// A reading of a pool under way: what was counted, and where to go on.
+/// A measurement of a pool in progress: the sums so far, and where to continue.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
-    /// What was counted so far.
+    /// The sums so far.
     pub held: Held,
     block: *const Block,
     large: *const Large,
 }
 
 impl Reading {
-    /// Begins.
+    /// Starts to measure a pool.
     ///
     /// # Safety
     ///
-    /// `pool` is as in 1.
+    /// `pool` satisfies 1.
     #[inline]
     pub unsafe fn of(pool: usize) -> Self {
         let header = pool as *const Header;
-        // SAFETY: 1.
+        // SAFETY: the caller passes a live pool that this thread uses (1).
         let large = unsafe { (*header).large } as *const Large;
         Reading { held: Held::default(), block: header.cast(), large }
     }
 
-    /// Counts so many blocks and large allocations at most; whether it is done.
+    /// Counts at most `pieces` blocks and large allocations. Returns whether the measurement is
+    /// done.
     ///
     /// # Safety
     ///
-    /// The pool is as in 1, and since [`Reading::of`] it has neither been destroyed nor reset.
+    /// The pool satisfies 1, and has been neither destroyed nor reset since [`Reading::of`].
     #[inline]
     pub unsafe fn step(&mut self, mut pieces: usize) -> bool {
-        // SAFETY: 1; blocks stay where they are until the pool ends, and new ones come at the end.
+        // SAFETY: blocks stay in place until the pool is destroyed, and new ones are appended (1).
         while let Some(block) = unsafe { self.block.as_ref() } {
             if pieces == 0 {
                 return false;
@@ -129,14 +130,14 @@ impl Reading {
             self.held.unused = self.held.unused.wrapping_add(unused);
             self.block = block.next;
         }
-        // SAFETY: 1; the list is in the blocks, and new ones come at its head.
+        // SAFETY: the list lies in the blocks, and new elements are added at its head (1).
         while let Some(large) = unsafe { self.large.as_ref() } {
             if pieces == 0 {
                 return false;
             }
             pieces -= 1;
             if !large.alloc.is_null() {
-                // SAFETY: 2.
+                // SAFETY: the allocation is not null, so the system allocator knows it (2).
                 let bytes = unsafe { libc::malloc_usable_size(large.alloc) } as u64;
                 self.held.large_bytes = self.held.large_bytes.wrapping_add(bytes);
                 self.held.large_count = self.held.large_count.wrapping_add(1);
@@ -147,43 +148,45 @@ impl Reading {
     }
 }
 
-/// What a pool holds, all at once.
+/// Measures a pool completely.
 ///
 /// # Safety
 ///
-/// `pool` is as in 1.
+/// `pool` satisfies 1.
 #[inline]
 pub unsafe fn held(pool: usize) -> Held {
-    // SAFETY: by contract, here and below.
+    // SAFETY: the caller passes a live pool that this thread uses (1).
     let mut reading = unsafe { Reading::of(pool) };
-    // SAFETY: as above; nothing happens to the pool meanwhile.
+    // SAFETY: nothing changes the pool between the two calls (1).
     unsafe { reading.step(usize::MAX) };
     reading.held
 }
 
-/// What [`Held::size`] would be, sooner. All blocks of a pool have the size of the first: nginx takes
-/// that of a further one from there.
+/// Returns the same as [`Held::size`], but faster.
+///
+/// All blocks of a pool have the size of the first one: nginx computes the size of a further block
+/// from it.
 ///
 /// # Safety
 ///
-/// `pool` is as in 1.
+/// `pool` satisfies 1.
 #[inline]
 pub unsafe fn size(pool: usize) -> u64 {
-    // SAFETY: 1.
+    // SAFETY: the caller passes a live pool that this thread uses (1).
     let header = unsafe { &*(pool as *const Header) };
     let of_block = header.end.wrapping_sub(pool) as u64;
     let mut size = of_block;
     let mut next = header.next as *const Block;
-    // SAFETY: 1, here and below.
+    // SAFETY: the blocks are linked as nginx left them (1).
     while let Some(block) = unsafe { next.as_ref() } {
         size = size.wrapping_add(of_block);
         next = block.next;
     }
     let mut next = header.large as *const Large;
-    // SAFETY: as above.
+    // SAFETY: the large allocations are linked as nginx left them (1).
     while let Some(large) = unsafe { next.as_ref() } {
         if !large.alloc.is_null() {
-            // SAFETY: 2.
+            // SAFETY: the allocation is not null, so the system allocator knows it (2).
             size = size.wrapping_add(unsafe { libc::malloc_usable_size(large.alloc) } as u64);
         }
         next = large.next;
@@ -191,38 +194,40 @@ pub unsafe fn size(pool: usize) -> u64 {
     size
 }
 
-/// The header of a pool.
+/// Copies the header of a pool.
 ///
 /// # Safety
 ///
-/// At `pool` is memory of this size that nobody writes meanwhile.
+/// The memory at `pool` has the size of a header, and nobody writes to it during the call.
 pub unsafe fn header(pool: usize) -> Header {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees readable memory of this size, by the contract above.
     unsafe { (pool as *const Header).read() }
 }
 
-/// A large allocation.
+/// One large allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocation {
-    /// Where it is.
+    /// Its address.
     pub address: usize,
-    /// Its usable bytes.
+    /// Its usable size in bytes.
     pub usable: usize,
 }
 
-/// The large allocations in a list, the latest first: what `large` of a header leads to.
+/// Iterates over a list of large allocations, the latest first. `large` is the field of a
+/// [`Header`].
 ///
 /// # Safety
 ///
-/// `large` is 0 or such a list, and its pool stays as it is while this is used.
+/// `large` is 0 or the head of such a list, and its pool does not change while the iterator is
+/// used.
 pub unsafe fn large(large: usize) -> impl Iterator<Item = Allocation> {
     let mut next = large as *const Large;
     std::iter::from_fn(move || loop {
-        // SAFETY: by contract.
+        // SAFETY: the list does not change while the iterator is used, by the contract above (1).
         let large = unsafe { next.as_ref() }?;
         next = large.next;
         if !large.alloc.is_null() {
-            // SAFETY: 2.
+            // SAFETY: the allocation is not null, so the system allocator knows it (2).
             let usable = unsafe { libc::malloc_usable_size(large.alloc) };
             return Some(Allocation { address: large.alloc as usize, usable });
         }

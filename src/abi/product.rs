@@ -1,9 +1,9 @@
-//! Whose nginx the executable is: the name and version that `nginx -v` prints, as in
+//! Finds the name and version of the nginx that is running, as `nginx -v` prints it, for example
 //! `openresty/1.27.1.2`.
 //!
-//! The headers that the module was built with may be those of another distribution of the same nginx, so
-//! the executable itself is read: the literal `nginx version: NAME/VERSION`, or `NAME version:
-//! NAME/VERSION`, which some forks print beside it.
+//! The headers that the module was built with may come from another distribution of the same nginx,
+//! so the executable itself is searched for the literal `nginx version: NAME/VERSION`. Some forks
+//! also print `NAME version: NAME/VERSION`.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -11,19 +11,19 @@ use std::ops::Range;
 use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::memory::{Memory, Own};
 
-/// Bytes that are read at a time. Neighbours overlap by [`LONGEST`].
+/// Bytes to read at a time. Consecutive chunks overlap by [`LONGEST`].
 const CHUNK: usize = 64 << 10;
 
-/// Read-only data that is searched at most.
+/// The maximum number of bytes of read-only data to search.
 const LIMIT: usize = 64 << 20;
 
-/// The longest literal, from the name in front to the end of the version.
+/// The longest literal in bytes, from the name in front to the end of the version.
 const LONGEST: usize = 128;
 
-/// What stands between the name in front and the product.
+/// The text between the name in front and the product.
 const VERSION: &[u8] = b" version: ";
 
-/// The product of the executable; why it is not known.
+/// Returns the product of the executable, or the reason why it is unknown.
 pub fn of_executable() -> Result<String, String> {
     let objects = objects();
     let executable = objects.first().ok_or("the executable is not listed")?;
@@ -34,7 +34,7 @@ pub fn of_executable() -> Result<String, String> {
     })
 }
 
-/// Where literals are: segments that are not written, those with code last.
+/// Returns the segments that can contain literals: those that are not writable, code last.
 fn read_only(object: &LoadedObject) -> Vec<Range<usize>> {
     let is_code = |segment: &&crate::sys::elf::Segment| segment.flags & libc::PF_X != 0;
     let fixed = || object.segments.iter().filter(|segment| segment.flags & libc::PF_W == 0);
@@ -42,7 +42,7 @@ fn read_only(object: &LoadedObject) -> Vec<Range<usize>> {
     data.chain(fixed().filter(is_code)).map(|segment| segment.range.clone()).collect()
 }
 
-/// The products named in these ranges, each once.
+/// Returns the products named in these ranges, each once.
 fn search(memory: &impl Memory, ranges: impl IntoIterator<Item = Range<usize>>) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut left = LIMIT;
@@ -69,7 +69,7 @@ fn search(memory: &impl Memory, ranges: impl IntoIterator<Item = Range<usize>>) 
     found
 }
 
-/// The one that is meant: a fork may name the nginx that it is made from beside itself.
+/// Chooses the product: a fork may also name the nginx that it is derived from.
 fn choose(found: &[String]) -> Option<String> {
     let is_nginx = |product: &&String| product.starts_with("nginx/");
     match found.iter().filter(|product| !is_nginx(product)).collect::<Vec<_>>().as_slice() {
@@ -79,14 +79,14 @@ fn choose(found: &[String]) -> Option<String> {
     }
 }
 
-/// The products named in some bytes.
+/// Finds the products named in some bytes.
 fn products(bytes: &[u8]) -> impl Iterator<Item = String> + '_ {
     let here = |at: &usize| bytes.get(*at..).is_some_and(|rest| rest.starts_with(VERSION));
     let places = (0..bytes.len()).filter(move |at| bytes.get(*at) == Some(&b' ') && here(at));
     places.filter_map(|at| product(bytes.get(..at)?, bytes.get(at.checked_add(VERSION.len())?..)?))
 }
 
-/// The product that a literal with [`VERSION`] between `before` and `after` names.
+/// Returns the product named by a literal with [`VERSION`] between `before` and `after`.
 fn product(before: &[u8], after: &[u8]) -> Option<String> {
     let starts = before.iter().rposition(|b| !b.is_ascii_alphanumeric());
     let (front, word) = before.split_at(starts.map_or(0, |at| at.saturating_add(1)));
@@ -99,7 +99,7 @@ fn product(before: &[u8], after: &[u8]) -> Option<String> {
     let version = rest.strip_prefix(b"/")?;
     let end = version.iter().take(LONGEST).position(|b| !is_ours(b))?;
     let (version, rest) = version.split_at_checked(end)?;
-    // A name of the build may stand behind it, in parentheses.
+    // A build name in parentheses may follow.
     let ends = matches!(rest.first(), Some(0 | b'\n' | b'\r' | b' '));
     let named = word == b"nginx" || word.eq_ignore_ascii_case(name);
     let numbered = version.first().is_some_and(u8::is_ascii_digit);

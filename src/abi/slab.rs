@@ -1,9 +1,9 @@
-//! A slab pool of nginx, as its own header and page descriptors show it.
+//! Decodes an nginx slab pool from its header and page descriptors.
 //!
-//! Nothing is locked: words are copied ([`crate::sys::memory`]) while other processes change them, so
-//! each copied word is checked before anything follows from it, and what does not look like a pool
-//! is refused ([`Defect`]). A page has a descriptor of three words (`ngx_slab_page_t`), a size
-//! class a statistic of four (`ngx_slab_stat_t`).
+//! No lock is taken. Words are copied ([`crate::sys::memory`]) while other processes may change
+//! them, so every copied word is checked before it is used, and data that does not look like a pool
+//! is rejected ([`Defect`]). A page has a descriptor of three words (`ngx_slab_page_t`); a size
+//! class has a statistic of four words (`ngx_slab_stat_t`).
 #![forbid(unsafe_code)]
 
 pub mod runs;
@@ -12,16 +12,16 @@ use std::ops::Range;
 
 use crate::sys::memory::word;
 
-/// The size of a page's descriptor.
+/// The size of a page descriptor in bytes.
 pub const DESCRIPTOR: usize = 24;
 
-/// The size of a size class's statistic.
+/// The size of a size class's statistic in bytes.
 pub const STATISTIC: usize = 32;
 
-/// The most size classes: from 8 bytes to half a page, for pages of up to 64 KiB.
+/// The maximum number of size classes: 8 bytes up to half a page, for pages of up to 64 KiB.
 const CLASSES: usize = 14;
 
-/// Where in `ngx_slab_pool_t` its fields are.
+/// The offsets of the fields of `ngx_slab_pool_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Layout {
@@ -39,53 +39,53 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The bytes to copy from the start of a pool for [`Header::read`].
+    /// Returns how many bytes to copy from the start of a pool for [`Header::read`].
     pub fn header_bytes(&self) -> usize {
         self.size + CLASSES * (DESCRIPTOR + STATISTIC)
     }
 }
 
-/// Why something is no slab pool.
+/// The reason why memory is not a slab pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
-    /// There is not even room for a header.
+    /// The memory is too small for a header.
     #[error("it is too small for a slab pool")]
     Short,
-    /// A field that says where the pool is says something else.
+    /// A field of the header has a value that is impossible at this address.
     #[error("its header does not look like a slab pool ({0})")]
     Field(&'static str),
 }
 
-/// A size class.
+/// One size class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
-    /// Bytes of a slot.
+    /// The size of a slot in bytes.
     pub size: u64,
     /// Slots in use.
     pub used: u64,
-    /// Slots free, in pages of this class.
+    /// Free slots in the pages of this class.
     pub free: u64,
-    /// Requests so far.
+    /// Allocation requests so far.
     pub reqs: u64,
-    /// Those that failed.
+    /// Requests that failed.
     pub fails: u64,
 }
 
-/// What a pool's header says.
+/// The decoded header of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// Where the first page's descriptor is.
+    /// The address of the first page's descriptor.
     pub descriptors: usize,
-    /// Pages.
+    /// The number of pages.
     pub pages: usize,
-    /// Free pages.
+    /// The number of free pages.
     pub free: u64,
     /// The size classes, smallest first.
     pub classes: Vec<Class>,
 }
 
 impl Header {
-    /// Reads a header from a copy of the first bytes of a zone that is mapped at `at`.
+    /// Decodes a header from a copy of the first bytes of a zone that is mapped at `at`.
     pub fn read(
         bytes: &[u8],
         at: &Range<usize>,
@@ -130,7 +130,7 @@ impl Header {
         Ok(Header { descriptors, pages, free, classes })
     }
 
-    /// Slots that are free in pages of their class, in bytes.
+    /// Returns the bytes of the free slots in pages that belong to a size class.
     pub fn free_in_slots(&self) -> u64 {
         self.classes.iter().fold(0, |sum, class| {
             let bytes = class.free.saturating_mul(class.size);
@@ -138,7 +138,7 @@ impl Header {
         })
     }
 
-    /// The largest size class with a free slot; 0 when there is none.
+    /// Returns the largest size class that has a free slot, in bytes, or 0 if there is none.
     pub fn largest_slot(&self) -> u64 {
         self.classes
             .iter()
@@ -149,8 +149,10 @@ impl Header {
     }
 }
 
-/// A size class by its statistic: `total`, `used`, `reqs`, `fails`. When the last slot of a page is
-/// freed, `total` falls before `used` does.
+/// Decodes a size class from its statistic: `total`, `used`, `reqs`, `fails`.
+///
+/// When the last slot of a page is freed, `total` decreases before `used` does. A copy made in
+/// between is accepted: `used` may exceed the capacity by one, and is then limited to `total`.
 fn class(size: u64, stat: impl Fn(usize) -> u64, pages: usize, page_size: usize) -> Option<Class> {
     let (total, used, reqs, fails) = (stat(0), stat(1), stat(2), stat(3));
     let most = (pages as u64).saturating_mul(page_size as u64 / size);

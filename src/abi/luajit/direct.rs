@@ -1,7 +1,8 @@
-//! Blocks with a mapping of their own, found by how `lj_alloc.c` begins and ends them.
+//! Finds blocks with a mapping of their own by the words that `lj_alloc.c` writes at their start
+//! and end.
 //!
-//! The allocator has no list of them. A VM that is seen from its birth is asked about each block;
-//! this is for what a VM got before.
+//! The allocator keeps no list of them. For a VM that is observed from its creation, each of these
+//! blocks is counted when it is allocated; this file finds the blocks that a VM allocated earlier.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -17,18 +18,18 @@ use crate::sys::memory::{word, Memory, Own, Record, BATCH, RECORD};
 use crate::sys::pagemap::page_size;
 use crate::sys::ranges;
 
-/// `IS_DIRECT_BIT`, in the first word of the mapping.
+/// `IS_DIRECT_BIT`, in the first word of a direct mapping.
 pub const DIRECT: usize = 1;
-/// `DEFAULT_MMAP_THRESHOLD`: the least that a new one has.
+/// `DEFAULT_MMAP_THRESHOLD`: the minimum size of a new direct mapping, in bytes.
 pub const THRESHOLD: usize = 128 << 10;
-/// What lies behind the chunk in its mapping.
+/// Bytes behind the chunk in its mapping.
 pub const FOOT: usize = 32;
-/// `FENCEPOST_HEAD`, in the first word behind the chunk.
+/// `FENCEPOST_HEAD`, in the head of the record behind the chunk.
 const FENCE: usize = 11;
 const IN_USE: usize = 2;
 
-/// The direct mappings of this process but for those in `known` ranges. Looks at a word of each page
-/// of anonymous memory: some milliseconds for 100 MB.
+/// Returns the direct mappings of this process, except those in `known` ranges. Reads the first
+/// bytes of each page of anonymous memory, which takes some milliseconds for 100 MB.
 pub fn find_all(known: &[Range<usize>]) -> io::Result<Vec<Range<usize>>> {
     let known = ranges::normalize(known.to_vec());
     let mut reader = MapsReader::open()?;
@@ -42,7 +43,7 @@ pub fn find_all(known: &[Range<usize>]) -> io::Result<Vec<Range<usize>>> {
     Ok(find(&Own, &anonymous.collect::<Vec<_>>()))
 }
 
-/// The direct mappings that start on a page of `ranges`.
+/// Returns the direct mappings that start on a page of `ranges`.
 fn find(memory: &impl Memory, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     for range in ranges {
@@ -61,7 +62,7 @@ fn find(memory: &impl Memory, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
                     found.push(mapping);
                     end
                 }
-                // A page that cannot be read is passed over.
+                // Skips a page that cannot be read.
                 None => at + page_size() * read.max(1),
             };
         }
@@ -69,7 +70,7 @@ fn find(memory: &impl Memory, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
     found
 }
 
-/// The mapping, by the header of its chunk.
+/// Decodes a mapping from the header of its chunk.
 fn mapping(start: usize, record: &Record, end: usize) -> Option<Range<usize>> {
     let head = word(record, 8);
     if word(record, 0) != DIRECT || head & 7 != IN_USE {
@@ -102,7 +103,7 @@ mod tests {
         };
         direct(&mut fake, page, 3 * page);
         direct(&mut fake, 4 * page, page);
-        // glibc's own, one without a fence, one that is too long.
+        // A block of glibc, a mapping without a fence, and a mapping that is too long.
         fake.set(6 * page + 8, page | 2);
         direct(&mut fake, 8 * page, page);
         fake.set(9 * page - 24, 0);

@@ -42,8 +42,8 @@ impl Memory for Fake {
 
 const STATE_CHUNK: usize = 880;
 
-/// A heap of two segments of four pages: the older at page 0 with the state, two blocks and a hole;
-/// the newer at page 8 with one block, a tree of two free chunks, and the top.
+/// A heap with two segments of four pages: the older one at page 0 with the state, two blocks and a
+/// hole; the newer one at page 8 with one block, a tree of two free chunks, and the top chunk.
 fn heap() -> (Fake, usize) {
     let page = page_size();
     let mut fake = Fake::new(16 * page);
@@ -72,7 +72,7 @@ fn heap() -> (Fake, usize) {
     fake.set(state + TOPSIZE, top_size);
     fake.set(state + TOP, base + top);
     fake.set(state + TRIM_CHECK, TRIM_THRESHOLD);
-    // The tree's root is the small one; the larger one hangs on its left.
+    // The root of the tree is the smaller chunk; the larger one is its left child.
     let root = STATE_CHUNK + 64;
     fake.set(state + TREEBINS + 8 * 9, base + root);
     fake.set(root + 32, base + at);
@@ -101,7 +101,7 @@ fn reads_and_verifies() {
     assert_eq!(heap.largest_free, largest);
     let walk = Walk { blocks: 4, used, free, largest, holding: 0 };
     assert_eq!(heap.verify(&fake, 0).unwrap(), walk);
-    // The second block of the newer segment; what is behind it is free.
+    // The second block of the newer segment; the chunk behind it is free.
     let block = base + 8 * page + 4096 + 64;
     for (address, holding) in
         [(block - 1, 0), (block, 2048), (block + 2047, 2048), (block + 2048, 0)]
@@ -110,7 +110,7 @@ fn reads_and_verifies() {
     }
 }
 
-/// The top may be no more than its head.
+/// Checks that the top chunk may consist of its head only.
 #[test]
 fn smallest_top() {
     let (mut fake, state) = heap();
@@ -131,7 +131,7 @@ fn too_many_segments() {
     assert_eq!(Footprint::read(&fake, state, 1), Err(Unreadable::TooMany));
 }
 
-/// Whatever word is wrong, the heap is refused or the figures stay the same.
+/// Checks that a wrong word either gets the heap rejected or leaves the figures unchanged.
 #[test]
 fn another_layout() {
     let page = page_size();
@@ -157,7 +157,7 @@ fn another_layout() {
     }
     assert!(Footprint::read(&fake, state + 8, 10).is_err());
     assert!(Footprint::read(&fake, 0, 10).is_err());
-    // A chunk too long, one too short, one that is free and larger than all that are known.
+    // A chunk that is too long, one that is too short, and a free one larger than all known ones.
     for (offset, value) in
         [(888, 1 << 30 | 3), (888, 24 | 3), (888, 72 | 3), (at + TREEBINS + 72, 0)]
     {

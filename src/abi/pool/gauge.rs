@@ -1,61 +1,63 @@
-//! The size of a pool that is measured again and again while it gives back large allocations.
+//! Measures a pool repeatedly while it frees large allocations.
 //!
-//! nginx puts a new large allocation at the head of the list, or into a place among the first five
-//! whose own was given back. So of a list that was measured before, only what is new and the first
-//! [`FRONT`] are measured again; what is behind them changes when it is given back, and only then.
-//! Likewise new blocks come at the end.
+//! nginx puts a new large allocation at the head of the list, or into one of the first five
+//! elements if the allocation of that element was freed. So in a list that was measured before,
+//! only new elements and the first [`FRONT`] elements are measured again. The elements behind them
+//! change only when their allocation is freed. New blocks are appended in the same way.
 //!
-//! What the unsafe code below relies on: 1 and 2 of [`pool`](super).
+//! The unsafe code rests on invariants 1 and 2 of [`pool`](super).
 
 use super::{Block, Header, Large};
 
-/// Large allocations at the head of a list that are measured each time. The trial of the hooks
-/// checks that nginx fills no place behind them.
+/// The number of large allocations at the head of a list that are measured each time. The trial of
+/// the hooks checks that nginx reuses no element behind them.
 pub const FRONT: usize = 8;
 
-/// With no more blocks and large allocations a pool is not remembered, so that it may give back
-/// something that is not measured here.
+/// A pool with at most this number of blocks and large allocations is not remembered, so that it
+/// may free an allocation without being measured here.
 pub const FEW: usize = 24;
 
-/// What was measured of a pool.
+/// The result of the last measurement of one pool.
 #[derive(Debug)]
 pub struct Gauge {
     pool: usize,
-    /// Its last block.
+    /// The last block of the pool.
     last: *const Block,
-    /// Bytes of its blocks.
+    /// The bytes of the blocks.
     blocks: u64,
-    /// The first large allocation that `behind` is about.
+    /// The first large allocation that `behind` includes.
     mark: *const Large,
-    /// Bytes of the large allocations from there on.
+    /// The bytes of the large allocations from `mark` on.
     behind: u64,
 }
 
 impl Gauge {
-    /// Of no pool.
+    /// A gauge that remembers no pool.
     pub const NONE: Gauge =
         Gauge { pool: 0, last: std::ptr::null(), blocks: 0, mark: std::ptr::null(), behind: 0 };
 
-    /// Forgets what was measured of a pool, if this is of it.
+    /// Discards the measurement if it is of this pool.
     pub fn forget(&mut self, pool: usize) {
         if self.pool == pool {
             *self = Gauge::NONE;
         }
     }
 
-    /// The size of a pool that is about to give back `given`, if that is one of its large allocations:
-    /// blocks and large allocations. Then it must be given back next. Once a pool has more than [`FEW`] of
-    /// both, this must be called each time.
+    /// Returns the size of a pool that is about to free `given`: blocks and large allocations, in
+    /// bytes. Returns `None` if `given` is not one of its large allocations.
+    ///
+    /// After `Some`, the pool must free `given` next. Once a pool has more than [`FEW`] blocks and
+    /// large allocations, this must be called for each allocation that the pool frees.
     ///
     /// # Safety
     ///
-    /// `pool` is as in 1, and [`Gauge::forget`] was called if it was created or reset since it was
-    /// measured last.
+    /// `pool` satisfies 1, and [`Gauge::forget`] was called if the pool was created or reset since
+    /// the last measurement.
     pub unsafe fn measure(&mut self, pool: usize, given: usize) -> Option<u64> {
-        // SAFETY: 1.
+        // SAFETY: the caller passes a live pool that this thread uses (1).
         let header = unsafe { &*(pool as *const Header) };
         let head = header.large as *const Large;
-        // SAFETY: by contract, here and below.
+        // SAFETY: `head` is the list of that pool (1).
         if !unsafe { has(head, given) } {
             return None;
         }
@@ -64,7 +66,7 @@ impl Gauge {
         if !is_known {
             *self = Gauge { pool, last: pool as *const Block, blocks: of_block, ..Gauge::NONE };
         }
-        // SAFETY: 1: blocks stay where they are, and new ones come at the end.
+        // SAFETY: blocks stay in place, and new ones are appended (1).
         while let Some(next) = unsafe { self.last.as_ref().and_then(|last| last.next.as_ref()) } {
             self.last = next;
             self.blocks = self.blocks.wrapping_add(of_block);
@@ -72,7 +74,7 @@ impl Gauge {
         let (mut front, mut new) = (0u64, 0u64);
         let mut left = if given == 0 { 0 } else { usable(given) };
         let (mut place, mut next, mut mark) = (0, head, self.mark);
-        // SAFETY: 1.
+        // SAFETY: the list lies in blocks of the pool, as nginx left it (1).
         while let Some(large) = unsafe { next.as_ref() }.filter(|_| next != self.mark) {
             let bytes = usable(large.alloc as usize);
             if place < FRONT {
@@ -100,13 +102,13 @@ impl Gauge {
     }
 }
 
-/// Whether an allocation is in a list.
+/// Returns whether an allocation is in a list.
 ///
 /// # Safety
 ///
-/// `next` is null or such a list.
+/// `next` is null or the head of a list of large allocations.
 unsafe fn has(mut next: *const Large, given: usize) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: each element of the list leads to the next or is the last (1).
     while let Some(large) = unsafe { next.as_ref() } {
         if large.alloc as usize == given {
             return true;
@@ -117,6 +119,6 @@ unsafe fn has(mut next: *const Large, given: usize) -> bool {
 }
 
 fn usable(alloc: usize) -> u64 {
-    // SAFETY: 2; of null the C library says 0.
+    // SAFETY: the system allocator knows the allocation; for null it returns 0 (2).
     unsafe { libc::malloc_usable_size(alloc as *mut _) as u64 }
 }

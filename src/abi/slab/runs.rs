@@ -1,12 +1,12 @@
-//! The runs of free pages of a slab pool, by the descriptors of its pages.
+//! Finds the runs of free pages in a slab pool from its page descriptors.
 //!
-//! A descriptor is `slab`, `next`, `prev`. The first one of a run tells the length of the run, free
-//! or allocated, so the others are not looked at: in a large zone that is hardly used that is one
-//! descriptor, and reading it loads no page of memory that was not.
+//! A descriptor is `slab`, `next`, `prev`. The first descriptor of a run, free or allocated, has
+//! the length of the run, so the others are skipped. A large zone that is hardly used needs a
+//! single descriptor, and reading it brings no new page into memory.
 //!
-//! The free list itself is not followed: it leads through the whole zone, a copy for each run,
-//! while it changes. A descriptor that is looked at in the middle of a run, because the runs before
-//! it have just changed, is told as such.
+//! The free list itself is not followed: it leads through the whole zone, needs a copy for each
+//! run, and changes meanwhile. If the runs in front change during the search, a descriptor may be
+//! read in the middle of a run; its words show this, and it counts as one page.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -14,23 +14,23 @@ use std::ops::Range;
 use super::DESCRIPTOR;
 use crate::sys::memory::word;
 
-/// The bits of `prev` that tell a page with slots from others.
+/// The bits of `prev` that distinguish a page with slots from other pages.
 const KIND: usize = 3;
-/// In `slab`: the first page of an allocation, with its length.
+/// In `slab`: marks the first page of an allocation; the other bits are its length.
 const START: usize = 1 << (usize::BITS - 1);
-/// In `slab`: a further page of an allocation.
+/// In `slab`: marks a further page of an allocation.
 const BUSY: usize = usize::MAX;
 
-/// Descriptors that are read at once, at most: 64 KiB.
+/// The maximum number of descriptors in one read: 64 KiB.
 const MOST: usize = 64 * 1024 / DESCRIPTOR;
 
-/// What is found so far.
+/// The progress of a search and its results so far.
 #[derive(Debug, Clone)]
 pub struct Runs {
     pages: usize,
-    /// The next page to look at.
+    /// The next page to examine.
     next: usize,
-    /// Descriptors to read at once if many have to be looked at in turn.
+    /// The number of descriptors to read at once if many must be examined one by one.
     ahead: usize,
     /// Free pages in runs.
     pub free: u64,
@@ -41,14 +41,16 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Begins with a pool of so many pages.
+    /// Starts a search of a pool that has this number of pages.
     pub fn begin(pages: usize) -> Self {
         Runs { pages, next: 0, ahead: 0, free: 0, largest: 0, count: 0 }
     }
 
-    /// The addresses to copy next, for descriptors that begin at an address. Up to the end of the
-    /// page of memory it begins in, further if the last copies were looked at in full; `None` at
+    /// Returns the addresses to copy next, for descriptors that start at `descriptors`; `None` at
     /// the end.
+    ///
+    /// A copy ends with the page of memory that it starts in, or further if every descriptor of the
+    /// previous copy had to be examined.
     pub fn wanted(&self, descriptors: usize, page_size: usize) -> Option<Range<usize>> {
         let left = self.pages.checked_sub(self.next).filter(|left| *left > 0)?;
         let from = descriptors.checked_add(self.next.checked_mul(DESCRIPTOR)?)?;
@@ -57,7 +59,7 @@ impl Runs {
         Some(from..from.checked_add(count * DESCRIPTOR)?)
     }
 
-    /// Looks at the copy of what was wanted.
+    /// Examines a copy of the addresses that [`Runs::wanted`] returned.
     pub fn look(&mut self, copy: &[u8]) {
         let (first, count) = (self.next, copy.len() / DESCRIPTOR);
         while let Some(index) = self.next.checked_sub(first).filter(|index| *index < count) {

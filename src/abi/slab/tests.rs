@@ -5,7 +5,7 @@ use crate::report::sample::Random;
 const PAGE: usize = 4096;
 const AT: usize = 0x7f00_0000_0000;
 
-/// As in nginx, but for the fields that are not read.
+/// Like nginx's structure, except for the fields that are not read.
 pub(crate) const LAYOUT: Layout = Layout {
     size: 200,
     min_size: 16,
@@ -19,12 +19,12 @@ pub(crate) const LAYOUT: Layout = Layout {
     addr: 192,
 };
 
-/// A model of nginx's own allocator, as far as pages go.
+/// A model of nginx's own allocator, reduced to its pages.
 pub(crate) struct Pool {
-    /// Where it is.
+    /// The address of the pool.
     pub(crate) at: usize,
     size: usize,
-    /// For each page the length of its run, and whether it is free, at the first page of a run.
+    /// For the first page of each run: the length of the run, and whether it is free.
     runs: Vec<Option<(usize, bool)>>,
     /// Pages with slots.
     slabs: Vec<bool>,
@@ -111,7 +111,7 @@ impl Pool {
             let (length, free) = self.runs[page].unwrap();
             let at = |page: usize| descriptors + page * DESCRIPTOR;
             if free {
-                // The list's head stands for the neighbours in the list.
+                // The head of the list stands in for the neighbours.
                 put(at(page), length);
                 put(at(page) + 8, start + 48);
                 put(at(page) + 16, start + 48);
@@ -137,7 +137,7 @@ impl Pool {
         Header::read(&self.bytes(), &self.range(), &LAYOUT, PAGE)
     }
 
-    /// The runs, and how many bytes of descriptors were read for them.
+    /// Returns the runs, and how many bytes of descriptors were read to find them.
     fn scan(&self) -> (Runs, usize) {
         let bytes = self.bytes();
         let header = self.header().unwrap();
@@ -178,7 +178,7 @@ fn empty_full_and_fragmented() {
     }
     pool.check();
     assert_eq!(pool.scan().0.count, 0);
-    // Holes between what is left.
+    // Free pages between those that remain allocated.
     blocks.iter().step_by(2).for_each(|page| pool.free(*page));
     pool.check();
     assert!(pool.scan().0.count > 50);
@@ -217,7 +217,7 @@ fn hardly_used_pools_are_hardly_read() {
     let (runs, read) = pool.scan();
     assert_eq!(runs.count, 2);
     assert!(read <= 3 * PAGE, "{read}");
-    // A pool full of slots is read whole, in few pieces.
+    // All descriptors of a pool full of slots are read, in few reads.
     let mut pool = Pool::new(64 << 20);
     while pool.alloc(1, true).is_some() {}
     let (runs, read) = pool.scan();
@@ -229,7 +229,8 @@ fn classes() {
     let mut pool = Pool::new(1 << 20);
     pool.alloc(1, true);
     pool.stats[0] = [504, 3, 10, 1];
-    // A page of 2048 bytes was just freed: its slots are gone from the total, not yet from used.
+    // A page of 2048-byte slots was just freed: its slots are subtracted from `total`, not yet from
+    // `used`.
     pool.stats[8] = [0, 1, 7, 0];
     let header = pool.header().unwrap();
     let class = |i: usize| header.classes[i];
@@ -281,7 +282,8 @@ fn garbage() {
     }
 }
 
-/// Descriptors of any bits never lead out of the pool, and no more is free than there is.
+/// Checks that descriptors with arbitrary bits never lead out of the pool, and that at most all
+/// pages are found free.
 #[test]
 fn any_descriptors() {
     let mut random = Random::new(10);
