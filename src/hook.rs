@@ -1,19 +1,23 @@
-//! Hooks: code of ours that runs when the process allocates, or creates a thread.
+//! Hooks: our code that runs when the process allocates memory, creates a thread or puts the master
+//! to sleep.
 //!
-//! This floor is small because most of it is unsafe. What holds for all of it:
+//! This directory is small because most of its code is unsafe. These rules hold for all of it:
 //!
-//! - Patching happens in the master (or the single process), while it reads its configuration: one
-//!   thread, before it forks. Workers inherit the patched pages and never patch.
-//! - The module is pinned first ([`pin`]). It is never unloaded once something leads to it, so no
-//!   hook has to be taken out in a hurry, and a reload finds the hooks in place.
-//! - Where the original is, is stored before anything leads to a hook.
-//! - No page is left writable that was not, and none is ever writable and executable at once.
-//! - A hook is taken out only where it still is; what somebody else has put over it stays.
-//! - A hook calls the original, with the arguments it got, and returns what that returned, with the
-//!   errno that it left. Beyond that it counts: no system call, no lock on the path of an
-//!   allocation, and when a count cannot be kept, the call still goes through.
-//! - Nothing unwinds from a hook into the code that called it: hooks do nothing that can panic.
-//! - A hook that cannot be is `off: reason`, never a failed start ([`refusal`]).
+//! - The master (or the single process) patches code and slots while it reads its configuration,
+//!   with one thread and before it forks. Workers inherit the patched pages and never patch.
+//! - The module is pinned first ([`pin`]) and never unloaded once anything leads to it. So no hook
+//!   has to be removed in a hurry, and a reload finds the hooks in place.
+//! - The address of the original function is stored before anything leads to a hook.
+//! - A page that was read-only is read-only again afterwards. No page is ever writable and
+//!   executable at once.
+//! - A hook is removed only where it is still in place. If somebody else has patched over it, their
+//!   patch stays.
+//! - A hook calls the original with the arguments it got, and returns the original's result and
+//!   errno. Apart from that it only counts: no system call and no lock on the path of an
+//!   allocation. If a count cannot be kept, the call still goes through.
+//! - A hook never unwinds into its caller: hooks do nothing that can panic.
+//! - A hook that cannot be installed is reported as `off: reason` ([`refusal`]). It never makes
+//!   nginx fail to start.
 
 mod arch;
 pub mod creators;

@@ -1,15 +1,15 @@
-//! All of the hooks that depends on the processor, under the same names for each.
+//! The processor-specific parts of the hooks, under the same names on each processor.
 //!
-//! | name | what it is |
+//! | name | meaning |
 //! |---|---|
-//! | `plan`, `REACH` | detours: how a function's first instructions become a jump, and how far |
-//! | `flush` | what the processor needs to see code that was written |
-//! | `references` | what machine code refers to |
-//! | `thread_pointer` | what tells threads apart at the cost of an instruction |
+//! | `plan`, `REACH` | detours: how to replace a function's first instructions by a jump, and its range |
+//! | `flush` | makes written code visible to the processor |
+//! | `references` | finds what machine code refers to |
+//! | `thread_pointer` | distinguishes threads at the cost of one instruction |
 //! | `GLOB_DAT`, `JUMP_SLOT` | the relocations of slots that hold the address of a function |
-//! | `pool`, `slab`, `lua` | where calls of hooked functions come in |
+//! | `pool`, `slab`, `lua` | the entry points of hooked functions |
 //!
-//! The module comment of [`aarch64`] says what of it was tried.
+//! The module comment of [`aarch64`] says what was tested on that processor.
 
 #[cfg(not(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
-/// Pure code, tested on other processors as well.
+/// Pure code, which is tested on other processors as well.
 #[cfg(all(test, not(target_arch = "aarch64")))]
 #[path = "arch/aarch64/detour.rs"]
 mod detour_of_aarch64;
@@ -34,20 +34,20 @@ pub use aarch64::*;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
 
-/// Bytes that a block has room for.
+/// The size of a block in bytes.
 pub const BLOCK: usize = 128;
 
-/// What makes a detour of a function.
+/// The detour of a function.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detour {
-    /// Bytes at its start that stay.
+    /// The number of bytes at the start of the function that stay unchanged.
     pub skip: usize,
-    /// What is written behind them.
+    /// The bytes that are written after them.
     pub patch: Vec<u8>,
-    /// Its block: at the start, the way to the hook.
+    /// The contents of its block, which starts with the jump to the hook.
     pub block: Vec<u8>,
-    /// Where in the block the way to the function itself starts.
+    /// The offset in the block of the code that runs the original function.
     pub original: usize,
-    /// Whether an instruction in the block is a call, which returns to it.
+    /// Whether the block contains a call instruction, so that a call may return into the block.
     pub calls: bool,
 }

@@ -1,21 +1,21 @@
-//! Doing something beside what the program does.
+//! Preserves errno across our own bookkeeping.
 //!
-//! Invariant for `unsafe`: **E1** the address of errno is good for as long as its thread is.
+//! Invariant for `unsafe`: **E1** the address of errno is valid for as long as its thread lives.
 
-/// Does something that the program must not see the errno of.
+/// Runs `f`, and restores errno afterwards, so that the program does not see what `f` did to it.
 pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: E1; the call has no preconditions.
+    // SAFETY: the call has no preconditions and returns a valid address (E1).
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: E1.
+    // SAFETY: the address of this thread's errno is valid (E1).
     let kept = unsafe { errno.read() };
     let result = f();
-    // SAFETY: E1.
+    // SAFETY: the address of this thread's errno is valid (E1).
     unsafe { errno.write(kept) };
     result
 }
 
-/// Sets errno, for a hook that stands in for a function that would.
+/// Sets errno, for a hook that replaces a function which sets it.
 pub fn set_errno(errno: libc::c_int) {
-    // SAFETY: E1; the call has no preconditions.
+    // SAFETY: the call has no preconditions and returns a valid address (E1).
     unsafe { libc::__errno_location().write(errno) };
 }

@@ -1,20 +1,20 @@
-//! Where in the code a call came from.
+//! Finds the function that a call came from.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. `_Unwind_Backtrace` calls back on this thread, before it returns, with the pointer it was
-//!    given, for each frame up to where it cannot go on. It reads the stack by the tables that the
-//!    objects have for that, and allocates nothing.
+//! 1. `_Unwind_Backtrace` calls its callback on this thread before it returns, with the pointer it
+//!    was given, once for each frame, until it cannot unwind any further. It finds the frames by
+//!    the objects' unwind tables, and allocates nothing.
 
 use std::ffi::{c_int, c_void};
 
 use crate::sys::symbol;
 use crate::tally::pools::Origin;
 
-/// Calls up the stack that are looked at.
+/// The highest number of calls up the stack to search.
 const CALLS: u8 = 32;
 
-/// What a callback of `_Unwind_Backtrace` returns.
+/// The return values of a callback of `_Unwind_Backtrace`.
 const CONTINUE: c_int = 0;
 const STOP: c_int = 5;
 
@@ -25,16 +25,17 @@ extern "C" {
     fn _Unwind_GetIP(context: *mut c_void) -> usize;
 }
 
-/// Where the call is that returns to an address, on the stack of this thread: the exported function
-/// it is in, or else the nearest one up the stack that is in the same object.
+/// Returns the origin of the call on this thread's stack that returns to `return_address`: the
+/// exported function that contains the call, or else the nearest exported function up the stack in
+/// the same object.
 pub fn of(return_address: usize) -> Origin {
-    // The address behind a call may belong to the next function already.
+    // The return address may already belong to the next function.
     let call = return_address.wrapping_sub(1);
     if let Some(function) = symbol::with(call, |symbol| symbol.address) {
         return Origin { function, calls: 0 };
     }
     let mut search = Search { return_address, base: symbol::base(call), found: None, calls: None };
-    // SAFETY: 1; `step` takes the pointer for what it is.
+    // SAFETY: `step` expects a pointer to a `Search`, and `search` outlives the call (1).
     unsafe { _Unwind_Backtrace(step, (&raw mut search).cast()) };
     match (search.found, search.calls) {
         (Some(function), Some(calls)) => Origin { function, calls },
@@ -44,17 +45,18 @@ pub fn of(return_address: usize) -> Origin {
 
 struct Search {
     return_address: usize,
-    /// The object.
+    /// The base address of the object that contains the call.
     base: Option<usize>,
     found: Option<usize>,
-    /// Calls from the frame that is looked at down to that of the creator; `None` below that.
+    /// The number of calls between the current frame and the creator's frame; `None` below the
+    /// creator's frame.
     calls: Option<u8>,
 }
 
 unsafe extern "C" fn step(context: *mut c_void, search: *mut c_void) -> c_int {
-    // SAFETY: 1: the search of `of`, which nothing else uses now.
+    // SAFETY: the pointer is that of `search` in `of`, which nothing else uses during the call (1).
     let search = unsafe { &mut *search.cast::<Search>() };
-    // SAFETY: 1.
+    // SAFETY: the context is the one that the unwinder passed to this call (1).
     let address = unsafe { _Unwind_GetIP(context) };
     search.calls = match search.calls {
         None if address != search.return_address => return CONTINUE,

@@ -1,14 +1,17 @@
-//! Keeping this module in the process.
+//! Keeps this module loaded in the process.
 //!
-//! nginx unloads a module together with the configuration that loaded it. Patched code would lead
-//! nowhere then, so the module asks the loader to keep it for good, before anything is patched.
+//! nginx unloads a module together with the configuration that loaded it. Patched code would then
+//! jump to unmapped memory, so the module asks the loader to keep it for good before anything is
+//! patched.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. `dladdr` takes any address, and fills its result in when it returns non-zero.
-//! 2. A path that `dladdr` gives is that of a loaded object, and good for as long as it is loaded.
-//!    With `RTLD_NOLOAD` nothing is loaded or run: `dlopen` finds it by that name.
-//! 3. Both supported architectures return an `int` in a register that a caller who expects nothing ignores.
+//! 1. `dladdr` accepts any address, and fills in its result when it returns non-zero.
+//! 2. The path that `dladdr` returns is the path of a loaded object, and stays valid as long as the
+//!    object is loaded. With `RTLD_NOLOAD`, `dlopen` finds the object by that path; it loads and
+//!    runs nothing.
+//! 3. On both supported architectures, an `int` is returned in a register, which a caller that
+//!    expects no result ignores.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -16,31 +19,33 @@ use std::mem::MaybeUninit;
 use super::refusal::Refusal;
 use crate::sys::elf::objects;
 
-/// Keeps the object that `address` is in for as long as the process lives, and its forked children.
-/// The executable stays anyway.
+/// Keeps the object that contains `address` loaded as long as this process and its forked children
+/// live. The executable is never unloaded.
 pub fn pin(address: *const c_void) -> Result<(), Refusal> {
     if in_executable(address) {
         return Ok(());
     }
     let handle = open(address, libc::RTLD_NODELETE)?;
-    // SAFETY: a handle from above; the object stays because of `RTLD_NODELETE`.
+    // SAFETY: `open` returned the handle, and the object stays loaded because of `RTLD_NODELETE`
+    // (2).
     unsafe { libc::dlclose(handle) };
     Ok(())
 }
 
-/// What keeps an object loaded until it is released.
+/// A reference that keeps an object loaded until it is released.
 #[derive(Debug)]
 pub struct Reference(*mut c_void);
 
 impl Reference {
-    /// Keeps the object that `address` is in.
+    /// Creates a reference to the object that contains `address`.
     pub fn of(address: *const c_void) -> Result<Reference, Refusal> {
         open(address, 0).map(Reference)
     }
 
-    /// A function of the C library that releases the reference, and its argument. To be called once.
+    /// Returns a function of the C library that releases the reference, and the argument for it.
+    /// Call it exactly once.
     pub fn into_parts(self) -> (unsafe extern "C" fn(*mut c_void), *mut c_void) {
-        // SAFETY: 3: the result is not looked at.
+        // SAFETY: the caller ignores the result (3).
         let release = unsafe {
             std::mem::transmute::<
                 unsafe extern "C" fn(*mut c_void) -> c_int,
@@ -55,19 +60,19 @@ fn in_executable(address: *const c_void) -> bool {
     objects().first().is_some_and(|executable| executable.contains(address as usize))
 }
 
-/// A handle of the loaded object that `address` is in.
+/// Returns a handle of the loaded object that contains `address`.
 fn open(address: *const c_void, flags: c_int) -> Result<*mut c_void, Refusal> {
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: 1.
+    // SAFETY: any address will do, and `info` has room for the result (1).
     if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
         return Err(Refusal::Pin);
     }
-    // SAFETY: 1.
+    // SAFETY: `dladdr` returned non-zero, so it filled in `info` (1).
     let path = unsafe { info.assume_init() }.dli_fname;
     if path.is_null() {
         return Err(Refusal::Pin);
     }
-    // SAFETY: 2.
+    // SAFETY: the path is that of a loaded object, and nothing is loaded (2).
     let handle = unsafe { libc::dlopen(path, libc::RTLD_NOW | libc::RTLD_NOLOAD | flags) };
     if handle.is_null() {
         return Err(Refusal::Pin);
@@ -109,7 +114,7 @@ mod tests {
             library.close();
             assert!(is_loaded("kept.so"));
             let (release, handle) = reference.into_parts();
-            // SAFETY: once.
+            // SAFETY: this is the only call, with the handle it belongs to (3).
             unsafe { release(handle) };
             assert!(!is_loaded("kept.so"));
         });

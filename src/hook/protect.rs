@@ -1,12 +1,12 @@
-//! Writing a pointer to a page that may be read-only.
+//! Writes a pointer to a page that may be read-only.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The slot is an aligned pointer in memory that stays mapped during the call, and is only ever
-//!    read and written atomically or by calling through it. [`Protections::swap`] demands it.
-//! 2. `mprotect` with write access added to a readable page takes nothing away from anybody, and
-//!    the protection put back is what the kernel said it was. Protections change with nobody else
-//!    at it: the process has one thread, or no other one changes them.
+//! 1. The slot is an aligned pointer in memory that stays mapped during the call. It is only read
+//!    and written atomically, or used by calls through it. [`Protections::swap`] requires this.
+//! 2. Adding write access to a readable page with `mprotect` takes nothing away from anybody, and
+//!    the protection that is restored is the one that the kernel reported. Nobody else changes the
+//!    protections meanwhile: the process has one thread, or no other thread changes them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,17 +17,17 @@ use procfs::process::{MMPermissions, Process};
 use super::refusal::Refusal;
 use crate::sys::pagemap::page_size;
 
-/// The protections of this process's mappings, as the kernel states them.
+/// The protections of this process's mappings, as the kernel reports them.
 #[derive(Debug)]
 pub struct Protections(Vec<(Range<usize>, c_int)>);
 
-/// The kernel lets nobody map a page below (`vm.mmap_min_addr`, at most).
+/// The kernel lets nobody map a page below this address (the usual maximum of `vm.mmap_min_addr`).
 const LOWEST: usize = 0x1_0000;
 
 /// Why a slot was not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// It does not hold what it should.
+    /// The slot does not hold the expected value.
     Changed,
     /// Its page is executable, or not readable.
     Page,
@@ -36,7 +36,7 @@ pub enum Failure {
 }
 
 impl Protections {
-    /// Reads them from `/proc/self/maps`.
+    /// Reads the protections from `/proc/self/maps`.
     pub fn read() -> Result<Self, Refusal> {
         let maps =
             Process::myself().and_then(|process| process.maps()).map_err(|_| Refusal::Maps)?;
@@ -54,12 +54,13 @@ impl Protections {
         Ok(Protections(maps.collect()))
     }
 
-    /// The address of a page where nothing is mapped, within `reach` of all of `around`: below it if
-    /// it can be, where nothing grows to.
+    /// Returns the address of an unmapped page within `reach` bytes of all of `around`. Prefers
+    /// pages below `around`, into which no mapping grows.
     pub fn gap_near(&self, around: Range<usize>, reach: usize) -> Option<usize> {
         let page = page_size();
         let (low, high) = (around.end.saturating_sub(reach), around.start.saturating_add(reach));
-        // Between two mappings, the page below the upper one, which is not the heap's to grow to.
+        // Of a gap between two mappings, take the page just below the upper mapping: the heap grows
+        // upwards from the lower one.
         let gaps = self.0.windows(2).filter_map(|pair| {
             let [below, above] = pair else { return None };
             let at = above.0.start.checked_sub(page)?;
@@ -77,14 +78,15 @@ impl Protections {
         self.0.iter().find(|(range, _)| range.contains(&address)).map(|(_, bits)| *bits)
     }
 
-    /// Writes `to` to a slot that holds `from`. A read-only page is writable meanwhile, and has its
-    /// protection back afterwards, whatever comes of it. An executable page is left alone.
+    /// Replaces the value `from` of a slot by `to`. A read-only page is made writable meanwhile and
+    /// gets its protection back afterwards, whether or not the slot was written. A slot on an
+    /// executable page is left alone.
     ///
     /// # Safety
     ///
-    /// `slot` is the address of an aligned pointer in mapped memory that calls go through, `to` a
-    /// function that may be called in place of `from`, and no other thread changes the protections
-    /// of the page meanwhile or has since they were read.
+    /// `slot` is the address of an aligned pointer in mapped memory that calls go through. `to` is
+    /// a function that may be called in place of `from`. No other thread changes the protections of
+    /// the page during the call, and none has changed them since they were read.
     pub unsafe fn swap(&self, slot: usize, from: usize, to: usize) -> Result<(), Failure> {
         let protection = self.of(slot).ok_or(Failure::Page)?;
         if protection & PROT_READ == 0 || protection & PROT_EXEC != 0 {
@@ -93,14 +95,14 @@ impl Protections {
         let page = slot & !(page_size() - 1);
         let read_only = protection & PROT_WRITE == 0;
         if read_only {
-            // SAFETY: 2.
+            // SAFETY: write access is added to a readable page (2).
             unsafe { protect(page, protection | PROT_WRITE) }?;
         }
-        // SAFETY: 1; the page is writable now.
+        // SAFETY: the slot is an aligned, mapped pointer, on a page that is writable now (1).
         let pointer = unsafe { AtomicUsize::from_ptr(slot as *mut usize) };
         let swapped = pointer.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
         if read_only {
-            // SAFETY: 2.
+            // SAFETY: this is the protection that the kernel reported for the page (2).
             unsafe { protect(page, protection) }?;
         }
         swapped.map(drop).map_err(|_| Failure::Changed)
@@ -113,7 +115,7 @@ impl Protections {
 ///
 /// Nobody relies on the page having another protection.
 unsafe fn protect(page: usize, protection: c_int) -> Result<(), Failure> {
-    // SAFETY: the caller's contract.
+    // SAFETY: nobody relies on another protection, by contract (2).
     if unsafe { libc::mprotect(page as *mut _, page_size(), protection) } == 0 {
         return Ok(());
     }
@@ -124,29 +126,29 @@ unsafe fn protect(page: usize, protection: c_int) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// A page of its own.
+    /// A page that only this test uses.
     struct Page(usize);
 
     impl Page {
         fn new(protection: c_int, first: usize) -> Self {
             let (rw, private) = (PROT_READ | PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            // SAFETY: a new mapping.
+            // SAFETY: this is a new mapping, which replaces none (2).
             let page = unsafe { libc::mmap(std::ptr::null_mut(), page_size(), rw, private, -1, 0) };
             assert_ne!(page, libc::MAP_FAILED);
-            // SAFETY: the mapping is this function's, one page long and writable.
+            // SAFETY: the mapping is this function's, one page long and writable (1).
             unsafe { page.cast::<usize>().write(first) };
-            // SAFETY: nobody else knows the page.
+            // SAFETY: nobody else knows the page (2).
             unsafe { protect(page as usize, protection) }.unwrap();
             Page(page as usize)
         }
 
         fn swap(&self, from: usize, to: usize) -> Result<(), Failure> {
-            // SAFETY: the page is this object's, and nothing calls through it.
+            // SAFETY: the page is this object's, and nothing calls through it (1).
             unsafe { Protections::read().unwrap().swap(self.0, from, to) }
         }
 
         fn first(&self) -> usize {
-            // SAFETY: as in `swap`; used with readable pages.
+            // SAFETY: the page is this object's, and readable where this is called (1).
             unsafe { (self.0 as *const usize).read() }
         }
 
@@ -157,7 +159,7 @@ mod tests {
 
     impl Drop for Page {
         fn drop(&mut self) {
-            // SAFETY: the page is this object's.
+            // SAFETY: the page is this object's, and nothing uses it afterwards (1).
             unsafe { libc::munmap(self.0 as *mut _, page_size()) };
         }
     }
@@ -180,7 +182,7 @@ mod tests {
             assert_eq!(page.swap(1, 2), Err(Failure::Page));
             assert_eq!(page.protection(), protection);
         }
-        // SAFETY: nothing is mapped there, which is found out first.
+        // SAFETY: nothing is mapped at the address, which `swap` finds out before it writes (1).
         let missing = unsafe { Protections::read().unwrap().swap(0, 1, 2) };
         assert_eq!(missing, Err(Failure::Page));
     }

@@ -1,24 +1,24 @@
-//! Why a hook is not in place.
+//! The reasons why a hook is not in place.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
 
-/// Why a hook is not in place. The text is a short reason, fit for `off: reason`.
+/// The reason why a hook is not in place. Its text is short, for use in `off: reason`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
-    /// The dynamic section of an object does not say what it should.
+    /// The dynamic section of an object is malformed.
     #[error("the dynamic section of {object} cannot be read")]
     Malformed {
         /// The object's base name.
         object: String,
     },
-    /// The loader has no definition of the function, or only stubs that lead to one.
+    /// The loader finds no definition of the function, or only stubs that lead to one.
     #[error("{symbol} cannot be resolved")]
     Unresolved {
         /// The function.
         symbol: String,
     },
-    /// A slot leads elsewhere than the others: to someone else's hook.
+    /// A slot leads to a different function than the other slots do: somebody else has hooked it.
     #[error("{object} has another {symbol} than the rest")]
     Foreign {
         /// The function.
@@ -26,43 +26,44 @@ pub enum Refusal {
         /// The importing object's base name.
         object: String,
     },
-    /// A slot changed while it was about to be patched.
+    /// A slot changed just before it was patched.
     #[error("a slot of {object} changed meanwhile")]
     Changed {
         /// The importing object's base name.
         object: String,
     },
-    /// A slot is on a page that must not become writable.
+    /// A slot lies on a page that must not become writable.
     #[error("a slot of {object} is on an executable or unreadable page")]
     Page {
         /// The importing object's base name.
         object: String,
     },
-    /// `/proc/self/maps` cannot be read, so protections cannot be put back.
+    /// `/proc/self/maps` cannot be read, so page protections could not be restored.
     #[error("the mappings of the process cannot be read")]
     Maps,
-    /// The kernel refuses to make a page writable, or to put its protection back.
+    /// The kernel refused to make a page writable, or to restore its protection.
     #[error("mprotect failed, errno {0}")]
     Protect(i32),
     /// All thread-specific keys are taken.
     #[error("no thread-specific key is left")]
     Key,
-    /// The loader does not know the object that is to stay, or refuses to keep it.
+    /// The loader does not know the object to pin, or refuses to keep it.
     #[error("the module cannot be kept in the process")]
     Pin,
-    /// There is no Lua library in the process.
+    /// No Lua library is loaded in the process.
     #[error("no LuaJIT is loaded")]
     NoLua,
-    /// VMs are made in a way that the hook does not see.
+    /// The hook does not see how VMs are created.
     #[error("no module imports {symbol}")]
     NotImported {
         /// The function.
         symbol: String,
     },
-    /// The process has more threads than one: code that they may be in cannot be changed.
+    /// The process has more than one thread. Code that other threads may be running cannot be
+    /// changed.
     #[error("the process has threads already")]
     Threads,
-    /// There is no room for code close enough to the functions.
+    /// There is no free page close enough to the functions for the hook's code.
     #[error("no room near the functions")]
     Room,
     /// The function's first instructions cannot be moved.
@@ -71,25 +72,25 @@ pub enum Refusal {
         /// The function.
         symbol: String,
     },
-    /// A structure of nginx is not as the module was built for.
+    /// A structure of nginx differs from the one that the module was built for.
     #[error("nginx's structures are not those that the module was built for")]
     Layout,
-    /// Somebody else has changed the function's code since.
+    /// Somebody else has changed the function's code since it was hooked.
     #[error("the code of {symbol} was changed by somebody else")]
     Overwritten {
         /// The function.
         symbol: String,
     },
-    /// There can be no child process to try it in.
+    /// No child process could be created for the trial.
     #[error("cannot try it in a child process")]
     Fork,
-    /// The child process that tried it was killed.
+    /// The child process that ran the trial was killed, or ended without a result.
     #[error("a child process that tried it was killed")]
     Killed,
-    /// The kernel refuses to wait for a signal or a descriptor, whichever comes first.
+    /// The kernel refused to wait for either a signal or a descriptor.
     #[error("ppoll failed, errno {0}")]
     Wait(i32),
-    /// There is no memory for what the hook counts.
+    /// There is no memory for the hook's counters.
     #[error("there is no memory for its counters")]
     Memory,
 }

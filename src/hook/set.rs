@@ -1,18 +1,18 @@
-//! Which hooks are wanted: the words of `memstat_hooks`.
+//! The set of requested hooks: the parameters of `memstat_hooks`.
 #![forbid(unsafe_code)]
 
-/// The hooks that are wanted.
+/// The requested hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HookSet {
-    /// nginx's pool allocator.
+    /// The hooks on nginx's pool allocator.
     pub pool: bool,
-    /// nginx's slab allocator.
+    /// The hooks on nginx's slab allocator.
     pub slab: bool,
-    /// LuaJIT's allocators.
+    /// The hooks on LuaJIT's allocators.
     pub lua: bool,
-    /// Thread creation.
+    /// The hook on thread creation.
     pub thread: bool,
-    /// The master's sleep.
+    /// The hook on the master's sleep.
     pub master: bool,
 }
 
@@ -34,7 +34,7 @@ impl HookSet {
     pub const NONE: HookSet =
         HookSet { pool: false, slab: false, lua: false, thread: false, master: false };
 
-    /// The hooks of both.
+    /// Returns the union of both sets.
     pub fn or(self, other: HookSet) -> HookSet {
         HookSet {
             pool: self.pool || other.pool,
@@ -45,7 +45,7 @@ impl HookSet {
         }
     }
 
-    /// The hooks that are not among others.
+    /// Returns the hooks of this set that are not in `others`.
     pub fn without(self, others: HookSet) -> HookSet {
         HookSet {
             pool: self.pool && !others.pool,
@@ -56,7 +56,7 @@ impl HookSet {
         }
     }
 
-    /// Reads the words behind the directive's name. The error is a sentence for the log.
+    /// Parses the parameters of the directive. The error is a sentence for the log.
     pub fn parse(words: &[&[u8]]) -> Result<HookSet, String> {
         match words {
             [] => return Err(format!("no value, {EXPECTED}")),

@@ -1,12 +1,14 @@
-//! The stacks of the live threads of this process that were hooked.
+//! The stacks of this process's live threads that were created through the hook.
 //!
-//! A forked child has only the thread that forked, and another may have held the lock at that
-//! moment. So each process has a registry of its own, made when it is first needed; the one
-//! inherited from the parent is left untouched.
+//! A forked child has only the thread that forked, and another thread of the parent may have held
+//! the lock at that moment. So each process creates a registry of its own when it first needs one,
+//! and leaves the registry inherited from its parent untouched.
 //!
 //! What the unsafe code below relies on:
 //!
 //! 1. `CURRENT` is null or points to a registry that is initialised, shared and never freed.
+//! 2. A block of memory that this code allocated and has not yet stored in `CURRENT` is used by
+//!    nobody else.
 
 use std::alloc::Layout;
 use std::ops::Range;
@@ -16,16 +18,17 @@ use std::sync::{Mutex, PoisonError};
 /// The stacks of hooked threads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ThreadStacks {
-    /// The stack of each live hooked thread, without its guard. The main thread is not among them.
+    /// The stack of each live hooked thread, without its guard. The main thread is not included.
     pub seen: Vec<Range<usize>>,
-    /// Threads that could not be recorded, ever, in this process and those it was forked from.
+    /// The number of threads that could not be recorded, ever, in this process and the processes
+    /// that it was forked from.
     pub unseen: u64,
 }
 
 /// The threads of one process.
 struct Registry {
     pid: u32,
-    /// The thread's id (`pthread_self`), and its stack.
+    /// Each thread's id (`pthread_self`) and its stack.
     live: Mutex<Vec<(usize, Range<usize>)>>,
 }
 
@@ -33,30 +36,31 @@ static CURRENT: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
 static UNSEEN: AtomicU64 = AtomicU64::new(0);
 
 impl Registry {
-    /// The registry of this process, if a thread was ever recorded in it.
+    /// Returns the registry of this process, if one was created.
     fn current() -> Option<&'static Registry> {
-        // SAFETY: 1.
+        // SAFETY: the pointer is null or leads to a registry that is never freed (1).
         let found = unsafe { CURRENT.load(Ordering::Acquire).as_ref() }?;
         (found.pid == std::process::id()).then_some(found)
     }
 
-    /// The registry of this process; makes it. `None` without memory.
+    /// Returns the registry of this process, and creates it if necessary. Returns `None` if there
+    /// is no memory for it.
     fn make() -> Option<&'static Registry> {
         let found = CURRENT.load(Ordering::Acquire);
         if let Some(registry) = Self::current() {
             return Some(registry);
         }
         let layout = Layout::new::<Registry>();
-        // SAFETY: the type has a size.
+        // SAFETY: the size of the type is not 0, and the block is ours (2).
         let fresh = unsafe { std::alloc::alloc(layout) }.cast::<Registry>();
         if fresh.is_null() {
             return None;
         }
-        // SAFETY: allocated above for this type.
+        // SAFETY: the block was allocated above for this type (2).
         unsafe { fresh.write(Registry { pid: std::process::id(), live: Mutex::default() }) };
         if CURRENT.compare_exchange(found, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // Another thread of this process was first.
-            // SAFETY: nobody else has seen it, and its empty vector owns nothing.
+            // Another thread of this process was faster.
+            // SAFETY: nobody else has seen the block, and its empty vector owns no memory (2).
             unsafe { std::alloc::dealloc(fresh.cast(), layout) };
         }
         Self::current()
@@ -67,7 +71,7 @@ impl Registry {
     }
 }
 
-/// Records a thread. One that cannot be recorded is counted.
+/// Records a thread. If that fails, counts it as unseen.
 pub fn add(thread: usize, stack: Range<usize>) {
     let added = Registry::make().is_some_and(|registry| {
         registry.with(|live| {
@@ -85,7 +89,7 @@ pub fn add(thread: usize, stack: Range<usize>) {
     }
 }
 
-/// Forgets a thread, if it is known.
+/// Removes a thread, if it is recorded.
 pub fn remove(thread: usize) {
     if let Some(registry) = Registry::current() {
         registry.with(|live| live.retain(|(other, _)| *other != thread));
@@ -97,7 +101,7 @@ pub fn miss() {
     UNSEEN.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The live threads of this process.
+/// Returns the stacks of the live threads of this process.
 pub fn read() -> ThreadStacks {
     let seen = Registry::current().map_or_else(Vec::new, |registry| {
         registry.with(|live| live.iter().map(|(_, stack)| stack.clone()).collect())

@@ -1,17 +1,18 @@
-//! What is said about a hook.
+//! The state of a hook.
 #![forbid(unsafe_code)]
 
 use super::refusal::Refusal;
 use crate::report::model::HookState;
 
-/// Whether a hook is in place, and if not, what refused it. [`HookState`] is what the reply says.
+/// Whether a hook is in place, and if not, why. Converts to [`HookState`], which the reply
+/// contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hooked {
-    /// Nobody has asked for it.
+    /// Installation was not requested.
     NotInstalled,
-    /// In place.
+    /// The hook is in place.
     On,
-    /// Not in place, or not everywhere.
+    /// The hook is missing in some or all places.
     Off(Refusal),
 }
 
