@@ -1,4 +1,4 @@
-//! The kernel and the loader: what they say of this process, and of other ones.
+//! Reads what the kernel and the loader report about this process and about other processes.
 
 pub mod elf;
 pub mod exports;

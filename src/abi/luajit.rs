@@ -50,7 +50,7 @@ pub enum Unreadable {
     /// Its memory cannot be read.
     #[error("its memory cannot be read")]
     Memory,
-    /// It is not as `lj_alloc.c` has it.
+    /// The data does not match `lj_alloc.c`.
     #[error("its allocator is not LuaJIT's own, or has another layout")]
     Layout,
     /// Reading it would take too long.

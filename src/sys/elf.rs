@@ -1,11 +1,11 @@
-//! The loaded objects of this process: the executable and its libraries.
+//! Lists the loaded objects of this process: the executable and its libraries.
 //!
-//! What the unsafe code below relies on:
+//! Invariants of the unsafe code:
 //!
-//! 1. `dl_iterate_phdr` calls back on this thread, before it returns, with the data pointer it was
-//!    given. It holds the loader's lock meanwhile, so no object goes away during a call.
-//! 2. The `dl_phdr_info` of a call is valid for the call; its name is null or NUL-terminated, and
-//!    its program headers are `dlpi_phnum` many, or null.
+//! 1. `dl_iterate_phdr` calls back on this thread, before it returns, with the data pointer that it
+//!    was given. It holds the loader's lock meanwhile, so no object is unloaded during a call.
+//! 2. The `dl_phdr_info` of a call is valid for the call. Its name is null or NUL-terminated, and
+//!    its program headers are null or an array of length `dlpi_phnum`.
 //! 3. `getauxval` has no preconditions.
 
 use std::ffi::{c_int, c_void, CStr, OsStr};
@@ -18,10 +18,10 @@ use super::pagemap::page_size;
 /// A loaded segment (`PT_LOAD`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Its addresses, rounded outwards to whole pages; `.bss` included.
+    /// Its addresses, rounded outwards to whole pages, including `.bss`.
     pub range: Range<usize>,
-    /// `PF_R`, `PF_W` and `PF_X`, as the file asks for. A part of a writable segment may have been
-    /// made read-only since (RELRO).
+    /// `PF_R`, `PF_W` and `PF_X` as the file requests them. Part of a writable segment may have
+    /// become read-only since (RELRO).
     pub flags: u32,
 }
 
@@ -30,33 +30,33 @@ pub struct Segment {
 pub struct LoadedObject {
     /// The base name of its file.
     pub name: String,
-    /// What is added to an address in the file to get one in memory.
+    /// The difference between an address in memory and the one in the file.
     pub bias: usize,
     /// Its loaded segments.
     pub segments: Vec<Segment>,
-    /// The address of its dynamic section; a static executable has none.
+    /// The address of its dynamic section; `None` for a static executable.
     pub dynamic: Option<usize>,
-    /// The address of its table of functions to unwind (`.eh_frame_hdr`), where it has one.
+    /// The address of its table for unwinding (`.eh_frame_hdr`), if it has one.
     pub unwind: Option<usize>,
 }
 
 impl LoadedObject {
-    /// The ranges of all loaded segments.
+    /// Iterates over the ranges of all loaded segments.
     pub fn loaded(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.segments.iter().map(|segment| segment.range.clone())
     }
 
-    /// The ranges of the executable segments.
+    /// Iterates over the ranges of the executable segments.
     pub fn executable(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.with(libc::PF_X)
     }
 
-    /// The ranges of the writable segments: `.data`, `.bss`, and what is relocated.
+    /// Iterates over the ranges of the writable segments: `.data`, `.bss`, and relocated data.
     pub fn writable(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.with(libc::PF_W)
     }
 
-    /// Whether an address is in one of its loaded segments.
+    /// Returns whether an address is in one of the loaded segments.
     pub fn contains(&self, address: usize) -> bool {
         self.loaded().any(|range| range.contains(&address))
     }
@@ -66,43 +66,44 @@ impl LoadedObject {
     }
 }
 
-/// The objects loaded in this process, the executable first. The kernel's vdso is left out.
+/// Lists the objects loaded in this process, the executable first. The kernel's vdso is left out.
 ///
-/// A list of numbers and names: an object in it may be gone as soon as another thread unloads it.
+/// The result is a copy: another thread may unload an object of the list at any time.
 pub fn objects() -> Vec<LoadedObject> {
     let mut found: Vec<LoadedObject> = Vec::new();
-    // SAFETY: 1; `collect` takes the data pointer for the vector it is.
+    // SAFETY: `collect` gets the pointer to this vector back, on this thread (1).
     unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut found).cast()) };
-    // SAFETY: 3.
+    // SAFETY: the call is always allowed (3).
     let vdso = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
     if let Some(executable) = found.first_mut() {
-        // The loader's own idea of this name is empty, or argv[0], which nginx overwrites.
+        // The loader has an empty name here, or argv[0], which nginx overwrites.
         executable.name = executable_name();
     }
     found.retain(|object| vdso == 0 || !object.contains(vdso));
     found
 }
 
-/// Adds one object to the vector behind `data`.
+/// Adds one object to the vector that `data` points to.
 unsafe extern "C" fn collect(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
     data: *mut c_void,
 ) -> c_int {
-    // SAFETY: 1: the data pointer is that of the vector in `objects`, used by nothing else now.
+    // SAFETY: `data` points to the vector in `objects`, which nothing else uses during the call
+    // (1).
     let found = unsafe { &mut *data.cast::<Vec<LoadedObject>>() };
-    // SAFETY: 2.
+    // SAFETY: the description is valid for the call (2).
     let info = unsafe { &*info };
     let headers = if info.dlpi_phdr.is_null() {
         &[]
     } else {
-        // SAFETY: 2.
+        // SAFETY: the headers are not null, so they are an array of this length (2).
         unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
     };
     let name = if info.dlpi_name.is_null() {
         String::new()
     } else {
-        // SAFETY: 2.
+        // SAFETY: the name is not null, so it ends in NUL (2).
         base_name(unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes())
     };
     let bias = info.dlpi_addr as usize;
@@ -123,14 +124,14 @@ unsafe extern "C" fn collect(
     0
 }
 
-/// The range of whole pages that covers `len` bytes from `start` on.
+/// Returns the range of whole pages that covers `len` bytes from `start` on.
 fn pages(start: usize, len: usize) -> Range<usize> {
     let mask = page_size() - 1;
     let end = start.saturating_add(len).saturating_add(mask);
     start & !mask..end & !mask
 }
 
-/// The base name of the executable's file, without the mark of a file that has been replaced.
+/// Returns the base name of the executable's file, without the suffix of a file that was replaced.
 fn executable_name() -> String {
     let path = std::fs::read_link("/proc/self/exe").unwrap_or_default();
     let path = path.as_os_str().as_bytes();

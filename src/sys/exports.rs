@@ -1,6 +1,7 @@
-//! The exported functions of a loaded object, by address.
+//! Lists the exported functions of a loaded object by address.
 //!
-//! What the unsafe code below relies on: [`around`] demands of its caller what [`Image`] does.
+//! The unsafe code rests on rule 1 of [`image`](super::image): [`around`] and [`all`] require of
+//! their callers what [`Image::new`] requires.
 
 use super::image::{Dynamic, Image, SYM_SIZE};
 use crate::sys::elf::LoadedObject;
@@ -8,33 +9,34 @@ use crate::sys::elf::LoadedObject;
 const STT_OBJECT: u8 = 1;
 const STT_FUNC: u8 = 2;
 
-/// A name longer than this is cut.
+/// The maximum length of a name in bytes; longer names are cut.
 const NAME: usize = 128;
 
-/// The exported functions on both sides of an address in no exported function.
+/// The exported functions on both sides of an address that is in no exported function.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Neighbours {
-    /// The last one that starts before it.
+    /// The last function that starts at or before the address.
     pub below: Option<String>,
-    /// Where that one starts.
+    /// The address at which that function starts.
     pub below_at: usize,
-    /// The first one that starts behind it.
+    /// The first function that starts behind the address.
     pub above: Option<String>,
-    /// How many start between the address and the start of a function.
+    /// The number of functions that start between the address and a given function.
     pub between: usize,
 }
 
-/// A function: where it starts, and where its symbol is.
+/// A function: its start, and the address of its symbol.
 type Found = (usize, usize);
 
-/// The neighbours of an address, among the functions that the object exports, and how far a function
-/// is from it. Both are `None` where the object's tables cannot be read.
+/// Finds the neighbours of an address among the functions that the object exports, and how many of
+/// them start between the address and `function`. The neighbours are `None` if the object's tables
+/// cannot be read.
 ///
 /// # Safety
 ///
-/// The object is loaded, and stays so during the call.
+/// The object is loaded, and stays loaded during the call.
 pub unsafe fn around(object: &LoadedObject, address: usize, function: usize) -> Neighbours {
-    // SAFETY: by contract.
+    // SAFETY: the caller keeps the object loaded during the call, as rule 1 of `image` requires.
     let image = unsafe { Image::new(object) };
     neighbours(&image, address, function).unwrap_or_default()
 }
@@ -73,27 +75,27 @@ fn name(image: &Image, dynamic: &Dynamic, symbol: usize) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-/// An exported function or object.
+/// An exported function or variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
     /// Its name.
     pub name: String,
-    /// Where it starts.
+    /// The address at which it starts.
     pub address: usize,
-    /// Its bytes.
+    /// Its size in bytes.
     pub size: usize,
-    /// Whether it is a function; else it is data.
+    /// Whether it is a function; otherwise it is data.
     pub is_function: bool,
 }
 
-/// All functions and all data that an object exports, by address; none where its tables cannot be
-/// read.
+/// Returns all functions and all data that an object exports, sorted by address; empty if its
+/// tables cannot be read.
 ///
 /// # Safety
 ///
-/// As for [`around`].
+/// The object is loaded, and stays loaded during the call.
 pub unsafe fn all(object: &LoadedObject) -> Vec<Export> {
-    // SAFETY: by contract.
+    // SAFETY: the caller keeps the object loaded during the call, as rule 1 of `image` requires.
     let image = unsafe { Image::new(object) };
     let mut all = exports(&image).unwrap_or_default();
     all.sort_by(|a, b| a.address.cmp(&b.address).then_with(|| a.name.cmp(&b.name)));
@@ -120,7 +122,7 @@ fn exports(image: &Image) -> Option<Vec<Export>> {
     Some(all)
 }
 
-/// How many symbols there are.
+/// Returns the number of symbols.
 fn count(image: &Image, dynamic: &Dynamic) -> Option<usize> {
     let half = |at: usize| Some(u32::from_ne_bytes(image.bytes(at, 4)?.try_into().ok()?) as usize);
     let (gnu, old) = dynamic.hashes;
@@ -130,7 +132,7 @@ fn count(image: &Image, dynamic: &Dynamic) -> Option<usize> {
     if gnu == 0 {
         return None;
     }
-    // Buckets with the first symbol of each chain; the last symbol of a chain has an odd hash.
+    // Each bucket has the first symbol of its chain; the last symbol of a chain has an odd hash.
     let (buckets, first, bloom) = (half(gnu)?, half(gnu + 4)?, half(gnu + 8)?);
     let buckets_at = gnu.checked_add(16)?.checked_add(bloom.checked_mul(8)?)?;
     let chains_at = buckets_at.checked_add(buckets.checked_mul(4)?)?;
@@ -169,20 +171,20 @@ mod tests {
                 Library::build(&name, SOURCE, &[&format!("-Wl,--hash-style={style}"), "-O0"]);
             let objects = objects();
             let object = objects.iter().find(|object| object.name == name).unwrap();
-            // SAFETY: the pointer's type; the library is loaded.
+            // SAFETY: the pointer has this type, and the library stays loaded (rule 1 of `image`).
             let hidden = unsafe { library.symbol(c"pointer").cast::<usize>().read() };
-            // SAFETY: as above.
+            // SAFETY: the library stays loaded (rule 1 of `image`).
             let found = unsafe { around(object, hidden, library.symbol(c"two") as usize) };
             let [one, two] = [Some("one".to_owned()), Some("two".to_owned())];
             let below_at = found.below_at;
             assert!(0 < below_at && below_at <= hidden);
             let expected = Neighbours { below: one, below_at, above: two.clone(), between: 0 };
             assert_eq!(found, expected);
-            // SAFETY: as above.
+            // SAFETY: the library stays loaded (rule 1 of `image`).
             let last = unsafe { around(object, library.symbol(c"two") as usize, 0) };
             assert_eq!(last.between, 1, "the first");
             assert_eq!(last.below, two);
-            // SAFETY: as above.
+            // SAFETY: the library stays loaded (rule 1 of `image`).
             assert_eq!(unsafe { around(object, 0, 0) }.below, None);
             library.close();
         }

@@ -1,18 +1,21 @@
-//! Where the functions of a loaded object start, by the table that it has for unwinding.
+//! Lists where the functions of a loaded object start, from its table for unwinding.
 //!
-//! Every object has that table, stripped or not: `.eh_frame_hdr`, as in the Linux Standard Base.
+//! Every object has this table, stripped or not: `.eh_frame_hdr`, as described in the Linux
+//! Standard Base.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 
 use super::image::Image;
 
-/// Version 1; the encodings of the pointer (4 bytes, relative to itself), of the count (4 bytes) and of
-/// the table (pairs of 4 bytes, relative to the header): what GNU's and LLVM's linkers write.
+/// The header that GNU's and LLVM's linkers write: version 1, then the encodings of the pointer (4
+/// bytes, relative to itself), of the count (4 bytes) and of the table (pairs of 4 bytes, relative
+/// to the header).
 const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
-/// Functions of an object that are read.
+/// The maximum number of functions to read from one object.
 const MOST: usize = 1 << 20;
 
-/// The starts of the object's functions, in order; none where the table cannot be read.
+/// Returns the starts of the object's functions in ascending order; empty if the table cannot be
+/// read.
 pub fn starts(image: &Image) -> Vec<usize> {
     read(image).unwrap_or_default()
 }
@@ -45,7 +48,7 @@ mod tests {
         let objects = objects();
         let getpid = symbol::address(c"getpid").unwrap();
         let libc = objects.iter().find(|object| object.contains(getpid)).unwrap();
-        // SAFETY: the C library stays loaded.
+        // SAFETY: the C library stays loaded, as rule 1 of `image` requires.
         let starts = starts(&unsafe { Image::new(libc) });
         assert!(starts.len() > 1000, "{}", starts.len());
         assert!(starts.binary_search(&getpid).is_ok());

@@ -1,14 +1,14 @@
-//! The memory of a loaded object: its dynamic section, and what that leads to.
+//! Reads the memory of a loaded object: its dynamic section, and the tables that it refers to.
 //!
-//! What the unsafe code below relies on:
+//! Invariants of the unsafe code:
 //!
-//! 1. A [`LoadedObject`] whose object is still loaded: its segments are mapped as whole pages, and
-//!    readable where they say so. [`Image::new`] demands it of its caller.
-//! 2. The loader has finished with the object's tables; nobody writes to them any more, other than
-//!    to the slots of imports, which are read atomically.
+//! 1. The object of a [`LoadedObject`] is still loaded: its segments are mapped as whole pages, and
+//!    are readable where their flags say so. [`Image::new`] requires this of its caller.
+//! 2. The loader has finished with the object's tables. Nobody writes to them any more, except to
+//!    the slots of imports, which are read atomically.
 //!
-//! Nothing is believed of the tables themselves: every address is checked to be in a readable
-//! segment before it is read.
+//! The tables themselves are not trusted: every address is checked to lie in a readable segment
+//! before it is read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,14 +26,14 @@ const DT_STRSZ: u64 = 10;
 const DT_SYMENT: u64 = 11;
 const DT_PLTREL: u64 = 20;
 const DT_JMPREL: u64 = 23;
-/// The tag for objects whose imports are all bound at load.
+/// The tag of objects whose imports are all bound when they are loaded.
 pub const DT_BIND_NOW: u64 = 24;
-/// The tag of the flags.
+/// The tag of the first word of flags.
 pub const DT_FLAGS: u64 = 30;
 /// The flag of [`DT_FLAGS`] with the meaning of [`DT_BIND_NOW`].
 pub const DF_BIND_NOW: usize = 8;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
-/// The tag of the further flags.
+/// The tag of the second word of flags.
 pub const DT_FLAGS_1: u64 = 0x6fff_fffb;
 /// The flag of [`DT_FLAGS_1`] with the meaning of [`DT_BIND_NOW`].
 pub const DF_1_NOW: usize = 1;
@@ -45,40 +45,41 @@ pub const SYM_SIZE: usize = 24;
 /// `Elf64_Dyn`: `d_tag`, `d_val`.
 const DYN_SIZE: usize = 16;
 
-/// The memory of an object that is loaded (1).
+/// The memory of a loaded object (1).
 pub struct Image<'a> {
     /// The object.
     pub object: &'a LoadedObject,
 }
 
-/// What is of use in a dynamic section.
+/// The fields of a dynamic section that are used here.
 #[derive(Debug, Default)]
 pub struct Dynamic {
-    /// The names of symbols.
+    /// The address of the names of symbols.
     pub strings: usize,
-    /// Their bytes.
+    /// The size of the names in bytes.
     pub strings_size: usize,
-    /// The table of symbols.
+    /// The address of the table of symbols.
     pub symbols: usize,
-    /// The tables to look symbols up in: `DT_GNU_HASH` and `DT_HASH`; 0 where there is none.
+    /// The addresses of `DT_GNU_HASH` and `DT_HASH`, the tables to look symbols up in; 0 if there
+    /// is none.
     pub hashes: (usize, usize),
-    /// Nothing is left to the first call.
+    /// Whether all imports are bound when the object is loaded, and none at its first call.
     pub bind_now: bool,
-    /// Address and size of `DT_JMPREL` and `DT_RELA`.
+    /// The address and size of `DT_JMPREL` and of `DT_RELA`.
     pub tables: [(usize, usize); 2],
 }
 
 impl<'a> Image<'a> {
-    /// The memory of an object.
+    /// Makes an image of an object.
     ///
     /// # Safety
     ///
-    /// The object is loaded, and stays so while the image is used.
+    /// The object is loaded, and stays loaded while the image is used.
     pub unsafe fn new(object: &'a LoadedObject) -> Self {
         Image { object }
     }
 
-    /// Reads a dynamic section.
+    /// Reads a dynamic section. Returns `None` if it is malformed or uses another format.
     pub fn dynamic(&self, at: usize) -> Option<Dynamic> {
         let mut found = Dynamic::default();
         let (mut jmprel, mut jmprel_size, mut rela, mut rela_size) = (0, 0, 0, 0);
@@ -111,13 +112,14 @@ impl<'a> Image<'a> {
         Some(found)
     }
 
-    /// glibc turns the addresses of the dynamic section into absolute ones in place, musl does not.
+    /// Converts an address from the dynamic section: glibc replaces it by an absolute one in place,
+    /// musl does not.
     fn absolute(&self, value: usize) -> Option<usize> {
         let relocated = self.object.bias.wrapping_add(value);
         [value, relocated].into_iter().find(|&address| self.object.contains(address))
     }
 
-    /// Whether the symbol at an address has the name, which includes its NUL.
+    /// Returns whether the symbol at an address has this name, which includes its NUL.
     pub fn is_named(&self, dynamic: &Dynamic, symbol: usize, name: &[u8]) -> Option<bool> {
         let start = self.bytes(symbol, 4)?;
         let start = u32::from_ne_bytes(start.try_into().ok()?) as usize;
@@ -127,26 +129,28 @@ impl<'a> Image<'a> {
         Some(self.bytes(dynamic.strings.wrapping_add(start), name.len())? == name)
     }
 
-    /// A word, if it can be read.
+    /// Reads a word; `None` if it is not readable.
     pub fn word(&self, address: usize) -> Option<u64> {
         self.bytes(address, 8)?.try_into().ok().map(u64::from_ne_bytes)
     }
 
-    /// Bytes, if they can be read.
+    /// Returns bytes in place; `None` if they are not readable.
     pub fn bytes(&self, address: usize, len: usize) -> Option<&[u8]> {
         if !self.is_readable(address, len) {
             return None;
         }
-        // SAFETY: 1 and 2; the bytes are in one readable segment.
+        // SAFETY: the bytes lie in one readable segment of a loaded object, and nobody writes to
+        // its tables (1, 2).
         Some(unsafe { std::slice::from_raw_parts(address as *const u8, len) })
     }
 
-    /// What the slot of an import holds.
+    /// Reads the slot of an import.
     pub fn slot(&self, address: usize) -> Option<usize> {
         if address % align_of::<AtomicUsize>() != 0 || !self.is_readable(address, 8) {
             return None;
         }
-        // SAFETY: 1; aligned, in one readable segment, and only ever written as a whole.
+        // SAFETY: the slot is aligned, lies in one readable segment, and is only written as a whole
+        // word (1).
         Some(unsafe { AtomicUsize::from_ptr(address as *mut usize) }.load(Ordering::Relaxed))
     }
 

@@ -1,10 +1,10 @@
-//! Whether a process lives: whether it exists, and from `/proc/PID/stat` whether it is about to end.
+//! Reports whether a process exists, and from `/proc/PID/stat` whether it is about to end.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::Read;
 
-/// `PF_EXITING` of the kernel's `sched.h`: set before the memory is given back, which may take long.
+/// `PF_EXITING` of the kernel's `sched.h`: set before the memory is freed, which may take long.
 const EXITING: u64 = 4;
 
 /// Returns whether a process with this pid exists.
@@ -16,8 +16,9 @@ pub fn exists(pid: i32) -> bool {
     rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }
 
-/// Whether a process exits, or has ended and waits to be reaped. False where the kernel does not say:
-/// the process is gone, or hidden.
+/// Returns whether a process is exiting, or has ended and waits to be reaped.
+///
+/// Returns false if the kernel does not say so because the process is gone or hidden.
 pub fn is_ending(pid: i32) -> bool {
     read(pid).and_then(|stat| parse(&stat)).unwrap_or(false)
 }
@@ -28,8 +29,8 @@ fn read(pid: i32) -> Option<Vec<u8>> {
     Some(stat)
 }
 
-/// The second field, the name in parentheses, may have anything in it. Behind it are the state, six
-/// others, and the flags.
+/// Parses `/proc/PID/stat`. The second field is the name in parentheses and may contain any byte.
+/// The state, six other fields and the flags follow.
 fn parse(stat: &[u8]) -> Option<bool> {
     let behind_name = stat.rsplit(|byte| *byte == b')').next()?;
     let mut fields = std::str::from_utf8(behind_name).ok()?.split_ascii_whitespace();

@@ -1,13 +1,13 @@
-//! The limits on a process's memory, from `/proc/PID/limits`.
+//! Reads the limits on a process's memory from `/proc/PID/limits`.
 #![forbid(unsafe_code)]
 
 use std::io;
 
-/// The line of a limit, and its name here.
+/// The names of the lines to read, each with the name used in reports.
 const LIMITS: [(&str, &str); 2] =
     [("Max address space", "address_space"), ("Max data size", "data")];
 
-/// The soft limits in bytes that are set, by name.
+/// Returns the soft limits that are set, in bytes, by name.
 pub fn of(pid: i32) -> io::Result<Vec<(String, u64)>> {
     std::fs::read_to_string(format!("/proc/{pid}/limits")).map(|limits| parse(&limits))
 }

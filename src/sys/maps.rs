@@ -1,7 +1,8 @@
-//! The mappings of this process, from `/proc/self/maps`, read in steps.
+//! Reads the mappings of this process from `/proc/self/maps`, in steps.
 //!
-//! The types are those of `procfs`, the reader is not: its parser reads the whole file in one call, which
-//! cannot be divided into slices of the event loop, and takes five times as long, a tenth of a snapshot.
+//! The types are those of `procfs`, the reader is not. The parser of `procfs` reads the whole file
+//! in one call, which cannot be divided into slices of the event loop, and takes five times as
+//! long, a tenth of a snapshot.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -14,25 +15,27 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use crate::budget::{Budget, Progress};
 
-/// Reads the mappings; call [`MapsReader::step`] until it is done.
+/// Reads the mappings. Call [`MapsReader::step`] until it returns [`Progress::Done`].
 #[derive(Debug)]
 pub struct MapsReader {
     file: File,
-    /// Bytes of a line that the last read cut.
+    /// The start of a line that the last read did not complete.
     tail: Vec<u8>,
     maps: Vec<MemoryMap>,
 }
 
 impl MapsReader {
-    /// Opens the file. The kernel goes on by address from read to read, so a mapping made or gone
-    /// in the middle is there or not, but none is torn.
+    /// Opens the file.
+    ///
+    /// Each read continues at the next address. A mapping that is made or removed meanwhile may be
+    /// listed or not, but no entry is torn.
     pub fn open() -> io::Result<Self> {
         Ok(MapsReader { file: File::open("/proc/self/maps")?, tail: Vec::new(), maps: Vec::new() })
     }
 
-    /// Reads on.
+    /// Continues to read until the file ends or the budget is spent.
     pub fn step(&mut self, budget: &Budget) -> io::Result<Progress> {
-        // The kernel gives no more at once.
+        // The kernel returns at most this many bytes per read.
         let mut buffer = [0; 4096];
         loop {
             let n = self.file.read(&mut buffer)?;
@@ -48,7 +51,7 @@ impl MapsReader {
         }
     }
 
-    /// The mappings, by address.
+    /// Returns the mappings in ascending order of addresses.
     pub fn finish(self) -> Vec<MemoryMap> {
         self.maps
     }
@@ -76,8 +79,8 @@ impl MapsReader {
     }
 }
 
-/// One line: `from-to perms offset major:minor inode path`, as `Documentation/filesystems/proc.rst` of
-/// the kernel has it.
+/// Parses one line: `from-to perms offset major:minor inode path`, as described in the kernel's
+/// `Documentation/filesystems/proc.rst`.
 fn parse(line: &[u8]) -> Option<MemoryMap> {
     let (from, rest) = number::<16>(line, b'-')?;
     let (to, rest) = number::<16>(rest, b' ')?;
@@ -105,7 +108,7 @@ fn parse(line: &[u8]) -> Option<MemoryMap> {
     })
 }
 
-/// What the last column says.
+/// Interprets the last column.
 fn pathname(path: &[u8]) -> MMapPath {
     let file = || MMapPath::Path(OsStr::from_bytes(path).into());
     match path {
@@ -115,13 +118,13 @@ fn pathname(path: &[u8]) -> MMapPath {
     }
 }
 
-/// Whether a path is that of a System V segment: `/SYSV` and its key in eight digits.
+/// Returns whether a path is that of a System V segment: `/SYSV` and its key in eight digits.
 fn is_segment(path: &[u8]) -> bool {
     let key = path.strip_prefix(b"/SYSV").and_then(|key| key.get(..8));
     key.is_some_and(|key| key.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// The number that a text begins with, and what follows the byte that ends it.
+/// Parses the number at the start of a text. Returns it and the text behind the byte that ends it.
 fn number<const RADIX: u64>(text: &[u8], end: u8) -> Option<(u64, &[u8])> {
     let (mut number, mut rest) = (0u64, text);
     loop {
@@ -138,22 +141,22 @@ fn number<const RADIX: u64>(text: &[u8], end: u8) -> Option<(u64, &[u8])> {
     }
 }
 
-/// The addresses of a mapping.
+/// Returns the addresses of a mapping.
 pub fn range(map: &MemoryMap) -> Range<usize> {
     map.address.0 as usize..map.address.1 as usize
 }
 
-/// Whether a mapping is shared between processes.
+/// Returns whether a mapping is shared between processes.
 pub fn is_shared(map: &MemoryMap) -> bool {
     map.perms.contains(MMPermissions::SHARED)
 }
 
-/// Whether a mapping has a file behind it: a real one, or one of the kernel's for shared memory.
+/// Returns whether a mapping has a file: a real one, or one of the kernel's own for shared memory.
 pub fn has_file(map: &MemoryMap) -> bool {
     map.inode != 0 || is_shared(map)
 }
 
-/// Whether a mapping can be executed, with no file behind it: machine code made at run time.
+/// Returns whether a mapping is executable and has no file: machine code generated at run time.
 pub fn is_generated_code(map: &MemoryMap) -> bool {
     let is_anonymous = match &map.pathname {
         MMapPath::Anonymous => true,
@@ -163,14 +166,15 @@ pub fn is_generated_code(map: &MemoryMap) -> bool {
     is_anonymous && map.perms.contains(MMPermissions::EXECUTE) && !has_file(map)
 }
 
-/// Whether a mapping is of huge pages that are not in any resident figure: `MAP_HUGETLB`.
+/// Returns whether a mapping consists of huge pages that no resident figure includes:
+/// `MAP_HUGETLB`.
 pub fn is_hugetlb(map: &MemoryMap) -> bool {
     map.inode != 0
         && matches!(&map.pathname, MMapPath::Path(path)
             if path.as_os_str().as_bytes().starts_with(b"/anon_hugepage"))
 }
 
-/// `[vsyscall]` is listed but is no part of any process's address space.
+/// Returns false for `[vsyscall]`, which is listed but belongs to no process's address space.
 fn in_address_space(map: &MemoryMap) -> bool {
     map.address.1 <= 1 << 63
 }

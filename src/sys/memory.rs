@@ -1,50 +1,55 @@
-//! Reading this process's memory at addresses that may be wrong.
+//! Reads this process's memory at addresses that may be invalid.
 //!
-//! An address found in another's data structure may have been unmapped by another thread since, or
-//! never have been one. [`Own`] lets the kernel do the copying (`process_vm_readv` on this very
-//! process): a bad address is an error, not a signal.
+//! An address found in a data structure of another program may have been unmapped by another thread
+//! since, or may never have been an address. [`Own`] makes the kernel copy (`process_vm_readv` on
+//! this same process), so a bad address is an error and not a signal.
 //!
-//! Invariants:
-//! 1. The kernel writes at most as many bytes as the local vector says, into the local vector only.
+//! Invariants of the unsafe code:
+//!
+//! 1. The kernel writes at most as many bytes as the local vector allows, and into the local vector
+//!    only.
 //! 2. The local vector describes one `&mut` slice of plain bytes, exclusive for the call.
 //! 3. Remote addresses are numbers to the kernel, which checks each one.
-//! 4. What is read through a [`Direct`] within its range is mapped and readable at that moment, and
-//!    nobody writes to it meanwhile; who makes one promises it.
-//! 5. A prefetch is a hint: it reads nothing the program sees, and no address makes it fail.
+//! 4. Bytes that are read through a [`Direct`] within its range are mapped and readable at that
+//!    moment, and nobody writes to them meanwhile. The caller of [`Direct::new`] guarantees it.
+//! 5. A prefetch is a hint: it has no effect that the program can see, and no address makes it
+//!    fail.
 
 use std::io;
 
-/// Words of a chunk header and of what follows it, as [`Memory::read_each`] reads them.
+/// The size of a record in bytes: a chunk header and the words behind it. See
+/// [`Memory::read_each`].
 pub const RECORD: usize = 32;
 
 /// [`RECORD`] bytes.
 pub type Record = [u8; RECORD];
 
-/// Where bytes at an address come from.
+/// A source of bytes at addresses.
 pub trait Memory {
-    /// Records that are on average so many bytes apart, or less, are read faster with all that is
-    /// between them. 0 where a record is read at the speed of the memory.
+    /// The average distance in bytes up to which records are read faster together with everything
+    /// between them. 0 if a record is read at the speed of the memory.
     const BULK: usize = 0;
 
-    /// Says that an address will be read soon.
+    /// Announces that an address will be read soon.
     fn ahead(&self, _at: usize) {}
 
     /// Fills `into` from address `at`, completely or not at all.
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()>;
 
-    /// Reads a record at each address. Returns how many were read before the first that cannot be,
-    /// or an error where reading is not possible at all. At most [`BATCH`] are read in one call.
+    /// Reads a record at each address, at most [`BATCH`] in one call. Returns the number of records
+    /// in front of the first unreadable one, or an error if reading is not possible at all.
     fn read_each(&self, at: &[usize], into: &mut [Record]) -> io::Result<usize>;
 }
 
-/// The most records that one call reads.
+/// The maximum number of records read by one call.
 pub const BATCH: usize = 128;
 
-/// The memory of this process, read by the kernel. About 1.4 us a call and 0.6 us a record.
+/// The memory of this process, read by the kernel. A call takes about 1.4 us, and each record 0.6
+/// us.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Own;
 
-/// The error of a range that could not be read in full.
+/// Returns the error for a range that could not be read completely.
 fn unreadable() -> io::Error {
     io::Error::from_raw_os_error(libc::EFAULT)
 }
@@ -52,8 +57,8 @@ fn unreadable() -> io::Error {
 impl Own {
     fn vector(local: &mut [u8], remote: &[libc::iovec]) -> io::Result<usize> {
         let wanted = libc::iovec { iov_base: local.as_mut_ptr().cast(), iov_len: local.len() };
-        // SAFETY: one local vector over an exclusive slice (2), written within its length (1); the
-        // remote vectors are read as numbers (3), from a slice of the length given.
+        // SAFETY: there is one local vector over an exclusive slice (2), and it is written within
+        // its length (1). The remote vectors, a slice of the given length, are read as numbers (3).
         let read = unsafe {
             libc::process_vm_readv(
                 libc::getpid(),
@@ -100,20 +105,21 @@ impl Memory for Own {
     }
 }
 
-/// As [`Own`], but reads one range as it is, without the kernel: some 50 ns a record.
+/// Like [`Own`], but reads one range directly, without the kernel: about 50 ns per record.
 #[derive(Debug, Clone)]
 pub struct Direct {
     range: std::ops::Range<usize>,
 }
 
 impl Direct {
-    /// Memory of which `range` is read directly.
+    /// Makes a source that reads `range` directly.
     ///
     /// # Safety
     ///
-    /// Every byte of `range` that is read through this value must be mapped and readable then, with no
-    /// other thread to change that or its contents. Where the addresses come from data that cannot be
-    /// trusted, that holds only if all of `range` is mapped as long as the value lives.
+    /// Every byte of `range` that is read through this value must be mapped and readable at that
+    /// moment, and no other thread may change the mapping or its contents. If the addresses come
+    /// from data that cannot be trusted, all of `range` must stay mapped as long as the value
+    /// lives.
     pub unsafe fn new(range: std::ops::Range<usize>) -> Direct {
         Direct { range }
     }
@@ -123,8 +129,9 @@ impl Direct {
         if at < self.range.start || end.is_none_or(|end| end > self.range.end) {
             return false;
         }
-        // SAFETY: inside the range, so readable and not being written (4); `into` is
-        // exclusive. A raw copy of bytes, should the two overlap or hold no values of a type.
+        // SAFETY: the bytes lie in the range, so they are readable and nobody writes to them;
+        // `into` is exclusive. A raw copy is used because the bytes may overlap `into` or be
+        // uninitialised (4).
         unsafe { std::ptr::copy(at as *const u8, into.as_mut_ptr(), into.len()) };
         true
     }
@@ -133,7 +140,7 @@ impl Direct {
 impl Memory for Direct {
     fn ahead(&self, at: usize) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: any address will do (5).
+        // SAFETY: any address may be prefetched (5).
         unsafe {
             use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
             _mm_prefetch::<_MM_HINT_T0>(at as *const i8);
@@ -157,7 +164,7 @@ impl Memory for Direct {
     }
 }
 
-/// The 64-bit word at a byte offset, 0 past the end.
+/// Returns the 64-bit word at a byte offset; 0 past the end.
 pub fn word(bytes: &[u8], at: usize) -> usize {
     bytes
         .get(at..)
@@ -165,7 +172,7 @@ pub fn word(bytes: &[u8], at: usize) -> usize {
         .map_or(0, |word| usize::from_ne_bytes(*word))
 }
 
-/// The 32-bit word at a byte offset, 0 past the end.
+/// Returns the 32-bit word at a byte offset; 0 past the end.
 pub fn half(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
 }

@@ -1,6 +1,6 @@
-//! Which pages of this process are in RAM, from `/proc/self/pagemap`.
+//! Reports which pages of this process are in RAM, from `/proc/self/pagemap`.
 //!
-//! Source: `Documentation/admin-guide/mm/pagemap.rst` of the kernel: one 64-bit word a page.
+//! Source: `Documentation/admin-guide/mm/pagemap.rst` of the kernel: one 64-bit word per page.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -12,44 +12,44 @@ use std::os::unix::fs::FileExt;
 
 use super::scan;
 
-/// The size of a page in bytes.
+/// Returns the size of a page in bytes.
 pub fn page_size() -> usize {
     static SIZE: once_cell::sync::Lazy<usize> =
         once_cell::sync::Lazy::new(|| procfs::page_size().try_into().unwrap_or(4096));
     *SIZE
 }
 
-/// One word of the pagemap.
+/// The word of one page in the pagemap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page(u64);
 
 impl Page {
-    /// In RAM and in this process's page table. The shared zero page is present here but not in
-    /// the kernel's resident figures.
+    /// Returns whether the page is in RAM and in this process's page table. The shared zero page
+    /// counts as present here, but not in the kernel's resident figures.
     pub fn present(self) -> bool {
         self.0 & (1 << 63) != 0
     }
 
-    /// Swapped out.
+    /// Returns whether the page is swapped out.
     pub fn swapped(self) -> bool {
         self.0 & (1 << 62) != 0
     }
 
-    /// A page of a file or of shared memory, not a private anonymous one.
+    /// Returns whether it is a page of a file or of shared memory, not a private anonymous one.
     pub fn file_or_shared(self) -> bool {
         self.0 & (1 << 61) != 0
     }
 
-    /// Mapped by this process only, and there once.
+    /// Returns whether only this process maps the page, and only once.
     pub fn exclusive(self) -> bool {
         self.0 & (1 << 56) != 0
     }
 }
 
-/// Bytes of a range that are in RAM, by kind.
+/// Bytes of a range that are in RAM, by type of page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resident {
-    /// Private anonymous pages, written copies of file pages included.
+    /// Private anonymous pages, including written copies of file pages.
     pub anon: u64,
     /// Pages of files or of shared memory.
     pub file: u64,
@@ -59,24 +59,27 @@ pub struct Resident {
 #[derive(Debug)]
 pub struct PageMap {
     file: File,
-    /// Whether the kernel scans; found out by trying.
+    /// Whether the kernel supports `PAGEMAP_SCAN`; true until a call fails.
     scans: Cell<bool>,
 }
 
-/// Pages read with one system call: 8 KiB of words, 4 MiB of address space, about 10 us.
+/// Pages whose words are read with one system call: 8 KiB of words, 4 MiB of address space, about
+/// 10 us.
 pub const PAGES_A_PIECE: usize = 1024;
 
 impl PageMap {
-    /// Opens the pagemap of this process. Open it anew in each process and close it soon: the
-    /// descriptor stays bound to the process that opened it.
+    /// Opens the pagemap of this process.
+    ///
+    /// Each process must open its own and close it soon: the descriptor stays bound to the process
+    /// that opened it.
     pub fn open() -> io::Result<Self> {
         Ok(PageMap { file: File::open("/proc/self/pagemap")?, scans: Cell::new(true) })
     }
 
-    /// Counts pages of a page-aligned range that are in RAM, a bounded piece of it. Returns where to
-    /// continue, `range.end` when the range is done.
+    /// Counts the pages in RAM in the first piece of a page-aligned range. Returns where to
+    /// continue; this is `range.end` when the range is done.
     pub fn count(&self, range: &Range<usize>, resident: &mut Resident) -> io::Result<usize> {
-        /// 4 MiB of address space: some 100 us when every page is there and small.
+        /// 4 MiB of address space: about 100 us if every page is present and small.
         const BYTES_A_SCAN: usize = 4 << 20;
         let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
         let mut add = |bytes: usize, file: bool| {
@@ -87,7 +90,7 @@ impl PageMap {
                 add(run.len(), file)
             }) {
                 Ok(next) => return Ok(next),
-                // An older kernel, or one that refuses the call: read the words.
+                // The kernel is older, or refuses the call: read the words instead.
                 Err(_) => self.scans.set(false),
             }
         }
@@ -99,11 +102,11 @@ impl PageMap {
         Ok(next.min(range.end))
     }
 
-    /// Counts pages of a range that are in RAM and in this process's page table, where all of them are
-    /// of one kind: shared memory, or private memory with no file behind it. A bounded piece of it;
-    /// returns where to continue, as [`PageMap::count`] does.
+    /// Counts the pages in RAM and in this process's page table in the first piece of a range whose
+    /// pages are all of one type: shared memory, or private memory without a file. Returns where to
+    /// continue, as [`PageMap::count`] does.
     pub fn count_alike(&self, range: &Range<usize>, bytes: &mut u64) -> io::Result<usize> {
-        /// 16 MiB of address space, about 50 us when every page is there.
+        /// 16 MiB of address space: about 50 us if every page is present.
         const BYTES_A_SCAN: usize = 16 << 20;
         let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
         if self.scans.get() {
@@ -123,14 +126,15 @@ impl PageMap {
         Ok(next.min(range.end))
     }
 
-    /// As [`PageMap::count_alike`], and counts those in huge pages, where the kernel scans.
+    /// Like [`PageMap::count_alike`], and also counts the bytes in huge pages if the kernel
+    /// supports scans.
     pub fn count_huge(
         &self,
         range: &Range<usize>,
         bytes: &mut u64,
         huge: &mut u64,
     ) -> io::Result<usize> {
-        /// 16 MiB of address space, about 50 us when every page is there.
+        /// 16 MiB of address space: about 50 us if every page is present.
         const BYTES_A_SCAN: usize = 16 << 20;
         if self.scans.get() {
             let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
@@ -147,22 +151,22 @@ impl PageMap {
         self.count_alike(range, bytes)
     }
 
-    /// Whether the kernel scans, and so tells huge pages from others.
+    /// Returns whether the kernel supports scans, which distinguish huge pages from others.
     pub fn scans(&self) -> bool {
         self.scans.get()
     }
 
-    /// Looks for pages of a range that are in RAM, [`PAGES_A_PIECE`] of them at most, and hands each
-    /// with its word to `each`. The zero page is left out where the kernel tells it apart. Returns
+    /// Passes the pages of a range that are in RAM to `each` with their words, at most
+    /// [`PAGES_A_PIECE`] of them. The zero page is left out if the kernel supports scans. Returns
     /// where to continue, as [`PageMap::count`] does.
     pub fn resident(
         &self,
         range: &Range<usize>,
         mut each: impl FnMut(usize, Page),
     ) -> io::Result<usize> {
-        /// To go over address space with nothing in it takes time, too.
+        /// Bounds a scan, because scanning empty address space takes time, too.
         const BYTES_A_SCAN: usize = 1 << 30;
-        /// Pages between two runs for which one system call is cheaper than two.
+        /// The gap between two runs, in pages, up to which one system call is cheaper than two.
         const NEAR: usize = 64;
         if self.scans.get() {
             let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
@@ -208,9 +212,9 @@ impl PageMap {
         Ok(next.min(range.end))
     }
 
-    /// Reads the words of up to [`PAGES_A_PIECE`] pages from the page of `range.start` on, and hands
-    /// each page's address and word to `each`. Returns where to continue, `range.end` or more when
-    /// the range is done.
+    /// Reads the words of up to [`PAGES_A_PIECE`] pages from the page of `range.start` on, and
+    /// passes the address and word of each page to `each`. Returns where to continue; this is
+    /// `range.end` or more when the range is done.
     pub fn piece(
         &self,
         range: &Range<usize>,
@@ -258,7 +262,7 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(present.len(), pages);
-        // With huge pages, untouched ones may be present too.
+        // With huge pages, pages that were not touched may be present, too.
         assert!((0..pages).filter(|page| touched(*page)).all(|page| present[page]));
     }
 

@@ -1,9 +1,9 @@
-//! Arithmetic on sorted, disjoint address ranges.
+//! Computes with sorted, disjoint address ranges.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
 
-/// Sorts ranges, drops empty ones, and joins those that touch or overlap.
+/// Sorts ranges, drops empty ones, and joins ranges that touch or overlap.
 pub fn normalize(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
     ranges.retain(|range| range.start < range.end);
     ranges.sort_by_key(|range| range.start);
@@ -17,7 +17,7 @@ pub fn normalize(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
     joined
 }
 
-/// What of `range` lies in none of the `taken` ranges, which are normalized.
+/// Returns the parts of `range` outside all `taken` ranges, which must be normalized.
 pub fn subtract(range: &Range<usize>, taken: &[Range<usize>]) -> Vec<Range<usize>> {
     let first = taken.partition_point(|t| t.end <= range.start);
     let mut left = Vec::new();
@@ -34,7 +34,7 @@ pub fn subtract(range: &Range<usize>, taken: &[Range<usize>]) -> Vec<Range<usize
     left
 }
 
-/// The bytes of ranges.
+/// Returns the total bytes of the ranges.
 pub fn bytes(ranges: &[Range<usize>]) -> u64 {
     ranges.iter().map(|range| range.end.saturating_sub(range.start) as u64).sum()
 }

@@ -1,12 +1,14 @@
-//! `PAGEMAP_SCAN`: the kernel goes over a range of pages itself and returns runs of the same kind.
+//! Calls `PAGEMAP_SCAN`: the kernel walks a range of pages itself and returns runs of similar
+//! pages.
 //!
-//! Linux 6.7 and later. Beside being faster than reading words, it tells the shared zero page apart,
-//! which the words show as present but which is in no resident figure.
+//! It exists in Linux 6.7 and later. It is faster than reading the words of the pagemap, and it
+//! recognises the shared zero page: in the words that page is present, but no resident figure
+//! includes it.
 //!
 //! Source: `Documentation/admin-guide/mm/pagemap.rst` and `include/uapi/linux/fs.h` of the kernel.
 //!
-//! Invariant for `unsafe`: **S1** the call reads one `Argument` and writes its `walk_end`, and at
-//! most `vec_len` runs to `vec`; it reads page tables and touches no page.
+//! Invariant of the unsafe code: **S1** the call reads one `Argument`, writes its `walk_end`, and
+//! writes at most `vec_len` runs to `vec`; it reads page tables and touches no page.
 
 use std::io;
 use std::ops::Range;
@@ -17,7 +19,7 @@ const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
 const PAGE_IS_HUGE: u64 = 1 << 6;
 
-/// Runs returned by one call at most.
+/// The maximum number of runs returned by one call.
 const RUNS: usize = 128;
 
 #[repr(C)]
@@ -40,7 +42,7 @@ struct Argument {
 const PAGEMAP_SCAN: u64 =
     (3 << 30) | ((std::mem::size_of::<Argument>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
 
-/// A run of pages.
+/// A run of pages with equal categories.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Run {
@@ -49,8 +51,9 @@ struct Run {
     categories: u64,
 }
 
-/// Hands the address ranges of present pages in `range` (page aligned) to `each`, and whether they
-/// are pages of a file or of shared memory. The zero page is left out. Returns where to continue.
+/// Passes the address ranges of present pages in `range` (page-aligned) to `each`, with a flag that
+/// is true for pages of a file or of shared memory. The zero page is left out. Returns where to
+/// continue.
 pub fn present(
     pagemap: BorrowedFd,
     range: &Range<usize>,
@@ -61,8 +64,8 @@ pub fn present(
     })
 }
 
-/// The same of pages that are all of one kind: they need not be told apart, for which the kernel looks
-/// at each page's own descriptor, and takes six times as long.
+/// Like [`present`], but for pages that are all of one type. The kernel need not look at each
+/// page's own descriptor to distinguish them, which would take six times as long.
 pub fn present_alike(
     pagemap: BorrowedFd,
     range: &Range<usize>,
@@ -71,7 +74,7 @@ pub fn present_alike(
     present_pages(pagemap, range, 0, each)
 }
 
-/// The same, but it ends after that many pages; 0 for no limit.
+/// Like [`present_alike`], but ends after this number of pages; 0 means no limit.
 pub fn present_pages(
     pagemap: BorrowedFd,
     range: &Range<usize>,
@@ -83,7 +86,8 @@ pub fn present_pages(
     })
 }
 
-/// The same, and whether they are mapped as a huge page, for which the kernel looks at no descriptor.
+/// Like [`present_alike`], with a flag that is true for pages mapped as a huge page. The kernel
+/// needs no page descriptors for it.
 pub fn present_huge(
     pagemap: BorrowedFd,
     range: &Range<usize>,
@@ -94,8 +98,8 @@ pub fn present_huge(
     })
 }
 
-/// At most that many pages that are present and, with that in the mask, not the zero page; the
-/// categories to return.
+/// Scans for present pages, at most `pages` of them (0 means no limit). With [`PAGE_IS_PFNZERO`] in
+/// the mask, the zero page is left out. `returned` selects the categories of the runs.
 fn scan(
     pagemap: BorrowedFd,
     range: &Range<usize>,
@@ -119,7 +123,8 @@ fn scan(
         category_anyof_mask: 0,
         return_mask: returned,
     };
-    // SAFETY: S1; both live through the call, and the length is that of the array.
+    // SAFETY: the argument and the array of runs live through the call, and the length is that of
+    // the array (S1).
     let count =
         unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut argument as *mut _) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;

@@ -1,4 +1,4 @@
-//! A process as the kernel accounts it, from `/proc/PID/status`.
+//! Reads a process's memory figures from `/proc/PID/status`.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -9,13 +9,13 @@ use rustix::time::{clock_gettime, ClockId};
 
 use serde::{Deserialize, Serialize};
 
-/// Memory as the kernel accounts it, from `/proc/PID/status`.
+/// The memory of a process as the kernel accounts it, in bytes, from `/proc/PID/status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
     /// `VmSize`: all mappings.
     #[serde(rename = "virtual")]
     pub virtual_: Option<u64>,
-    /// `VmRSS`: the pages in RAM; the sum of the next three.
+    /// `VmRSS`: pages in RAM; the sum of the next three.
     pub resident: Option<u64>,
     /// `RssAnon`: private pages with no file behind them, or written copies of file pages.
     pub resident_anon: Option<u64>,
@@ -23,54 +23,54 @@ pub struct System {
     pub resident_file: Option<u64>,
     /// `RssShmem`: pages of shared memory.
     pub resident_shmem: Option<u64>,
-    /// `VmSwap`: pages swapped out (shared memory not included, as the kernel has it).
+    /// `VmSwap`: pages swapped out. The kernel does not include shared memory.
     pub swap: Option<u64>,
     /// `VmHWM`: the highest `resident` so far.
     pub peak_resident: Option<u64>,
     /// `VmPTE`: page tables.
     pub page_tables: Option<u64>,
-    /// `HugetlbPages`: huge pages that were reserved for it (`MAP_HUGETLB`), beside `resident`.
+    /// `HugetlbPages`: huge pages reserved for the process (`MAP_HUGETLB`); not part of `resident`.
     pub hugetlb: Option<u64>,
-    /// `VmData`: private writable mappings, which the limit `data` is on.
+    /// `VmData`: private writable mappings; the limit `data` applies to it.
     pub data: Option<u64>,
     /// Bytes of `resident_anon` in transparent huge pages.
     pub resident_huge: Option<u64>,
-    /// Of `resident`: pages that only this process maps, as in `Private_Clean` and `Private_Dirty` of
-    /// `smaps`.
+    /// The part of `resident` in pages that only this process maps, as in `Private_Clean` and
+    /// `Private_Dirty` of `smaps`.
     pub resident_private: Option<u64>,
-    /// Of `resident`: pages that other processes map, too.
+    /// The part of `resident` in pages that other processes map, too.
     pub resident_shared: Option<u64>,
     /// The age of `resident_shared` when the snapshot was taken, in milliseconds.
     pub shared_ms_ago: Option<u64>,
 }
 
-/// What `/proc/PID/status` says.
+/// The contents of `/proc/PID/status`.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     /// The memory lines.
     pub system: System,
-    /// Threads of the process.
+    /// The number of threads of the process.
     pub threads: u64,
     /// The pid of its parent.
     pub parent: i32,
-    /// Whether the process has ended: it only waits to be reaped, or its memory is gone already.
+    /// Whether the process has ended: it waits to be reaped, or its memory is already freed.
     pub ended: bool,
 }
 
-/// Reads this process.
+/// Reads the status of this process.
 pub fn own() -> io::Result<Reading> {
     read("/proc/self/status")
 }
 
-/// Reads another process.
+/// Reads the status of another process.
 pub fn of(pid: i32) -> io::Result<Reading> {
     read(&format!("/proc/{pid}/status"))
 }
 
-/// How long a process has been running, in whole seconds.
+/// Returns how long a process has been running, in whole seconds.
 pub fn uptime_s(pid: i32) -> Option<u64> {
     let stat = read_file(&format!("/proc/{pid}/stat")).ok()?;
-    // The second field, the name in parentheses, may have anything in it; this is the 22nd.
+    // The second field is the name in parentheses and may contain any byte; the start is the 22nd.
     let behind_name = stat.rsplit(')').next()?;
     let started: u64 = behind_name.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
     let now = clock_gettime(ClockId::Boottime);
@@ -78,20 +78,23 @@ pub fn uptime_s(pid: i32) -> Option<u64> {
     whole_seconds(started, procfs::ticks_per_second(), now)
 }
 
-/// The whole seconds from a tick of a clock until now, both since the system started.
+/// Returns the whole seconds from a tick of the clock until now; both count from the system's
+/// start.
 fn whole_seconds(started: u64, ticks_per_second: u64, now: Duration) -> Option<u64> {
     let started = started.checked_mul(1000)?.checked_div(ticks_per_second)?;
     Some(now.checked_sub(Duration::from_millis(started))?.as_secs())
 }
 
-/// The children of a process; `None` where the kernel does not list them, or not to this user.
+/// Returns the children of a process; `None` if the kernel does not list them, or not to this user.
 pub fn children(pid: i32) -> Option<Vec<i32>> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     Some(list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
-/// `Pss_File` of this process: its pages of files, each divided by the number of processes that map it.
-/// `None` where the kernel does not tell. It goes over all pages in one call: 15 to 20 us a megabyte.
+/// Returns `Pss_File` of this process in bytes: its pages of files, each divided by the number of
+/// processes that map it. `None` if the kernel does not report it.
+///
+/// The kernel walks all pages in one call, which takes 15 to 20 us per megabyte.
 pub fn own_pss_file() -> io::Result<Option<u64>> {
     Ok(pss_file(&read_file("/proc/self/smaps_rollup")?))
 }
@@ -105,7 +108,8 @@ fn read(path: &str) -> io::Result<Reading> {
     parse(&read_file(path)?).ok_or_else(|| io::Error::other("it is not of the form it should have"))
 }
 
-/// The lines are `Name:<tab>value`, sizes in kB. Those that a kernel does not have are not known.
+/// Parses lines of the form `Name:<tab>value` with sizes in kB. A line that the kernel lacks leaves
+/// its figure unknown.
 fn parse(status: &str) -> Option<Reading> {
     let mut system = System::default();
     let (mut threads, mut parent, mut ended, mut has_memory) = (None, None, false, false);
@@ -140,15 +144,15 @@ fn parse(status: &str) -> Option<Reading> {
         let kilobytes = value.strip_suffix(" kB").and_then(|n| n.trim_start().parse::<u64>().ok());
         *size = kilobytes.and_then(|kilobytes| kilobytes.checked_mul(1024));
     }
-    // The kernel takes the memory from a process that exits, and the lines with it, before it makes
-    // it a zombie.
+    // The kernel frees the memory of a process that exits, and so omits these lines, before it
+    // makes the process a zombie.
     ended |= !has_memory;
     Some(Reading { system, threads: threads?, parent: parent?, ended })
 }
 
-/// A small file of the kernel's. What is not UTF-8 in it is replaced.
+/// Reads a small file of the kernel's. Bytes that are not UTF-8 are replaced.
 fn read_file(path: &str) -> io::Result<String> {
-    /// None is longer; a file without a limit is asked for its size first, which is 0.
+    /// No such file is longer. Without a limit the file's size, which is 0, would be queried first.
     const MOST: u64 = 1 << 20;
     let mut bytes = Vec::with_capacity(4096);
     File::open(path)?.take(MOST).read_to_end(&mut bytes)?;
@@ -223,7 +227,7 @@ mod tests {
         assert!(uptime_s(pid).unwrap() <= uptime_s(me).unwrap());
         assert!(uptime_s(me).unwrap() < uptime_s(1).unwrap() + 1);
         assert_eq!(of(pid).unwrap().parent, me);
-        // The list is that of one thread.
+        // The kernel lists the children of one thread.
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();
         let tasks = tasks.map(|task| task.unwrap().file_name().into_string().unwrap());
         let mut lists = tasks.map(|task| format!("/proc/self/task/{task}/children"));

@@ -1,5 +1,7 @@
-//! The functions that an ELF file names in its `.symtab`, which is not loaded: a build of one's own
-//! has it, a distribution keeps it in a file of debugging information.
+//! Reads the functions that an ELF file names in its `.symtab`, which is not loaded into memory.
+//!
+//! A build of one's own has this section; a distribution moves it to a file of debugging
+//! information.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -14,22 +16,23 @@ const SYMBOL_SIZE: usize = 24;
 /// Files larger than this are not read.
 const LARGEST: u64 = 512 << 20;
 
-/// Where distributions put debugging information by the id of a build.
+/// The directory in which distributions store debugging information by build id.
 const DEBUG: &str = "/usr/lib/debug/.build-id";
 
-/// A function.
+/// A function in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// Where it starts in the file's address space.
+    /// Its start in the file's address space.
     pub address: usize,
-    /// Its bytes.
+    /// Its size in bytes.
     pub size: usize,
-    /// Its name, without what a compiler adds to that of a part (`.cold`, `.part.0`).
+    /// Its name, without the suffix that a compiler adds to the name of a part (`.cold`,
+    /// `.part.0`).
     pub name: String,
 }
 
-/// The functions named in a file, or in the file of debugging information for it; in no order. The
-/// file must begin with `head`, as the object in memory does.
+/// Returns the functions named in a file, or in the file of debugging information for it, in no
+/// particular order. The file must begin with `head`, as the object in memory does.
 pub fn of(path: &Path, head: &[u8]) -> Vec<Function> {
     let Some(file) = read(path).filter(|file| file.starts_with(head)) else { return Vec::new() };
     let own = functions(&file).unwrap_or_default();
@@ -60,7 +63,7 @@ fn word(file: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u64::from_le_bytes(*file.get(at..)?.first_chunk()?)).ok()
 }
 
-/// The section headers of a 64-bit little-endian file, each with its bytes.
+/// Returns the section headers of a 64-bit little-endian file, each with its contents.
 fn sections(file: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if file.get(..6)? != b"\x7fELF\x02\x01" {
         return None;

@@ -1,4 +1,11 @@
-//! What the tests of hooks share.
+//! Helpers shared by the tests of hooks.
+//!
+//! Invariants of the unsafe code:
+//!
+//! 1. A [`Library`] is built by its test, and runs no code when it is loaded. Its handle stays open
+//!    until it is closed, once.
+//! 2. The process of an [`isolated`] test has one other thread, which waits for the test and holds
+//!    no lock. A child of it needs no cleanup.
 
 use std::ffi::{c_void, CStr, CString};
 use std::path::PathBuf;
@@ -8,7 +15,7 @@ use crate::sys::elf::{LoadedObject, Segment};
 
 const CHILD: &str = "MEMSTAT_TEST_CHILD";
 
-/// Runs a test in a process of its own: `name` is the test's own name, with its modules.
+/// Runs a test in a process of its own. `name` is the full name of the test, with its modules.
 pub fn isolated(name: &str, body: impl FnOnce()) {
     if std::env::var(CHILD).is_ok_and(|child| child == name) {
         return body();
@@ -24,24 +31,24 @@ pub fn isolated(name: &str, body: impl FnOnce()) {
     assert!(text.contains("1 passed"), "no such test: {name}\n{text}");
 }
 
-/// The same in a process with one thread.
+/// Like [`isolated`], but the process has a single thread.
 pub fn alone(name: &str, body: impl FnOnce() + std::panic::UnwindSafe) {
     isolated(name, || {
-        // SAFETY: the other thread waits for this one and holds no lock.
+        // SAFETY: the only other thread waits for this one and holds no lock (2).
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let failed = std::panic::catch_unwind(body).is_err();
-            // SAFETY: the child has nothing to end in order.
+            // SAFETY: the child needs no cleanup (2).
             unsafe { libc::_exit(failed.into()) };
         }
         let mut status = 0;
-        // SAFETY: room for a status.
+        // SAFETY: the pid is that of the child, and `status` has room for a status (2).
         assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
         assert_eq!(status, 0);
     });
 }
 
-/// A library of C, built with the compiler that links this crate, and loaded.
+/// A C library, built with the compiler that links this crate, and loaded.
 pub struct Library {
     handle: *mut c_void,
     path: PathBuf,
@@ -63,31 +70,31 @@ impl Library {
         assert!(built.success());
         let c_path = CString::new(path.to_str().unwrap()).unwrap();
         let mode = if options.contains(&"-Wl,-z,lazy") { libc::RTLD_LAZY } else { libc::RTLD_NOW };
-        // SAFETY: the libraries of the tests run nothing when they are loaded.
+        // SAFETY: the libraries of the tests run no code when they are loaded (1).
         let handle = unsafe { libc::dlopen(c_path.as_ptr(), mode) };
         assert!(!handle.is_null());
         Library { handle, path }
     }
 
-    /// Lets other objects, and `RTLD_DEFAULT`, see its symbols.
+    /// Makes the library's symbols visible to other objects and to `RTLD_DEFAULT`.
     pub fn make_global(&self) {
         let path = CString::new(self.path.to_str().unwrap()).unwrap();
         let mode = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_GLOBAL;
-        // SAFETY: the library is loaded, and runs nothing of its own.
+        // SAFETY: the library is loaded already, and runs no code of its own (1).
         assert!(!unsafe { libc::dlopen(path.as_ptr(), mode) }.is_null());
     }
 
-    /// The address of one of its symbols.
+    /// Returns the address of a symbol of the library.
     pub fn symbol(&self, name: &CStr) -> *const c_void {
-        // SAFETY: the handle is open.
+        // SAFETY: the handle is open (1).
         let found = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
         assert!(!found.is_null());
         found
     }
 
-    /// Closes it.
+    /// Closes the library.
     pub fn close(self) {
-        // SAFETY: the handle is open, and not used again.
+        // SAFETY: the handle is open, and is not used again (1).
         assert_eq!(unsafe { libc::dlclose(self.handle) }, 0);
     }
 }
@@ -103,7 +110,7 @@ impl Drop for Library {
 /// `R_*_JUMP_SLOT`.
 pub const JUMP_SLOT: u64 = if cfg!(target_arch = "aarch64") { 1026 } else { 7 };
 
-/// A made-up object of 64 words: the dynamic section at 0, a relocation at 32, symbols at 36
+/// An artificial object of 64 words: the dynamic section at 0, a relocation at 32, symbols at 36
 /// (the second at 39), strings at 46, a slot at 50.
 pub struct Made {
     /// The words.
@@ -113,7 +120,7 @@ pub struct Made {
 const AT: [u64; 5] = [32 * 8, 36 * 8, 46 * 8, 50 * 8, 0x1234];
 
 impl Made {
-    /// A new one, that imports `function`.
+    /// Makes an object that imports `function`.
     pub fn new() -> Self {
         let mut words = Box::new([0; 64]);
         let [rela, symbols, strings, slot, function] = AT;
@@ -132,7 +139,7 @@ impl Made {
         Made { words }
     }
 
-    /// It, as an object.
+    /// Returns a description of the words as a loaded object.
     pub fn object(&self) -> LoadedObject {
         let bias = self.words.as_ptr() as usize;
         let segment = Segment { range: bias..bias + 512, flags: libc::PF_R };

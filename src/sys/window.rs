@@ -1,13 +1,14 @@
-//! Reading shared memory without mapping its pages at its own addresses.
+//! Reads shared memory without touching its pages at their own addresses.
 //!
-//! A page of a shared mapping that a process reads is one that it has touched from then on: it counts
-//! in its resident size. The kernel maps the 15 around it, too. So a reader takes a second mapping of
-//! the same memory and unmaps it afterwards, and what the process had touched stays what it was.
+//! A process that reads a page of a shared mapping has touched it: from then on the page counts in
+//! its resident size, and the kernel maps the 15 pages around it as well. So a reader makes a
+//! second mapping of the same memory and unmaps it afterwards. The set of pages that the process
+//! has touched does not change.
 //!
-//! Invariants for `unsafe`:
+//! Invariants of the unsafe code:
 //!
 //! 1. `mremap` with an old size of 0 makes another mapping of shared memory, at an address that the
-//!    kernel chooses, and changes nothing at the old one. An address with no shared mapping is an
+//!    kernel chooses, and changes nothing at the old one. An address without a shared mapping is an
 //!    error.
 //! 2. A [`Window`] owns its mapping: nobody else knows the address, and it is unmapped once.
 
@@ -16,22 +17,22 @@ use std::ops::Range;
 
 use super::memory::{Memory, Own};
 
-/// A second mapping of shared memory, for as long as the value lives.
+/// A second mapping of shared memory. It exists as long as the value.
 #[derive(Debug)]
 pub struct Window {
-    /// The memory at its own addresses, whole pages.
+    /// The range of the memory at its own addresses, in whole pages.
     of: Range<usize>,
-    /// Where the second mapping is; `None` where the kernel refused it.
+    /// The address of the second mapping; `None` if the kernel refused it.
     at: Option<usize>,
 }
 
 impl Window {
-    /// Opens a window on a range of whole pages. Where the kernel refuses it, the memory is read at
-    /// its own addresses.
+    /// Opens a window on a range of whole pages. If the kernel refuses it, the memory is read at its
+    /// own addresses.
     pub fn open(of: Range<usize>) -> Self {
         let none = std::ptr::null_mut::<libc::c_void>();
         let from = of.start as *mut libc::c_void;
-        // SAFETY: the call changes no mapping that is there (1).
+        // SAFETY: the call changes no existing mapping (1).
         let at = unsafe { libc::mremap(from, 0, of.len(), libc::MREMAP_MAYMOVE, none) };
         let at = (at != libc::MAP_FAILED).then_some(at as usize);
         Window { of, at }
@@ -52,7 +53,7 @@ impl Window {
 impl Drop for Window {
     fn drop(&mut self) {
         if let Some(at) = self.at {
-            // SAFETY: a mapping of this value's own, which nobody uses any more (2).
+            // SAFETY: this value owns the mapping, and nobody uses it any more (2).
             unsafe { libc::munmap(at as *mut libc::c_void, self.of.len()) };
         }
     }
@@ -76,8 +77,8 @@ mod tests {
         let range = shared(pages, libc::PROT_READ | libc::PROT_WRITE);
         let range = range..range + pages * page_size();
         fill(&range, &vec![7; range.len()]);
-        // Drops the pages here only: shared memory keeps what is in it.
-        // SAFETY: the mapping just made.
+        // SAFETY: the mapping was just made by this test. The call drops the pages from this
+        // process only; shared memory keeps its contents (1).
         unsafe { libc::madvise(range.start as *mut _, range.len(), libc::MADV_DONTNEED) };
         assert_eq!(present(&range), 0);
         let mut copy = vec![0; 3 * page_size()];
