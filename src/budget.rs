@@ -1,18 +1,19 @@
 //! The time that a probe may take of the event loop.
 //!
-//! Whatever may have much to read or to write is a job in steps. All of them share this:
+//! Code that may have much to read or to write is a job in steps. All jobs follow these rules:
 //!
-//! - `begin` or `new` starts it, `step` is called until it returns [`Progress::Done`], `finish` returns
-//!   the result. Where something can fail, an error ends the job.
-//! - A step gets a [`Budget`]. It does pieces of bounded size, asks [`Budget::spent`] after each, and
-//!   returns [`Progress::More`] when the budget is spent. Every step does at least one piece, so a job
-//!   ends whatever the budget is.
-//! - nginx serves requests between two steps. So a job checks again what it has read in an earlier
-//!   step, or reads only what cannot change.
+//! - `begin` or `new` starts a job, `step` is called until it returns [`Progress::Done`], and
+//!   `finish` returns the result. If a job can fail, an error ends it.
+//! - A step gets a [`Budget`]. It does pieces of bounded size, checks [`Budget::spent`] after each,
+//!   and returns [`Progress::More`] when the budget is spent. Every step does at least one piece,
+//!   so a job ends whatever the budget is.
+//! - nginx serves requests between two steps. A job therefore checks again what it read in an
+//!   earlier step, or reads only data that cannot change.
 //!
-//! A job that needs nothing from outside has a method `step(&mut self, &Budget)`. One that reads from
-//! something that its owner holds is a [`Job`]. What also changes its owner's data (a snapshot its
-//! probes, a count of malloc's chunks the buffers of its reader) takes that in front of the budget.
+//! A job that needs no other data has a method `step(&mut self, &Budget)`. A job that reads from
+//! something that its owner holds is a [`Job`]. A job that also changes its owner's data takes that
+//! data before the budget: a snapshot takes its probes, a count of malloc's chunks takes the
+//! buffers of its reader.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};

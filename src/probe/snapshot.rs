@@ -299,7 +299,7 @@ impl Snapshot {
         self.notes.extend(settle(&mut system));
         let sharing = probes.sharing.finish();
         if let Some((sharing, age)) = &sharing {
-            sharing.tell(&mut system, *age);
+            sharing.fill_in(&mut system, *age);
         } else if self.pages.is_some() && !self.notes.iter().any(|note| note.starts_with(SHARED)) {
             self.notes
                 .push(format!("{SHARED}: there are so many pages that they are still being read"));

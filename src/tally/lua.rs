@@ -25,7 +25,7 @@ fn class_of(size: u64) -> usize {
 /// Marks a branch as rarely taken for the compiler.
 #[cold]
 #[inline]
-fn seldom() {}
+fn unlikely() {}
 
 /// A counter that one thread writes.
 #[derive(Debug, Default)]
@@ -210,7 +210,7 @@ impl Tally {
     fn raise(&self) {
         let room = self.room.get();
         if (room as i64) < 0 {
-            seldom();
+            unlikely();
             self.top.sub(room);
             self.room.set(0);
         }

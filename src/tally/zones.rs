@@ -283,7 +283,7 @@ impl Table {
         Some(PageCounts { reqs: entry.page_reqs.load(Relaxed).max(fails), fails })
     }
 
-    /// The sum of the counts of this process in all pools that are not known.
+    /// The sum of the counts of this process in all pools for which `is_known` returns false.
     pub fn others(&self, is_known: impl Fn(usize) -> bool) -> Counts {
         let unknown = self.taken().filter(|entry| {
             let pool = entry.pool.load(Relaxed);

@@ -91,10 +91,10 @@ fn all_slices(
     shared: Option<u64>,
     untold: fn(&System) -> Option<u64>,
 ) -> Vec<Slice> {
-    let told = || server.processes.iter().filter_map(|process| process.breakdown.as_ref());
+    let breakdowns = || server.processes.iter().filter_map(|process| process.breakdown.as_ref());
     let mut slices = Vec::new();
     for category in Category::ALL {
-        let mut regions = told().filter_map(|breakdown| breakdown.get(category)).peekable();
+        let mut regions = breakdowns().filter_map(|breakdown| breakdown.get(category)).peekable();
         if regions.peek().is_none() {
             continue;
         }

@@ -159,13 +159,13 @@ fn sectors() {
     let virtual_ = sum(&|p| p.system.virtual_.unwrap());
     let resident = sum(&|p| p.system.resident.unwrap());
     expect(vec![("resident", resident), ("rest", virtual_ - resident)]);
-    let told: Vec<_> = server.processes.iter().filter_map(|p| p.breakdown.as_ref()).collect();
-    let names = told[0].0.iter().map(|(category, _)| *category);
+    let known: Vec<_> = server.processes.iter().filter_map(|p| p.breakdown.as_ref()).collect();
+    let names = known[0].0.iter().map(|(category, _)| *category);
     let silent = server.processes.iter().find(|p| p.breakdown.is_none()).unwrap().system;
     let of = |figure: fn(crate::report::model::Region) -> u64, shared: u64, untold: u64| {
         let category = |category: crate::report::model::Category| match category.name() {
             "nginx_shm" => ("nginx_shm", shared),
-            name => (name, told.iter().map(|b| figure(b.get(category).unwrap())).sum()),
+            name => (name, known.iter().map(|b| figure(b.get(category).unwrap())).sum()),
         };
         names.clone().map(category).chain([("untold", untold)]).collect::<Vec<_>>()
     };

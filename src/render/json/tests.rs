@@ -175,7 +175,7 @@ fn strict_properties() {
     }
 }
 
-/// What a part of the schema says, with what it refers to.
+/// Collects a part of the schema and all parts that it refers to.
 fn parts<'a>(schema: &'a Value, part: &'a Value, into: &mut Vec<&'a Value>) {
     into.push(part);
     if let Some(name) = part["$ref"].as_str().and_then(|name| name.strip_prefix('#')) {
@@ -186,7 +186,7 @@ fn parts<'a>(schema: &'a Value, part: &'a Value, into: &mut Vec<&'a Value>) {
     }
 }
 
-/// Notes which properties of the schema none of the values has.
+/// Collects the properties of the schema that none of the values has.
 fn missing(schema: &Value, part: &Value, at: &str, values: &[&Value], into: &mut Vec<String>) {
     let mut all = Vec::new();
     parts(schema, part, &mut all);

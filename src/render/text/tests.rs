@@ -291,14 +291,14 @@ fn largest_first() {
     let categories = section(&shown, "resident ");
     assert!(categories[0].trim().starts_with("pid 13"), "{}", categories[0]);
     let names: Vec<_> = categories[1..].iter().map(|line| words(line)[0]).collect();
-    let told: Vec<_> = server.processes.iter().filter_map(|p| p.breakdown.as_ref()).collect();
+    let known: Vec<_> = server.processes.iter().filter_map(|p| p.breakdown.as_ref()).collect();
     let sum = |name: &str| {
-        let all = told.iter().flat_map(|breakdown| &breakdown.0);
+        let all = known.iter().flat_map(|breakdown| &breakdown.0);
         all.filter(|(c, _)| c.name() == name).map(|(_, r)| r.resident.unwrap()).sum::<u64>()
     };
     let (last, names) = names.split_last().unwrap();
     assert_eq!(*last, "total");
-    assert_eq!(names.len(), told[0].0.len());
+    assert_eq!(names.len(), known[0].0.len());
     assert!(names.windows(2).all(|pair| sum(pair[0]) >= sum(pair[1])), "{shown}");
     let first = words(categories[1]);
     assert_eq!(first[1..3].join(" "), crate::render::units::size(sum(names[0])), "{shown}");

@@ -15,7 +15,7 @@ use crate::report::model::{Kind, Process, System};
 impl Sharing {
     /// Sets the shared bytes, which are `age` milliseconds old, and the private bytes: the rest of
     /// what is resident now.
-    pub fn tell(&self, system: &mut System, age: u64) {
+    pub fn fill_in(&self, system: &mut System, age: u64) {
         system.resident_shared = system.resident.map(|resident| resident.min(self.shared));
         system.resident_private =
             system.resident.map(|resident| resident.saturating_sub(self.shared));
@@ -233,14 +233,14 @@ mod tests {
         // own.
         let one = process(Kind::Worker, 2, Some(1), 105, 50);
         let other = process(Kind::Worker, 3, Some(1), 105, 40);
-        let told = vec![
+        let published = vec![
             (process(Kind::Master, 1, Some(1), 100, 20), Some(sharing(0..100, 0..20))),
             (one.clone(), Some(sharing(0..100, 0..50))),
             (other.clone(), Some(sharing(30..100, 10..50))),
         ];
-        assert_eq!(of(&told), Estimate { bytes: 1000 + 100 + 5 + 35 + 50, error: 50 });
+        assert_eq!(of(&published), Estimate { bytes: 1000 + 100 + 5 + 35 + 50, error: 50 });
         // The master's own figure replaces the pages that it does not publish.
-        let mut silent = told;
+        let mut silent = published;
         silent[0] = (process(Kind::Master, 1, None, 100, 20), None);
         assert_eq!(of(&silent), Estimate { bytes: 1000 + 100 + 5 + 35 + 50 + 10, error: 50 + 10 });
     }
@@ -298,11 +298,11 @@ mod tests {
     fn private_is_the_rest() {
         let sharing = Sharing { shared: 70, ..Sharing::default() };
         let mut system = System { resident: Some(100), ..System::default() };
-        sharing.tell(&mut system, 9);
-        let told = (system.resident_private, system.resident_shared, system.shared_ms_ago);
-        assert_eq!(told, (Some(30), Some(70), Some(9)));
+        sharing.fill_in(&mut system, 9);
+        let figures = (system.resident_private, system.resident_shared, system.shared_ms_ago);
+        assert_eq!(figures, (Some(30), Some(70), Some(9)));
         system.resident = Some(60);
-        sharing.tell(&mut system, 9);
+        sharing.fill_in(&mut system, 9);
         assert_eq!((system.resident_private, system.resident_shared), (Some(0), Some(60)));
     }
 }

@@ -147,7 +147,7 @@ pub enum Kind {
     Upstream,
     /// The Lua modules.
     Lua,
-    /// None of the above, or not known.
+    /// None of the above, or unknown.
     Other,
 }
 

@@ -35,10 +35,10 @@ fn more_pools_than_places() {
         table.allocated(*pool, 10, false, None);
         table.freed(*pool);
     }
-    let told: Vec<_> = pools.iter().filter_map(|pool| table.counts(*pool)).collect();
-    assert!(told.len() > POOLS / 2 && told.len() <= POOLS, "{}", told.len());
-    assert!(told.iter().all(|c| *c == counts(1, 1, 1, 10)));
-    let rest = (pools.len() - told.len()) as u64;
+    let counted: Vec<_> = pools.iter().filter_map(|pool| table.counts(*pool)).collect();
+    assert!(counted.len() > POOLS / 2 && counted.len() <= POOLS, "{}", counted.len());
+    assert!(counted.iter().all(|c| *c == counts(1, 1, 1, 10)));
+    let rest = (pools.len() - counted.len()) as u64;
     let known = |pool: usize| table.counts(pool).is_some();
     assert_eq!(table.others(known), counts(rest, rest, rest, 10 * rest));
     table.freed(0);
