@@ -1,4 +1,4 @@
-//! What is read on demand.
+//! Reads figures on demand, each probe from its own process.
 
 pub mod heap;
 pub mod layout;

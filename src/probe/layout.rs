@@ -1,4 +1,4 @@
-//! Which address ranges of this process are whose.
+//! Determines which address ranges of this process belong to which part of the breakdown.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
@@ -16,57 +16,57 @@ use crate::sys::elf::LoadedObject;
 use crate::sys::pagemap::Resident;
 use crate::sys::{elf, maps, ranges};
 
-/// Which ranges are whose.
+/// The address ranges of each part.
 #[derive(Debug, Default)]
 pub struct Layout {
     /// The executable and its libraries.
     pub objects: Vec<LoadedObject>,
-    /// Their executable segments.
+    /// The executable segments of the objects.
     pub text: Vec<Range<usize>>,
-    /// Their writable segments.
+    /// The writable segments of the objects.
     pub data: Vec<Range<usize>>,
-    /// The stacks that are known.
+    /// The known stacks.
     pub stacks: Vec<Range<usize>>,
     /// nginx's shared mappings.
     pub shared: Vec<Range<usize>>,
-    /// The Lua VMs, and which addresses are theirs.
+    /// The Lua VMs and their addresses.
     pub lua: LuaReading,
-    /// The machine code of LuaJIT, once it was looked for.
+    /// The machine code of LuaJIT, after [`Layout::set_code`].
     pub code: Vec<Range<usize>>,
-    /// Other machine code made at run time.
+    /// Other machine code generated at run time.
     pub other_code: Vec<Range<usize>>,
-    /// malloc's mappings of huge pages, which are in no resident figure.
+    /// malloc's mappings of huge pages, which no resident figure includes.
     pub huge: Vec<Range<usize>>,
-    /// All of these but machine code, normalized.
+    /// All of the above except machine code, normalized.
     pub claimed: Vec<Range<usize>>,
-    /// Threads whose stacks are known.
+    /// The number of threads whose stacks are known.
     pub threads_seen: u64,
 }
 
-/// Whose pages are counted.
+/// A range whose pages are counted.
 #[derive(Debug)]
 pub struct Target {
     /// Page-aligned addresses.
     pub range: Range<usize>,
-    /// `None`: shared memory that is not nginx's.
+    /// The part that the range belongs to; `None` for shared memory that is not nginx's.
     pub category: Option<Category>,
-    /// Whether the kernel accounts its file pages as shared memory.
+    /// Whether the kernel accounts file pages of the range as shared memory.
     pub shmem: bool,
-    /// Whether it is private memory with no file behind it, so that all its pages are alike.
+    /// Whether the range is private memory without a file, so that all its pages are of one type.
     pub private: bool,
-    /// What was counted so far.
+    /// The pages in RAM counted so far.
     pub resident: Resident,
 }
 
 impl Target {
-    /// Bytes in RAM, of every kind.
+    /// Returns the bytes in RAM of all types.
     pub fn bytes(&self) -> u64 {
         self.resident.anon + self.resident.file
     }
 }
 
 impl Layout {
-    /// Finds them: `shared` is where nginx's shared mappings start.
+    /// Finds the ranges. `shared` has the start addresses of nginx's shared mappings.
     pub fn find(maps: &[MemoryMap], shared: &[usize]) -> Self {
         let objects = elf::objects();
         let text = ranges::normalize(objects.iter().flat_map(|o| o.executable()).collect());
@@ -98,8 +98,8 @@ impl Layout {
         }
     }
 
-    /// The machine code is found: that of LuaJIT; what else can be executed and has no file is other
-    /// machine code.
+    /// Sets the machine code of LuaJIT. Any other executable memory without a file is other machine
+    /// code.
     pub fn set_code(&mut self, maps: &[MemoryMap], code: Vec<Range<usize>>) {
         let taken = ranges::normalize(self.claimed.iter().chain(&code).cloned().collect());
         let generated = maps.iter().filter(|map| maps::is_generated_code(map)).map(maps::range);
@@ -108,12 +108,12 @@ impl Layout {
         self.code = code;
     }
 
-    /// The devices of shared memory.
+    /// Returns the devices of shared memory.
     pub fn devices(&self, maps: &[MemoryMap]) -> ShmemDevices {
         ShmemDevices::new(maps, &self.shared)
     }
 
-    /// What to count: everything that is somebody's, but for nginx's shared memory.
+    /// Returns the ranges to count: all known parts except nginx's shared memory.
     pub fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<Target> {
         let devices = self.devices(maps);
         let foreign: Vec<_> = maps
@@ -150,10 +150,10 @@ impl Layout {
     }
 }
 
-/// The devices whose pages the kernel accounts as shared memory: its own one for anonymous shared
-/// memory, and every tmpfs.
+/// The devices whose pages the kernel accounts as shared memory: its own device for anonymous
+/// shared memory, and every tmpfs.
 pub struct ShmemDevices {
-    /// The one that nginx's zones are on.
+    /// The device of nginx's zones.
     anonymous: Option<(i32, i32)>,
 }
 
@@ -163,18 +163,19 @@ impl ShmemDevices {
         ShmemDevices { anonymous: zone.map(|map| map.dev) }
     }
 
-    /// Whether the pages of a mapping are among them.
+    /// Returns whether the pages of a mapping are accounted as shared memory.
     pub fn contains(&self, map: &MemoryMap) -> bool {
         map.inode != 0
             && (self.anonymous == Some(map.dev)
                 || matches!(map.pathname, MMapPath::Vsys(_))
-                // Disks have a major number; file systems of no disk have none.
+                // Disks have a major number; file systems without a disk have none.
                 || (map.dev.0 == 0 && is_tmpfs(map.dev)))
     }
 }
 
-/// Whether a device is a tmpfs, by the mounts this process sees. They are read once for each new
-/// device; asking the file system itself could wait for a server that is gone.
+/// Returns whether a device is a tmpfs, according to the mounts that this process sees. They are
+/// read once for each new device. The file system itself is not queried, because that could block
+/// on a server that is gone.
 fn is_tmpfs(device: (i32, i32)) -> bool {
     static KNOWN: Lazy<Mutex<HashMap<(i32, i32), bool>>> = Lazy::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,7 +186,8 @@ fn is_tmpfs(device: (i32, i32)) -> bool {
     for mount in mounts.into_iter().flatten() {
         if let Some((major, minor)) = mount.majmin.split_once(':') {
             if let (Ok(major), Ok(minor)) = (major.parse(), minor.parse()) {
-                // The file system that the kernel starts with: a tmpfs, or of the same kind.
+                // "rootfs", which the kernel starts with, is a tmpfs or a file system of the same
+                // type.
                 let tmpfs = matches!(mount.fs_type.as_str(), "tmpfs" | "devtmpfs" | "rootfs");
                 known.insert((major, minor), tmpfs);
             }

@@ -1,4 +1,4 @@
-//! The Lua VMs of this process: the figures of each subsystem, and which addresses are theirs.
+//! Reports the Lua VMs of this process: the figures and the addresses of each subsystem.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -9,19 +9,19 @@ use crate::report::model::Category;
 use crate::sys::ranges;
 use crate::tally::lua::Figures;
 
-/// What is known of the VMs.
+/// The figures of the VMs.
 #[derive(Debug, Default)]
 pub struct LuaReading {
-    /// The subsystems that have, or had, a VM. What is in RAM is not counted yet.
+    /// The subsystems that have or had a VM, without the bytes in RAM.
     pub subsystems: Vec<Lua>,
-    /// The addresses of each; `None` where some are not known.
+    /// The addresses of each subsystem; `None` if some are unknown.
     pub mappings: Vec<(Category, Option<Vec<Range<usize>>>)>,
-    /// Why something is not known.
+    /// The reasons why figures are unknown.
     pub notes: Vec<String>,
 }
 
 impl LuaReading {
-    /// From what the hook has read.
+    /// Evaluates what the hook has read.
     pub fn new(reading: &Reading) -> Self {
         let mut all = LuaReading::default();
         for (subsystem, ended) in Subsystem::ALL.into_iter().zip(&reading.ended) {
@@ -52,7 +52,7 @@ impl LuaReading {
         all
     }
 
-    /// All addresses that are known.
+    /// Iterates over all known addresses.
     pub fn claimed(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.mappings.iter().flat_map(|(_, ranges)| ranges.iter().flatten().cloned())
     }
@@ -85,8 +85,8 @@ impl LuaReading {
         if !vms.is_empty() {
             self.mappings.push((subsystem.category(), ranges));
         }
-        // A VM that may be on another thread is not asked: what Lua counts is what it has got, which
-        // is checked when the VM ends.
+        // A VM that may run on another thread is not queried: its GC count equals the bytes that it
+        // has allocated, which is checked when the VM ends.
         let counted = |vm: &&VmReading| vm.counted.map_or(vm.figures.live, |(bytes, _)| bytes);
         self.subsystems.push(Lua {
             subsystem,
@@ -111,7 +111,7 @@ impl LuaReading {
     }
 }
 
-/// Where the bytes of heaps are.
+/// The composition of the heaps' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Account {
     segments: Mappings,
@@ -122,8 +122,9 @@ struct Account {
 }
 
 impl Account {
-    /// Of segments, what is neither in the chunks of blocks nor the allocator's own is free; `None`
-    /// when that contradicts what was read of them.
+    /// Sums up the heaps. In segments, memory is free if it belongs neither to the chunks of blocks
+    /// nor to the allocator itself. Returns `None` if this contradicts what was read of the
+    /// segments.
     fn new(figures: &Figures, heaps: &[&Heap]) -> Option<Self> {
         let mut segments = Mappings { count: 0, bytes: 0 };
         let (mut fixed, mut largest_free, mut direct_bytes, mut directs) = (0, 0, 0u64, 0u64);
@@ -141,7 +142,7 @@ impl Account {
         let overhead = held.checked_sub(free)?.checked_sub(figures.live)?;
         let agrees = largest_free <= free
             && (directs, direct_bytes) == (direct.count, direct.bytes)
-            // The headers alone: a word a block.
+            // The headers alone take one word per block.
             && overhead >= fixed;
         agrees.then_some(Account { segments, direct, overhead, free, largest_free })
     }

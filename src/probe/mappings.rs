@@ -1,6 +1,6 @@
-//! The largest mappings that nothing in the breakdown claims, and how much of them is in RAM.
+//! Lists the largest mappings that no part of the breakdown claims, and how much of them is in RAM.
 //!
-//! They are counted in rounds ([`Rounds`]), so each figure has its age.
+//! They are counted in rounds ([`Rounds`]), so each figure has an age.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -17,29 +17,29 @@ use crate::report::model::mappings::{Mapping, Mappings};
 use crate::sys::pagemap::PageMap;
 use crate::sys::{maps, ranges};
 
-/// Mappings of an entry that are listed.
+/// The number of mappings listed per entry.
 const LISTED: usize = 10;
-/// Those that are counted to find them, the largest by their virtual bytes.
+/// The number of mappings counted to find those, the largest by virtual bytes.
 const COUNTED: usize = 24;
-/// Mappings without a name that are this large are not merged with others.
+/// An unnamed mapping of at least this many bytes is not merged with others.
 const LARGE: u64 = 1 << 20;
-/// The smallest mapping that can have a transparent huge page in it.
+/// The smallest mapping that can contain a transparent huge page, in bytes.
 const HUGE: usize = 2 << 20;
-/// The longest path, in bytes: of a longer one there is the end.
+/// The longest path in bytes; of a longer path only the end is kept.
 const PATH: usize = 200;
-/// The time a snapshot spends on it.
+/// The time that a snapshot spends on counting.
 const ALLOWANCE: Duration = Duration::from_millis(1);
 
-/// What is counted, and where counting goes on.
+/// The mappings to count, and the progress of counting.
 #[derive(Debug, Default)]
 pub struct MappingsProbe {
     groups: Vec<Group>,
     counts: Rounds<Bytes>,
-    /// The anonymous ones of what is counted.
+    /// The anonymous ranges among those to count.
     anonymous: Vec<Range<usize>>,
 }
 
-/// Mappings of one path and with the same permissions.
+/// Mappings with the same path and the same permissions.
 #[derive(Debug)]
 struct Group {
     path: Option<String>,
@@ -50,7 +50,7 @@ struct Group {
     ranges: Vec<Range<usize>>,
 }
 
-/// Bytes in RAM, and of them those in huge pages.
+/// Bytes in RAM, and how many of them are in huge pages.
 #[derive(Debug, Clone, Copy, Default)]
 struct Bytes {
     resident: u64,
@@ -58,9 +58,11 @@ struct Bytes {
 }
 
 impl MappingsProbe {
-    /// Begins a snapshot. `taken` are the ranges that belong to something, normalized. Without
-    /// `unnamed`, anonymous mappings without a name are left out. With `all`, everything is counted
-    /// from the beginning and in full.
+    /// Starts a snapshot.
+    ///
+    /// `taken` are the ranges that belong to something else, normalized. Without `unnamed`,
+    /// anonymous mappings without a name are left out. With `all`, everything is counted completely
+    /// and from the start.
     pub fn begin(&mut self, maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool, all: bool) {
         self.groups = groups(maps, taken, unnamed);
         let wanted = |of_files: bool| {
@@ -76,7 +78,7 @@ impl MappingsProbe {
         self.counts.begin(ranges, (!all).then_some(ALLOWANCE));
     }
 
-    /// Bytes of a group in RAM, and when the oldest of its counts began.
+    /// Returns the bytes of a group in RAM, and when the oldest of its counts began.
     fn resident(&self, group: &Group) -> Option<(u64, Instant)> {
         let mut resident = 0u64;
         let mut oldest: Option<Instant> = None;
@@ -90,7 +92,7 @@ impl MappingsProbe {
         Some((resident, oldest?))
     }
 
-    /// The largest mappings.
+    /// Returns the largest mappings.
     pub fn finish(&self) -> Mappings {
         let list = |has_file: bool| {
             let of_kind = self.groups.iter().filter(|group| group.has_file == has_file);
@@ -115,7 +117,8 @@ impl MappingsProbe {
         }
     }
 
-    /// Bytes of private memory in transparent huge pages; `None` as long as something was not counted.
+    /// Returns the bytes of private memory in transparent huge pages; `None` until everything was
+    /// counted.
     pub fn huge(&self) -> Option<u64> {
         self.anonymous
             .iter()
@@ -132,7 +135,7 @@ impl Job<PageMap> for MappingsProbe {
     }
 }
 
-/// The mappings that nothing claims, the largest first.
+/// Groups the mappings that nothing claims, the largest group first.
 fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: HashMap<(Option<String>, String, bool), usize> = HashMap::new();
@@ -167,7 +170,7 @@ fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Grou
     groups
 }
 
-/// Whether its pages are the kernel's, and in no figure.
+/// Returns whether the pages of a mapping belong to the kernel, and so to no figure.
 fn is_of_kernel(map: &MemoryMap) -> bool {
     match &map.pathname {
         MMapPath::Vvar | MMapPath::Vsyscall => true,
@@ -176,7 +179,7 @@ fn is_of_kernel(map: &MemoryMap) -> bool {
     }
 }
 
-/// Its path or name as the kernel's list has it, of a long one the end.
+/// Returns the path or name of a mapping as the kernel lists it; of a long one, the end.
 fn path(map: &MemoryMap) -> Option<String> {
     let name = match &map.pathname {
         MMapPath::Anonymous => return None,

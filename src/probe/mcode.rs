@@ -1,8 +1,8 @@
-//! The machine code of LuaJIT's compiler: areas in anonymous executable mappings.
+//! Finds the machine code of LuaJIT's compiler: areas in anonymous executable mappings.
 //!
-//! Each area begins with a link, as `lj_mcode.c` has it: the address of the VM's area before it or
-//! 0, and its own size. That tells them from other generated code (PCRE's, trampolines), and apart
-//! where the kernel shows several as one mapping.
+//! Each area begins with a link, as in `lj_mcode.c`: the address of the VM's previous area or 0,
+//! and the area's own size. The link distinguishes the areas from other generated code (PCRE's,
+//! trampolines), and from each other if the kernel shows several as one mapping.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -16,20 +16,20 @@ use crate::sys::maps;
 use crate::sys::memory::{word, Memory};
 use crate::sys::pagemap::page_size;
 
-/// Pages of other code in front of an area that are passed over in a mapping.
+/// The number of pages of other code in front of an area that are skipped in a mapping.
 const STRAY: usize = 16;
 
-/// Looks for the areas; call [`CodeReader::step`] until it is done.
+/// Searches for the areas. Call [`CodeReader::step`] until it returns [`Progress::Done`].
 #[derive(Debug)]
 pub struct CodeReader {
     mappings: Vec<Range<usize>>,
-    /// Where an area may begin, and how many pages in a row were none.
+    /// Addresses at which an area may begin, each with the number of pages before it without an area.
     pending: Vec<(usize, usize)>,
     areas: BTreeMap<usize, usize>,
 }
 
 impl CodeReader {
-    /// Begins.
+    /// Starts a search in the mappings of generated code.
     pub fn new(maps: &[MemoryMap]) -> Self {
         let code = maps.iter().filter(|map| maps::is_generated_code(map));
         Self::of(code.map(maps::range).collect())
@@ -66,7 +66,7 @@ impl CodeReader {
         self.mappings.iter().find(|range| range.contains(&at)).map(|range| range.end)
     }
 
-    /// The areas, by address.
+    /// Returns the areas in ascending order of addresses.
     pub fn finish(&self) -> Vec<Range<usize>> {
         self.areas.iter().map(|(at, size)| *at..at + size).collect()
     }
@@ -102,15 +102,16 @@ mod tests {
             fake.set(at * page, if before == 0 { 0 } else { base + before * page });
             fake.set(at * page + 8, size * page);
         };
-        // One mapping of two areas, the second of which links to the first.
+        // One mapping with two areas; the second one links to the first.
         area(0, 2, 0);
         area(2, 2, 0);
         area(2, 2, 10);
-        // One with a page of other code in front, and one behind 20 such pages, linked to above.
+        // An area behind a page of other code, and one behind 20 such pages, which is linked to
+        // above.
         area(10, 1, 0);
         area(41, 2, 0);
         fake.set(8 * page, 0xc3);
-        // A size beyond the mapping; a link to nowhere.
+        // A size beyond the mapping, and a link to an address outside all mappings.
         fake.set(50 * page + 8, 8 * page);
         fake.set(52 * page, 0x1000);
         fake.set(52 * page + 8, page);

@@ -1,5 +1,6 @@
-//! A process that does not answer for itself: one that does not run this module's code, that has no
-//! slot, or whose slot cannot be read. `/proc` is asked instead.
+//! Reports a process that does not answer for itself, with figures from `/proc`.
+//!
+//! Such a process does not run this module's code, has no slot, or has a slot that cannot be read.
 #![forbid(unsafe_code)]
 
 pub mod title;
@@ -10,8 +11,10 @@ use crate::report::model::zones::ZoneUse;
 use crate::report::model::{Kind, Named, Process, State};
 use crate::sys::{life, limits, status};
 
-/// A process that does not answer for itself, for this `reason`. `zones` are the mappings that this
-/// process shares with the `master`. `None` when it is gone, or no child of that master.
+/// Reads a process that does not answer for itself, for this `reason`.
+///
+/// `zones` returns the mappings that this process shares with the `master`. Returns `None` if the
+/// process is gone, or is neither the master nor its child.
 pub fn read(
     pid: i32,
     state: State,
@@ -23,7 +26,8 @@ pub fn read(
     let untitled = if is_master { Kind::Master } else { Kind::Other };
     let titled = if is_master { None } else { title::read(pid) };
     let (kind, titled_state) = titled.unwrap_or((untitled, State::Active));
-    // A child with the master's title is one that is about to start, or a new binary's master.
+    // A child with the master's title is about to start its own work, or is the master of a new
+    // binary.
     if (kind == Kind::Master) != is_master {
         return None;
     }

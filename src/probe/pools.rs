@@ -1,12 +1,13 @@
-//! The live pools of this process: a walk over all of them, in slices.
+//! Reads the live pools of this process: a walk over all of them, in slices.
 //!
-//! Pools come and go between slices. Each is counted at most once, with what it held when it was
-//! read; the counts of creators are those at the end of the walk.
+//! Pools are created and destroyed between slices. Each pool is counted at most once, with the
+//! memory that it held when it was read. The counts of creators are those at the end of the walk.
 //!
-//! What the unsafe code below relies on:
+//! Invariants of the unsafe code:
 //!
-//! 1. A pool that [`hook::pool::with`] tells is live and of the layout of [`pool`](crate::abi::pool)
-//!    until that returns, and so is one that is watched until it is not any more.
+//! 1. A pool that [`hook::pool::with`] passes on is live and has the layout of
+//!    [`pool`](crate::abi::pool) until that call returns. A watched pool stays so until the watch
+//!    ends.
 
 mod names;
 mod top;
@@ -25,19 +26,19 @@ use top::Top;
 use whose::Whose;
 pub use whose::{Owner, Traced, Tracer};
 
-/// How many of the oldest and of the largest pools are told.
+/// The number of oldest and of largest pools to report.
 const TOLD: usize = 10;
 
-/// Blocks and large allocations that are read between two looks at the clock.
+/// The number of blocks and large allocations read between two checks of the budget.
 const PIECES: usize = 256;
 
-/// What it takes to find out whose a pool is, in pieces.
+/// The cost of finding a pool's owner, as a number of pieces.
 const TRACE: usize = 16;
 
-/// Connections that are looked at between two looks at the clock.
+/// The number of connections examined between two checks of the budget.
 const CONNECTIONS: usize = 512;
 
-/// What outlasts a walk.
+/// The state kept from one walk to the next, and the walk in progress.
 #[derive(Debug, Default)]
 pub struct PoolsProbe {
     names: Names,
@@ -46,15 +47,15 @@ pub struct PoolsProbe {
 
 #[derive(Debug)]
 struct Walk {
-    /// Where the walk goes on.
+    /// The place at which the walk continues.
     place: usize,
-    /// The pool that is read in pieces.
+    /// The pool being read, and its partial reading.
     reading: Option<(Pool, Reading)>,
-    /// What the pools of each creator hold.
+    /// The memory held by the pools of each creator.
     held: Vec<Held>,
     tracer: Box<dyn Tracer>,
     is_prepared: bool,
-    /// What the pools of each creator are for.
+    /// The purpose of the pools of each creator.
     kinds: Vec<Kind>,
     whose: Whose,
     cycles: Top,
@@ -64,9 +65,9 @@ struct Walk {
 }
 
 impl PoolsProbe {
-    /// Begins a walk, on which `tracer` says whose pools are.
+    /// Starts a walk. `tracer` finds the owners of pools.
     pub fn begin(&mut self, tracer: Box<dyn Tracer>) {
-        // Why not, if not, is told in the end.
+        // An error is ignored here: `finish` returns the reason.
         let _ = hook::pool::with(tally::Pools::settle);
         self.walk = Some(Walk {
             place: 0,
@@ -83,7 +84,7 @@ impl PoolsProbe {
         });
     }
 
-    /// Goes on until the budget is spent or all pools are read.
+    /// Continues until the budget is spent or all pools are read.
     pub fn step(&mut self, budget: &Budget) -> Progress {
         let Some(walk) = &mut self.walk else { return Progress::Done };
         let names = &mut self.names;
@@ -102,8 +103,8 @@ impl PoolsProbe {
         }
     }
 
-    /// The figures, and notes about them; why there are none. `requests`: whether request lines are
-    /// wanted.
+    /// Returns the figures with notes about them, or the reason why there are none. `requests`
+    /// selects whether request lines are included.
     pub fn finish(&mut self, requests: bool) -> Result<(Pools, Vec<String>), &'static str> {
         let walk = self.walk.take().ok_or("they were not read")?;
         let names = &mut self.names;
@@ -112,13 +113,14 @@ impl PoolsProbe {
 }
 
 impl Walk {
-    /// Reads some pools.
+    /// Reads up to [`PIECES`] blocks and large allocations.
     fn some(&mut self, pools: &mut tally::Pools, names: &mut Names) -> ControlFlow<()> {
         let mut left = PIECES;
         while left > 0 {
             if let Some((pool, mut reading)) = self.reading.take() {
                 if pools.live().watched() == Some(pool.address) {
-                    // SAFETY: 1.
+                    // SAFETY: the pool is still watched, so it has been neither destroyed nor reset
+                    // (1).
                     if unsafe { reading.step(left) } {
                         if self.kinds.len() <= pool.creator {
                             let named = names.of(pools.creators());
@@ -138,7 +140,7 @@ impl Walk {
             };
             self.place = next;
             pools.live().watch(pool.address);
-            // SAFETY: 1.
+            // SAFETY: the table of live pools contains the pool during this call (1).
             self.reading = Some((pool, unsafe { Reading::of(pool.address) }));
         }
         ControlFlow::Continue(())
@@ -226,7 +228,7 @@ impl Walk {
     }
 }
 
-/// Adds what a creator did and holds; creators with the same name are one.
+/// Adds the counts and the memory of a creator; creators with the same name are merged.
 fn add(report: &mut Pools, tally: &tally::Creator, held: &Held, name: &Name) {
     if tally.created() == 0 {
         return;

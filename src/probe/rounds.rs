@@ -1,8 +1,8 @@
-//! Ranges of pages that are counted a piece at a time, in the order of their addresses.
+//! Counts ranges of pages piece by piece, in the order of their addresses.
 //!
-//! A gigabyte takes some milliseconds to count, so a snapshot goes on for a short while where the last
-//! one stopped, and each figure has its age. Small ranges are counted in each snapshot, large ones are
-//! complete every few snapshots.
+//! Counting a gigabyte takes some milliseconds. A snapshot therefore continues for a short time
+//! where the last one stopped, and each figure has an age. Small ranges are counted in every
+//! snapshot, large ones are complete every few snapshots.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use crate::budget::{Budget, Progress};
 
-/// What is counted of each range, and where counting goes on.
+/// The figure of each range, and the progress of counting.
 #[derive(Debug)]
 pub struct Rounds<B> {
-    /// By address.
+    /// The ranges, sorted by address.
     counts: Vec<Count<B>>,
-    /// The range that is next.
+    /// The index of the next range.
     cursor: usize,
-    /// Ranges that this snapshot has not got to.
+    /// The number of ranges that this snapshot has not finished yet.
     due: usize,
-    /// What is left of the snapshot's time; `None` where it has as much as it takes.
+    /// The rest of the snapshot's time; `None` if its time is not limited.
     left: Option<Duration>,
 }
 
@@ -29,7 +29,7 @@ struct Count<B> {
     range: Range<usize>,
     /// The figure, and when its count began.
     counted: Option<(B, Instant)>,
-    /// The count under way: when it began, the next page, and the figure so far.
+    /// The count in progress: when it began, the next page, and the figure so far.
     counting: Option<(Instant, usize, B)>,
 }
 
@@ -40,8 +40,8 @@ impl<B> Default for Rounds<B> {
 }
 
 impl<B: Copy + Default> Rounds<B> {
-    /// Begins a snapshot of these ranges, which may take `allowance`. Without one, every range is
-    /// counted from its beginning and whole.
+    /// Starts a snapshot of these ranges, which may take `allowance`. Without an allowance, every
+    /// range is counted completely and from its start.
     pub fn begin(
         &mut self,
         ranges: impl Iterator<Item = Range<usize>>,
@@ -60,8 +60,8 @@ impl<B: Copy + Default> Rounds<B> {
         self.left = allowance;
     }
 
-    /// Goes on until the budget, or the snapshot's time, is spent, or all are counted. `piece` counts
-    /// from the beginning of a range on, and returns where to continue.
+    /// Continues until the budget or the snapshot's time is spent, or all ranges are counted.
+    /// `piece` counts from the start of the given range on, and returns where to continue.
     pub fn step(
         &mut self,
         budget: &Budget,
@@ -78,7 +78,7 @@ impl<B: Copy + Default> Rounds<B> {
         Ok(Progress::Done)
     }
 
-    /// One piece of the range that is next.
+    /// Counts one piece of the next range.
     fn piece(
         &mut self,
         now: Instant,
@@ -107,12 +107,12 @@ impl<B: Copy + Default> Rounds<B> {
         self.counts.get(place).filter(|count| count.range == *range)
     }
 
-    /// The figure of a range, and when its count began; `None` before it was counted.
+    /// Returns the figure of a range and when its count began; `None` before it was counted.
     pub fn of(&self, range: &Range<usize>) -> Option<(B, Instant)> {
         self.count(range)?.counted
     }
 
-    /// The figure of each range.
+    /// Iterates over the figures of all ranges, with the time when each count began.
     pub fn all(&self) -> impl Iterator<Item = Option<(B, Instant)>> + '_ {
         self.counts.iter().map(|count| count.counted)
     }

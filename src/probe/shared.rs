@@ -1,10 +1,10 @@
-//! How much of a shared mapping is loaded in RAM, by any process.
+//! Counts how much of a shared mapping is in RAM, no matter which process loaded it.
 //!
-//! The kernel takes 20 ms for a gigabyte that this process has not touched, so what was counted is
-//! remembered, and counted again when twenty times as long has passed.
+//! The kernel takes 20 ms for a gigabyte that this process has not touched. A count is therefore
+//! reused until twenty times its duration has passed.
 //!
-//! Invariant for `unsafe`: **M1** `mincore` only asks about addresses and writes one byte a page
-//! into a vector that is as long; an address that is not mapped is an error, not a crash.
+//! Invariant of the unsafe code: **M1** `mincore` only examines addresses, and writes one byte per
+//! page into a vector of that length; an address that is not mapped is an error, not a crash.
 
 use std::io;
 use std::ops::Range;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use crate::budget::{Budget, Progress};
 use crate::sys::pagemap::page_size;
 
-/// Pages asked about with one system call: 4 MiB of address space, 2 to 90 us.
+/// Pages examined with one system call: 4 MiB of address space, 2 to 90 us.
 const PAGES_A_PIECE: usize = 1024;
 
-/// How many times longer than a count took its figure is used.
+/// A figure is reused for this multiple of the time that it took to count.
 const REST: u32 = 20;
 
-/// What was counted of mappings.
+/// Earlier counts of mappings.
 #[derive(Debug, Default)]
 pub struct Remembered(Vec<Counted>);
 
@@ -32,19 +32,20 @@ struct Counted {
 }
 
 impl Remembered {
-    /// Leaves only what is in one of these ranges.
+    /// Drops the counts of ranges that are no longer mapped.
     pub fn retain(&mut self, is_mapped: impl Fn(&Range<usize>) -> bool) {
         self.0.retain(|counted| is_mapped(&counted.range));
     }
 
-    /// Bytes in RAM of a range and their age, unless it is time to count them again.
+    /// Returns the bytes of a range in RAM and their age; `None` if the range must be counted
+    /// (again).
     pub fn of(&self, range: &Range<usize>) -> Option<(u64, Duration)> {
         let counted = self.0.iter().find(|counted| counted.range == *range)?;
         let age = counted.since.elapsed();
         (age < counted.took.saturating_mul(REST)).then_some((counted.bytes, age))
     }
 
-    /// Remembers a count that is done.
+    /// Stores a finished count.
     pub fn add(&mut self, count: &SharedResidency) {
         let range = count.whole.clone();
         self.0.retain(|counted| counted.range != range);
@@ -53,11 +54,11 @@ impl Remembered {
     }
 }
 
-/// A count under way.
+/// A count in progress.
 #[derive(Debug)]
 pub struct SharedResidency {
     whole: Range<usize>,
-    /// What is left of it.
+    /// The part of the range that is still to be counted.
     range: Range<usize>,
     resident: u64,
     begun: Instant,
@@ -65,13 +66,13 @@ pub struct SharedResidency {
 }
 
 impl SharedResidency {
-    /// Begins to count in a range of whole pages.
+    /// Starts to count a range of whole pages.
     pub fn begin(range: Range<usize>) -> Self {
         let (begun, took) = (Instant::now(), Duration::ZERO);
         SharedResidency { whole: range.clone(), range, resident: 0, begun, took }
     }
 
-    /// Goes on until the budget is spent or all is counted.
+    /// Continues until the budget is spent or everything is counted.
     pub fn step(&mut self, budget: &Budget) -> io::Result<Progress> {
         let mut vector = [0u8; PAGES_A_PIECE];
         let slice = Instant::now();
@@ -79,7 +80,7 @@ impl SharedResidency {
             let pages = self.range.len().div_ceil(page_size()).min(PAGES_A_PIECE);
             let bytes = pages * page_size();
             let from = self.range.start as *mut _;
-            // SAFETY: M1.
+            // SAFETY: the vector has a byte for each of the pages (M1).
             if unsafe { libc::mincore(from, bytes, vector.as_mut_ptr()) } != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -94,7 +95,7 @@ impl SharedResidency {
         Ok(if self.range.is_empty() { Progress::Done } else { Progress::More })
     }
 
-    /// Bytes in RAM.
+    /// Returns the bytes in RAM.
     pub fn finish(&self) -> u64 {
         self.resident
     }
@@ -104,10 +105,10 @@ impl SharedResidency {
 pub(crate) mod tests {
     use super::*;
 
-    /// Maps shared memory, for the rest of the process. Its address.
+    /// Maps shared memory for the rest of the process. Returns its address.
     pub(crate) fn shared(pages: usize, access: i32) -> usize {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping.
+        // SAFETY: the kernel chooses the address of a new mapping, so no existing one changes.
         let start =
             unsafe { libc::mmap(std::ptr::null_mut(), pages * page_size(), access, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED);
@@ -118,7 +119,7 @@ pub(crate) mod tests {
     pub(crate) fn touch(range: &Range<usize>, pages: usize) {
         assert!(pages * page_size() <= range.len());
         for page in 0..pages {
-            // SAFETY: within the mapping.
+            // SAFETY: the page lies within the mapping, which is writable.
             unsafe { (range.start as *mut u8).add(page * page_size()).write(1) };
         }
     }
@@ -126,7 +127,7 @@ pub(crate) mod tests {
     /// Writes to the start of a range from [`shared`].
     pub(crate) fn fill(range: &Range<usize>, bytes: &[u8]) {
         assert!(bytes.len() <= range.len());
-        // SAFETY: within the mapping.
+        // SAFETY: the bytes lie within the mapping, which is writable.
         unsafe { (range.start as *mut u8).copy_from(bytes.as_ptr(), bytes.len()) };
     }
 

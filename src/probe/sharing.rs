@@ -1,14 +1,16 @@
-//! Which pages of this process others map, too, from `/proc/self/pagemap`.
+//! Finds which pages of this process other processes also map, from `/proc/self/pagemap`.
 //!
-//! The kernel looks at each page's own descriptor for that, about 12 us for a megabyte, so a snapshot
-//! spends a short while on it and goes on where the last one stopped. What is complete is served with
-//! its age, and begun again when it is a second old, or twenty times as old as it took. A snapshot
-//! whose figures would be more than five seconds old, or from before a process of the server started
-//! or left, reads all of them, if its patience allows: with a fork or an exit, much of a process turns
-//! from private to shared, or back, in several processes at once.
+//! For this the kernel looks at each page's own descriptor, which takes about 12 us per megabyte. A
+//! snapshot spends a short time on it and continues where the last one stopped. A complete reading
+//! is reported with its age. A new reading starts when the last one is a second old, or twenty
+//! times as old as the time that it took, whichever is later.
 //!
-//! `smaps` has the same figures, but goes over all pages of a mapping in one call, and holds up whoever
-//! maps or unmaps meanwhile.
+//! A snapshot reads all pages at once, if its patience allows, when its figures would otherwise be
+//! more than five seconds old, or older than the start or exit of a process of the server. After a
+//! fork or an exit, many pages change between private and shared in several processes at once.
+//!
+//! `smaps` has the same figures, but it walks all pages of a mapping in one call, and blocks any
+//! thread that maps or unmaps memory meanwhile.
 #![forbid(unsafe_code)]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,56 +27,57 @@ use crate::report::model::sharing::Sharing;
 use crate::sys::pagemap::{page_size, PageMap};
 use crate::sys::{maps, status};
 
-/// The time a snapshot spends on it, once there are figures.
+/// The time that a snapshot spends on reading once there are figures.
 const ALLOWANCE: Duration = Duration::from_micros(300);
-/// The age at which figures are taken again.
+/// The minimum age at which figures are read again.
 const OLD: Duration = Duration::from_secs(1);
-/// The age from which a snapshot does not do with figures.
+/// The age from which a snapshot does not use figures.
 const STALE: Duration = Duration::from_secs(5);
-/// How long after a process has started or left the pages of the others may still change hands.
+/// After a process started or exited, pages of the others may still change for this long.
 const SETTLES: Duration = Duration::from_secs(1);
-/// How much time may be lost by beginning again: a process with more pages than that is read on.
+/// A reading that has taken this long is continued instead of restarted, which would lose more
+/// time.
 const LARGE: Duration = Duration::from_millis(20);
-/// How many times longer than they took figures are used at least.
+/// Figures are used for at least this multiple of the time that they took.
 const REST: u32 = 20;
-/// Bytes of a slot for the anonymous pages, and as many for those of files.
+/// Bytes of a slot for anonymous pages, and as many for pages of files.
 const ROOM: usize = 2048;
-/// The same for other shared memory.
+/// Bytes of a slot for other shared memory.
 const ROOM_SHMEM: usize = 512;
-/// The most resident bytes with which the kernel is asked for `Pss_File`, in one call: 0.7 ms.
+/// The most resident bytes for which the kernel is asked for `Pss_File`, in one call: 0.7 ms.
 const SMALL: u64 = 48 << 20;
-/// What may be used of a slice before.
+/// The part of a slice that may be used up before that call.
 const BEFORE: Duration = Duration::from_micros(50);
-/// Address bits of a page number.
+/// The number of bits of an address that form the page number.
 const PAGE_BITS: u32 = 46;
 
-/// What is known, and the reading under way.
+/// The last complete figures, and the reading in progress.
 #[derive(Debug, Default)]
 pub struct SharingProbe {
     known: Option<(Sharing, Instant)>,
-    /// How long the last reading took, all slices together.
+    /// The duration of the last reading, as the sum of its slices.
     took: Duration,
     reading: Option<Reading>,
-    /// `Pss_File` of a process that is small enough.
+    /// `Pss_File`, if the process is small enough.
     pss_file: Option<u64>,
-    /// Whether it is to be asked for in this snapshot.
+    /// Whether this snapshot still has to query `Pss_File`.
     ask: bool,
-    /// Whether that waits for a slice of its own.
+    /// Whether the query has already been postponed to another slice.
     deferred: bool,
-    /// What this snapshot may spend.
+    /// The time that this snapshot may spend.
     allowance: Allowance,
-    /// Which processes there were, and when that has last changed.
+    /// The last membership number, and when it last changed.
     membership: Option<(u64, Instant)>,
 }
 
-/// What a snapshot may spend.
+/// A limit on the time that a snapshot spends.
 #[derive(Debug, Clone, Copy)]
 enum Allowance {
-    /// Time of the processor.
+    /// This much time on the processor.
     Slice(Duration),
-    /// As much as it takes until then.
+    /// Any amount of time until then.
     Until(Instant),
-    /// As much as it takes.
+    /// Any amount of time.
     All,
 }
 
@@ -100,14 +103,14 @@ impl Allowance {
     }
 }
 
-/// A reading under way.
+/// A reading in progress.
 #[derive(Debug)]
 struct Reading {
     begun: Instant,
     spent: Duration,
-    /// By address.
+    /// The areas, sorted by address.
     areas: Vec<Area>,
-    /// The next area, and the address in it.
+    /// The next area, and the address in it at which the reading continues.
     next: usize,
     at: usize,
     counts: Counts,
@@ -124,15 +127,15 @@ struct Area {
 
 #[derive(Debug, Clone, Copy)]
 enum Of {
-    /// nginx's shared memory, which counts once anyway.
+    /// nginx's shared memory, which is counted once in any case.
     Nginx,
-    /// Memory with no file behind it.
+    /// Memory without a file.
     Nothing,
-    /// A file: what is added to an address gives the number of the page in it.
+    /// A file. `number` identifies the page at `start`, by the file and the offset in it.
     File { number: u64, start: usize, shmem: bool },
 }
 
-/// Pages.
+/// Numbers of pages.
 #[derive(Debug, Default)]
 struct Counts {
     anon_shared: u64,
@@ -143,8 +146,10 @@ struct Counts {
 }
 
 impl SharingProbe {
-    /// Begins a snapshot, `membership` standing for the processes that there are. With `all`, nothing
-    /// that was read before is used; stale figures are not used if there are others within `patience`.
+    /// Starts a snapshot. `membership` stands for the set of processes that exist.
+    ///
+    /// With `all`, no earlier reading is used. Stale figures are not used if a new reading
+    /// completes within `patience`.
     pub fn begin(
         &mut self,
         maps: &[MemoryMap],
@@ -182,7 +187,7 @@ impl SharingProbe {
         };
     }
 
-    /// What is known, and its age in milliseconds.
+    /// Returns the last complete figures and their age in milliseconds.
     pub fn finish(&self) -> Option<(Sharing, u64)> {
         let (sharing, since) = self.known.as_ref()?;
         let age = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -222,7 +227,8 @@ impl Job<PageMap> for SharingProbe {
             }
         }
         if self.ask {
-            // Once: a slice may have little left each time.
+            // The query is postponed once only: the following slices may have little time left,
+            // too.
             if budget.used() > BEFORE && !self.deferred {
                 self.deferred = true;
                 return Ok(Progress::More);
@@ -245,7 +251,7 @@ impl Reading {
         Reading { begun, spent: Duration::ZERO, areas, next: 0, at: 0, counts, anon, files, shmem }
     }
 
-    /// Goes over a bounded number of pages.
+    /// Reads a bounded number of pages.
     fn piece(&mut self, map: &PageMap) -> io::Result<Progress> {
         let Reading { areas, next, at, counts, anon, files, shmem, .. } = self;
         let Some((area, last)) = areas.get(*next).zip(areas.last()) else {
@@ -307,7 +313,7 @@ impl Reading {
 }
 
 impl Area {
-    /// `None` for what is in no figure of the kernel's.
+    /// Returns `None` for a mapping that no figure of the kernel includes.
     fn new(map: &MemoryMap, nginx: &[Range<usize>], devices: &ShmemDevices) -> Option<Area> {
         let range = maps::range(map);
         if matches!(map.pathname, MMapPath::Vvar) || maps::is_hugetlb(map) {

@@ -1,7 +1,7 @@
-//! One process's figures, taken in steps on its own event loop.
+//! Takes one process's figures, in steps on its own event loop.
 //!
 //! The order matters: first the address ranges are found and their pages counted, then the kernel's
-//! totals are read, and what is left of them is `anon_other` and `file_other`.
+//! totals are read. The difference is reported as `anon_other` and `file_other`.
 #![forbid(unsafe_code)]
 
 mod breakdown;
@@ -35,26 +35,26 @@ use crate::sys::{memory, status};
 pub use identity::{Identity, Probes};
 use text::text;
 
-/// How long a snapshot waits for counts whose last figures are old: the allocator's, and the pages
-/// that other processes map, too. These counts go on in the next one then, and the rest is there
-/// before `memstat_timeout` is over.
+/// How long a snapshot waits for two counts whose last figures are old: the allocator's, and that
+/// of pages that other processes also map. After this time the counts continue in the next
+/// snapshot, so that the other figures are ready before `memstat_timeout` ends.
 const PATIENCE: Duration = Duration::from_millis(150);
 
-/// The figures of a note about pages that other processes map, too.
+/// The figures named in notes about pages that other processes also map.
 const SHARED: &str = "system.resident_private, resident_shared";
 
-/// A measurement that is done.
+/// The result of a measurement.
 #[derive(Debug, Clone)]
 pub struct Taken {
     /// The figures.
     pub process: Process,
-    /// The zones in full, where this process may be the only one to have them.
+    /// The complete zones, if this process may be the only one that has them mapped.
     pub zones: Vec<(String, SharedZone)>,
-    /// Which of its pages others map, too.
+    /// Which of its pages other processes also map.
     pub sharing: Option<Sharing>,
 }
 
-/// A measurement under way.
+/// A measurement in progress.
 #[derive(Debug)]
 pub struct Snapshot {
     stage: Stage,
@@ -63,10 +63,10 @@ pub struct Snapshot {
     heap: Option<HeapReading>,
     pages: Option<PageMap>,
     targets: Vec<Target>,
-    /// Bytes of them in transparent huge pages.
+    /// Bytes of the targets in transparent huge pages.
     huge: u64,
     uses: Option<ZoneUses>,
-    /// What of nginx's shared memory this process has touched, if all of it was counted.
+    /// Bytes of nginx's shared memory that this process has touched, if all of it was counted.
     touched: Option<u64>,
     zones: Vec<(String, SharedZone)>,
     begun: Instant,
@@ -77,15 +77,15 @@ pub struct Snapshot {
 
 #[derive(Debug)]
 enum Stage {
-    /// The allocator counts what it has free.
+    /// The allocator counts its free memory.
     Allocator,
     Maps(Option<MapsReader>),
     Heap,
-    /// Looking for machine code of LuaJIT.
+    /// The machine code of LuaJIT is searched.
     Code(CodeReader),
-    /// Counting target `.0` from address `.1` on.
+    /// Target `.0` is counted from address `.1` on.
     Count(usize, usize),
-    /// Counting mappings that nothing claims.
+    /// The mappings that nothing claims are counted.
     Unclaimed,
     Pools,
     Touched,
@@ -95,7 +95,7 @@ enum Stage {
 }
 
 impl Snapshot {
-    /// Begins a measurement.
+    /// Starts a measurement.
     pub fn begin() -> Self {
         Snapshot {
             stage: Stage::Allocator,
@@ -115,7 +115,7 @@ impl Snapshot {
         }
     }
 
-    /// Goes on until the budget is spent or all is measured.
+    /// Continues until the budget is spent or everything is measured.
     pub fn step(&mut self, identity: &Identity, probes: &mut Probes, budget: &Budget) -> Progress {
         let begun = Instant::now();
         let progress = loop {
@@ -138,7 +138,7 @@ impl Snapshot {
         progress
     }
 
-    /// One piece of the present stage; `Done` when it moved to the next one.
+    /// Does one piece of the current stage. Returns `More` if the budget ran out within the piece.
     fn advance(
         &mut self,
         identity: &Identity,
@@ -271,8 +271,8 @@ impl Snapshot {
         }
     }
 
-    /// Goes on with a count of pages. Where it fails, a note says so of its `figures`, and the snapshot
-    /// goes on without them.
+    /// Continues a count of pages. If it fails, a note names the `figures` that are missing, and
+    /// the snapshot continues without them.
     fn count(
         &mut self,
         job: &mut impl Job<PageMap, Error = io::Error>,
@@ -286,7 +286,7 @@ impl Snapshot {
         })
     }
 
-    /// The figures; the snapshot must be done.
+    /// Returns the figures. The snapshot must be done.
     pub fn finish(mut self, identity: &Identity, probes: &mut Probes) -> Taken {
         let begun = Instant::now();
         let (mut system, threads) = match status::own() {
@@ -355,7 +355,7 @@ impl Snapshot {
         Taken { process, zones: self.zones, sharing: sharing.map(|(sharing, _)| sharing) }
     }
 
-    /// The pools, if the hooks that know them are in place.
+    /// Returns the pools if the hooks that record them are in place.
     fn pools(&mut self, identity: &Identity, probe: &mut PoolsProbe) -> Option<Pools> {
         let read = match identity.hooks.pool.reason() {
             Some(reason) => Err(reason),
@@ -373,7 +373,7 @@ impl Snapshot {
         }
     }
 
-    /// The figures of the Lua VMs, with what is in RAM; `None` when VMs are not hooked.
+    /// Returns the figures of the Lua VMs with their bytes in RAM; `None` if VMs are not hooked.
     fn lua(&mut self) -> Option<Vec<Lua>> {
         self.notes.append(&mut self.layout.lua.notes);
         let mut all = std::mem::take(&mut self.layout.lua.subsystems);

@@ -1,6 +1,6 @@
-//! How much of each zone this process has touched: the pages of it in its own page table.
+//! Counts how much of each zone this process has touched: the zone's pages in its own page table.
 //!
-//! Zones are counted in rounds ([`Rounds`]), so each figure is served with its age.
+//! Zones are counted in rounds ([`Rounds`]), so each figure has an age.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -11,26 +11,27 @@ use super::rounds::Rounds;
 use crate::budget::{Budget, Job, Progress};
 use crate::sys::pagemap::PageMap;
 
-/// The time a snapshot spends on it.
+/// The time that a snapshot spends on counting.
 const ALLOWANCE: Duration = Duration::from_micros(200);
 
-/// What is counted, and where counting goes on.
+/// The figures of the zones, and the progress of counting.
 #[derive(Debug, Default)]
 pub struct Touched {
     zones: Rounds<u64>,
-    /// When the snapshot began.
+    /// The time at which the snapshot began.
     begun: Option<Instant>,
 }
 
 impl Touched {
-    /// Begins a snapshot of these page ranges. With `all`, every one is counted from its beginning and
-    /// whole.
+    /// Starts a snapshot of these page ranges. With `all`, every range is counted completely and
+    /// from its start.
     pub fn begin(&mut self, ranges: impl Iterator<Item = Range<usize>>, all: bool) {
         self.zones.begin(ranges, (!all).then_some(ALLOWANCE));
         self.begun = Some(Instant::now());
     }
 
-    /// Touched bytes of all ranges, if this snapshot has counted every one of them.
+    /// Returns the touched bytes of all ranges; `None` unless this snapshot has counted every
+    /// range.
     pub fn sum(&self) -> Option<u64> {
         let begun = self.begun?;
         self.zones.all().try_fold(0u64, |sum, counted| {
@@ -39,7 +40,8 @@ impl Touched {
         })
     }
 
-    /// Touched bytes of a range, and their age in milliseconds; `None` before they were counted.
+    /// Returns the touched bytes of a range and their age in milliseconds; `None` before the first
+    /// count.
     pub fn of(&self, pages: &Range<usize>) -> Option<(u64, u64)> {
         let (bytes, since) = self.zones.of(pages)?;
         Some((bytes, u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)))
@@ -104,7 +106,7 @@ mod tests {
         touch(2, 2);
         assert!(snapshot(&mut touched, true) >= 3, "a whole count takes its pieces");
         assert_eq!(bytes(&touched), [Some(5), Some(70_000), Some(2)]);
-        // A zone that is gone takes its figures with it.
+        // The figures of a zone that was removed are dropped.
         touched.begin(ranges().take(1), false);
         assert_eq!(bytes(&touched), [Some(5), None, None]);
         touched.begin(ranges().take(0), false);

@@ -1,4 +1,4 @@
-//! What this process has to do with each zone it has mapped, and what of that fits into its slot.
+//! Reports how this process uses each zone that it has mapped, limited to the room in its slot.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -10,14 +10,14 @@ use crate::report::model::zones::{SharedZone, ZoneUse, ZoneUses};
 use crate::report::model::Named;
 use crate::tally::zones::Counts;
 
-/// Bytes of a slot that the uses of zones may take, and as many the zones of before a reload.
+/// Bytes of a slot reserved for the uses of zones, and as many for the zones from before a reload.
 const ROOM: usize = 10 * 1024;
-/// What a use takes at most, its name apart: eight figures.
+/// The maximum size of one use in bytes, without its name: eight figures.
 const USE: usize = 80;
-/// What a zone in full takes at most, its names and notes apart.
+/// The maximum size of one complete zone in bytes, without its names and notes.
 const FULL: usize = 14 * 40 + 170;
 
-/// What this process has to do with the zones; why figures lack goes to `notes`.
+/// Returns how this process uses the zones. Adds the reasons for missing figures to `notes`.
 pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -> ZoneUses {
     let of = |zone: &ZoneMapping| {
         let mut uses = zone.uses();
@@ -49,11 +49,11 @@ pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -
     fit(uses, notes)
 }
 
-/// Why it is not known what a process did to a zone.
+/// The note for zones whose use by a process is unknown.
 pub const NOT_COUNTED: &str = "zones, allocations, frees, failures, bytes_requested: not counted \
     without the slab hook, in mappings that are older than it, and in more zones than it tells apart";
 
-/// The uses that there is room for: those of zones that this process used first.
+/// Drops uses that do not fit; the zones that this process used are kept first.
 fn fit(mut uses: Vec<(String, ZoneUse)>, notes: &mut Vec<String>) -> ZoneUses {
     let all = uses.len();
     let bytes = |(name, _): &(String, ZoneUse)| name.len() + USE;
@@ -71,7 +71,7 @@ fn fit(mut uses: Vec<(String, ZoneUse)>, notes: &mut Vec<String>) -> ZoneUses {
     Named(uses)
 }
 
-/// The zones of before a reload that there is room for.
+/// Drops zones from before a reload that do not fit.
 pub fn fit_full(zones: &mut Vec<(String, SharedZone)>) {
     keep(zones, |(name, zone)| {
         let notes: usize = zone.notes.iter().map(|note| note.len() + 4).sum();
@@ -80,7 +80,7 @@ pub fn fit_full(zones: &mut Vec<(String, SharedZone)>) {
     });
 }
 
-/// Leaves as many as there is room for.
+/// Keeps the first elements, as many as fit.
 fn keep<T>(things: &mut Vec<T>, bytes: impl Fn(&T) -> usize) {
     let mut taken = 0usize;
     let fits = |thing: &T| {

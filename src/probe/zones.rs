@@ -1,9 +1,10 @@
-//! The shared mappings of nginx in this process: what is in them, and what of them is in RAM.
+//! Reads the shared mappings of nginx in this process: their contents, and how much of them is in
+//! RAM.
 //!
-//! A reading goes through the descriptors of pages and asks the kernel about every page of memory,
-//! so it is a job in steps. One process is enough for the server: who answers takes it, and the
-//! workers of before a reload, of the mappings that only they may have. It reads through a
-//! [`Window`]: a zone's pages that the process has not touched stay untouched.
+//! A reading examines the descriptors of pages and asks the kernel about every page of memory, so
+//! it is a job in steps. One process per server is enough: the one that answers a request reads
+//! them. Workers from before a reload also read the mappings that only they may have. The memory is
+//! read through a [`Window`], so that pages that the process has not touched stay untouched.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -25,18 +26,18 @@ use crate::tally::zones::Counts;
 pub struct ZoneMapping {
     /// The zone's name.
     pub name: String,
-    /// The module it belongs to; without one, why.
+    /// The module that it belongs to, or the reason why there is none.
     pub owner: Result<String, String>,
-    /// Where it is mapped.
+    /// The addresses at which it is mapped.
     pub range: Range<usize>,
     /// Whether it is a zone of the configuration, with a slab pool at its start.
     pub is_zone: bool,
-    /// What the hook knows of it, if that saw it.
+    /// The hook's record of the mapping, if the hook saw it.
     pub seen: Option<Mapping>,
 }
 
 impl ZoneMapping {
-    /// The pages it takes.
+    /// Returns the pages that the mapping occupies.
     pub fn pages(&self) -> Range<usize> {
         self.range.start..self.range.end.next_multiple_of(page_size())
     }
@@ -46,17 +47,17 @@ impl ZoneMapping {
         self.seen.as_ref()?.generation
     }
 
-    /// The zone, as long as it is not read.
+    /// Returns the zone before it has been read.
     pub fn unread(&self) -> SharedZone {
         blank(self, Some("it is still being read".to_owned()))
     }
 
-    /// What this process has to do with it, `touched` apart.
+    /// Returns how this process uses the zone, without `touched`.
     pub fn uses(&self) -> ZoneUse {
         self.uses_by(|seen| slab::counts(seen.address))
     }
 
-    /// The same of the master.
+    /// Returns how the master uses the zone, without `touched`.
     pub fn uses_by_master(&self) -> ZoneUse {
         self.uses_by(slab::masters_counts)
     }
@@ -64,7 +65,7 @@ impl ZoneMapping {
     fn uses_by(&self, counts: impl Fn(&Mapping) -> Option<Counts>) -> ZoneUse {
         let counts = match &self.seen {
             Some(seen) => counts(seen),
-            // With no slab pool there is nothing to allocate.
+            // A mapping without a slab pool has no allocations.
             None => (!self.is_zone).then(Counts::default),
         };
         ZoneUse {
@@ -80,7 +81,7 @@ impl ZoneMapping {
     }
 }
 
-/// A reading under way.
+/// A reading in progress.
 #[derive(Debug)]
 pub struct ZonesReading {
     mappings: Vec<ZoneMapping>,
@@ -92,32 +93,33 @@ pub struct ZonesReading {
 
 #[derive(Debug)]
 enum Stage {
-    /// The next mapping is to begin.
+    /// The next mapping has not been started.
     Next,
-    /// Runs of free pages of a pool with this header; it is the so manieth try.
+    /// Searches for runs of free pages of a pool with this header; the last field is the attempt
+    /// number.
     Runs(Header, Runs, u32),
-    /// A zone of which all but the resident pages is known.
+    /// Everything about the zone is known except its resident pages.
     Known(Box<SharedZone>),
-    /// Counting those.
+    /// The resident pages are being counted.
     Loaded(Box<SharedZone>, SharedResidency),
 }
 
-/// Pools of so many pages are gone through again, if they changed meanwhile.
+/// Pools of at most this many pages are read again if they changed during the reading.
 const SMALL: usize = 16 * 1024;
-/// So often.
+/// The maximum number of attempts for such a pool.
 const TRIES: u32 = 3;
 
 impl ZonesReading {
-    /// Begins to read mappings, in which slab pools have this layout. What of them is in RAM may be
-    /// remembered.
+    /// Starts to read mappings, whose slab pools have this layout. Earlier counts of pages in RAM
+    /// are taken from `remembered`.
     pub fn begin(mappings: Vec<ZoneMapping>, layout: Layout, mut remembered: Remembered) -> Self {
         remembered.retain(|range| mappings.iter().any(|mapping| mapping.pages() == *range));
         ZonesReading { mappings, layout, stage: Stage::Next, remembered, done: Vec::new() }
     }
 
-    /// Goes on until the budget is spent or all is read.
+    /// Continues until the budget is spent or everything is read.
     pub fn step(&mut self, budget: &Budget) -> Progress {
-        // For no longer than a slice: nobody else sees the second mapping.
+        // Lives for one slice at most, so that nobody else sees the second mapping.
         let mut window: Option<Window> = None;
         while let Some(mapping) = self.mappings.get(self.done.len()) {
             match std::mem::replace(&mut self.stage, Stage::Next) {
@@ -177,18 +179,18 @@ impl ZonesReading {
         }
     }
 
-    /// The zones, with their names, and what is to be remembered for the next reading.
+    /// Returns the zones with their names, and the counts to keep for the next reading.
     pub fn finish(&mut self) -> (Vec<(String, SharedZone)>, Remembered) {
         (std::mem::take(&mut self.done), std::mem::take(&mut self.remembered))
     }
 }
 
-/// The window on a mapping, opened if it is not.
+/// Returns the window on a mapping, and opens it first if necessary.
 fn open<'a>(window: &'a mut Option<Window>, mapping: &ZoneMapping) -> &'a Window {
     window.get_or_insert_with(|| Window::open(mapping.pages()))
 }
 
-/// Begins with a zone.
+/// Starts to read a zone.
 fn begin(mapping: &ZoneMapping, window: &Window, layout: &Layout) -> Stage {
     match header(mapping, window, layout) {
         Ok(header) => {
@@ -203,7 +205,7 @@ fn known(zone: SharedZone) -> Stage {
     Stage::Known(Box::new(zone))
 }
 
-/// Looks at the next descriptors.
+/// Examines the next descriptors.
 fn look(
     mapping: &ZoneMapping,
     window: &Window,
@@ -220,7 +222,7 @@ fn look(
         runs.look(&copy);
         return Stage::Runs(header, runs, tries);
     }
-    // All of one moment, if nothing has changed since.
+    // If the header has not changed since, all figures are of the same moment.
     match self::header(mapping, window, layout) {
         Ok(now) if now.free != runs.free && now.pages <= SMALL && tries < TRIES => {
             let runs = Runs::begin(now.pages);
@@ -239,7 +241,7 @@ fn header(mapping: &ZoneMapping, window: &Window, layout: &Layout) -> Result<Hea
     Header::read(&bytes, &mapping.range, layout, page_size()).map_err(|defect| defect.to_string())
 }
 
-/// A zone of which only the mapping is known, and why there is no more.
+/// Returns a zone of which only the mapping is known, with the reason.
 fn blank(mapping: &ZoneMapping, why: Option<String>) -> SharedZone {
     let mut notes = Vec::new();
     if let Err(why) = &mapping.owner {
@@ -261,16 +263,16 @@ fn blank(mapping: &ZoneMapping, why: Option<String>) -> SharedZone {
     }
 }
 
-/// Why it is not known how often a request of whole pages failed.
+/// The note for an unknown number of failed requests for whole pages.
 const NOT_COUNTED: &str =
     "failures, pages.reqs, pages.fails: the slab hook did not count requests of \
     more than half a page; failures_at_least has the others, which nginx counts";
 
-/// A zone with a slab pool.
+/// Returns a zone with the figures of its slab pool.
 fn filled(mapping: &ZoneMapping, header: &Header, runs: &Runs) -> SharedZone {
     let mut zone = blank(mapping, None);
     let (page, total) = (zone.page_size, header.pages as u64);
-    // The runs are those of another moment, if the pool changes all the time.
+    // In a pool that keeps changing, the runs and the header are of different moments.
     let largest = runs.largest.min(header.free);
     let used = total - header.free;
     let in_use = used.saturating_mul(page).saturating_sub(header.free_in_slots());

@@ -1,20 +1,21 @@
-//! What a process of nginx is, from the title nginx gives it.
+//! Derives the role of an nginx process from the title that nginx gives it.
 #![forbid(unsafe_code)]
 
 use crate::report::model::{Kind, State};
 
-/// What the process with this pid is.
+/// Returns the role of the process with this pid.
 pub fn kind_of(pid: i32) -> Kind {
     read(pid).map_or(Kind::Other, |(kind, _)| kind)
 }
 
-/// What the process with this pid is, and whether it finishes its last requests. `None` when it is
-/// gone, or `/proc` hides it.
+/// Returns the role of the process with this pid, and whether it is finishing its last requests.
+/// `None` if the process is gone, or `/proc` hides it.
 pub fn read(pid: i32) -> Option<(Kind, State)> {
     Some(parse(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
-/// Titles: `ngx_setproctitle` in nginx's `ngx_process_cycle.c`; the agent's is ngx_lua's.
+/// Parses a title: `ngx_setproctitle` in nginx's `ngx_process_cycle.c`; the agent's comes from
+/// ngx_lua.
 fn parse(title: &[u8]) -> (Kind, State) {
     let title = String::from_utf8_lossy(title);
     let state =

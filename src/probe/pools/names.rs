@@ -1,9 +1,9 @@
-//! The names of creators, each looked up once.
+//! Finds the names of creators, each once.
 //!
-//! What the unsafe code below relies on:
+//! Invariants of the unsafe code:
 //!
-//! 1. The code that a creator is in, and so its object, stays loaded while a pool of it can come.
-//!    The objects of the cycle's modules stay during a call: nginx unloads none meanwhile.
+//! 1. The code of a creator, and so its object, stays loaded as long as it can create pools. nginx
+//!    unloads no module of the cycle during a call.
 
 use crate::hook::creators;
 use crate::report::model::pools::Kind;
@@ -12,23 +12,23 @@ use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::{exports, symbol};
 use crate::tally::pools::{Creator, Origin};
 
-/// What a creator is called.
+/// The name of a creator.
 #[derive(Debug, Clone)]
 pub struct Name {
     /// See [`crate::report::model::pools::Creator::creator`].
     pub creator: Option<String>,
     /// See [`crate::report::model::pools::Creator::object`].
     pub object: String,
-    /// What its pools are for.
+    /// The purpose of its pools.
     pub kind: Kind,
 }
 
-/// The names found so far, and what each was found for.
+/// The names found so far, each with the key that it was found for.
 #[derive(Debug, Default)]
 pub struct Names(Vec<((Origin, bool), Name)>);
 
 impl Names {
-    /// The names of all creators, in their order.
+    /// Returns the names of all creators, in the same order.
     pub fn of(&mut self, creators: &[Creator]) -> Vec<Name> {
         let mut loaded = None;
         let is_new = |(index, creator): (usize, &Creator)| {
@@ -51,7 +51,7 @@ fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
     let call = creator.address.wrapping_sub(1);
     let object = objects.iter().find(|object| object.contains(call));
     let neighbours = match object {
-        // SAFETY: 1.
+        // SAFETY: the object contains the creator's code, so it stays loaded during the call (1).
         Some(object) if !creator.origin.is_exact() => unsafe {
             exports::around(object, call, creator.origin.function)
         },

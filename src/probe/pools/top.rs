@@ -1,10 +1,10 @@
-//! The pools with the highest ranks.
+//! Keeps the pools with the highest ranks.
 #![forbid(unsafe_code)]
 
 use crate::abi::pool::Held;
 use crate::tally::pools::Pool;
 
-/// So many pools with the highest ranks, the highest first.
+/// Up to `most` pools with the highest ranks, the highest first.
 #[derive(Debug)]
 pub struct Top {
     most: usize,
@@ -12,12 +12,12 @@ pub struct Top {
 }
 
 impl Top {
-    /// Of none yet.
+    /// Makes an empty list.
     pub fn new(most: usize) -> Self {
         Top { most, ranked: Vec::new() }
     }
 
-    /// Takes a pool in, if its rank is high enough. Among equals the first come.
+    /// Inserts a pool if its rank is high enough. Among equal ranks the earliest one stays.
     pub fn offer(&mut self, rank: u64, pool: Pool, held: Held) {
         if self.ranked.len() >= self.most {
             if self.ranked.last().is_none_or(|(lowest, ..)| rank <= *lowest) {
@@ -29,7 +29,7 @@ impl Top {
         self.ranked.insert(place, (rank, pool, held));
     }
 
-    /// The pools.
+    /// Iterates over the pools, the highest rank first.
     pub fn iter(&self) -> impl Iterator<Item = (&Pool, &Held)> {
         self.ranked.iter().map(|(_, pool, held)| (pool, held))
     }

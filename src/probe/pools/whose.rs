@@ -1,4 +1,4 @@
-//! Pools summed up by server, upstream and listening socket, while they are read.
+//! Sums up pools by server, upstream and listening socket while they are read.
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::DefaultHasher;
@@ -10,10 +10,10 @@ use crate::abi::pool::Held;
 use crate::report::model::pools::Kind;
 use crate::report::model::shares::{Share, Shares, Sum, SHARED};
 
-/// Names that are summed up apart; pools of further ones go to `other`.
+/// The number of names with sums of their own; pools of further names are added to `other`.
 const NAMES: usize = 2048;
 
-/// Whom a pool in the lists belongs to, as far as that is known.
+/// The owner of a pool in the lists; unknown parts are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
     /// See [`LivePool::server_name`](crate::report::model::pools::LivePool::server_name).
@@ -22,28 +22,29 @@ pub struct Owner {
     pub request: Option<String>,
 }
 
-/// The names that a pool is summed up by, as far as they are known.
+/// The names by which a pool is summed up; unknown names are `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traced<'a> {
-    /// The first name of the server, empty when it has none.
+    /// The first name of the server; empty if the server has none.
     pub server: Option<&'a [u8]>,
     /// The upstream.
     pub upstream: Option<&'a [u8]>,
-    /// The listening socket's address.
+    /// The address of the listening socket.
     pub listener: Option<&'a [u8]>,
-    /// It is the pool of a connection that waits for a request or a use.
+    /// Whether it is the pool of a connection that waits for a request or for reuse.
     pub is_idle: bool,
 }
 
-/// What nginx knows of pools. It is asked about live pools only, and asks for none itself.
+/// Finds what nginx knows about a pool. It is called for live pools only, and does not access the
+/// table of live pools itself.
 pub trait Tracer: Debug {
-    /// Prepares, some connections at a time; whether that is done.
+    /// Prepares for this number of connections. Returns whether the preparation is complete.
     fn prepare(&mut self, connections: usize) -> bool;
 
-    /// Hands what is known of a pool to `take`, once.
+    /// Passes the known names of a pool to `take`, once.
     fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced));
 
-    /// The owner of a pool; the request line only if it is wanted.
+    /// Returns the owner of a pool, with the request line only if `request_line` is set.
     fn owner(&self, pool: usize, kind: Kind, request_line: bool) -> Owner;
 }
 
@@ -58,7 +59,7 @@ pub struct Whose {
 }
 
 impl Whose {
-    /// Counts a pool; whether it is that of an idle connection.
+    /// Counts a pool. Returns whether it belongs to an idle connection.
     pub fn count(&mut self, pool: usize, kind: Kind, held: &Held, tracer: &dyn Tracer) -> bool {
         let sum = Sum { live: 1, bytes: held.bytes, large_bytes: held.large_bytes };
         let mut is_idle = false;
@@ -76,7 +77,7 @@ impl Whose {
         is_idle
     }
 
-    /// The shares by server, upstream and listening socket.
+    /// Returns the shares by server, upstream and listening socket.
     pub fn finish(self) -> [Shares; 3] {
         [self.server.finish(), self.upstream.finish(), self.listener.finish()]
     }
@@ -104,7 +105,7 @@ impl Names {
     fn finish(self) -> Shares {
         let mut all: Vec<_> = self.sums.into_iter().collect();
         let mut other = self.other;
-        // Those that are not listed need no text.
+        // Names that are not listed are not converted to text.
         let last = crate::report::model::shares::LISTED;
         if all.len() > last {
             let rank = |(_, sum): &(Box<[u8]>, Sum)| std::cmp::Reverse((sum.size(), sum.live));
@@ -120,7 +121,7 @@ impl Names {
 mod tests {
     use super::*;
 
-    /// Knows everything by a pool's address: name `address % 100`, idle below 50.
+    /// Derives everything from a pool's address: name `address % 100`, idle below 50.
     #[derive(Debug)]
     struct ByAddress;
 

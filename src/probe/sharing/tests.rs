@@ -37,7 +37,8 @@ fn reads_in_steps_and_remembers() {
     let resident = system.resident.unwrap();
     assert!(first.shared > 0 && first.shared <= resident, "{} {resident}", first.shared);
     assert!(first.files.spans().estimate(page_size() as u64).bytes > 0);
-    // Young figures are served as they are, once those who have just started or left are settled.
+    // Recent figures are used as they are, once the processes that just started or exited have
+    // settled.
     settle(&mut probe);
     let unlimited = Budget::unlimited();
     assert_eq!(read(&mut probe, false, &unlimited), 1);
@@ -48,7 +49,7 @@ fn reads_in_steps_and_remembers() {
     assert!(probe.known.as_ref().unwrap().1 > since);
 }
 
-/// As if the last reading had been some time after the last change.
+/// Pretends that the last reading took place some time after the last change.
 fn settle(probe: &mut SharingProbe) {
     if let (Some((_, since)), Some((_, changed))) = (&probe.known, &mut probe.membership) {
         *changed = *since - SETTLES;
@@ -68,7 +69,7 @@ fn who_starts_or_leaves_makes_figures_stale() {
     read_as_member(&mut probe, false, 2, PATIENCE, &unlimited);
     let second = since(&probe);
     assert!(second > first);
-    // The others may need a moment to be gone.
+    // The other processes may need a moment to exit.
     read_as_member(&mut probe, false, 2, PATIENCE, &unlimited);
     assert!(since(&probe) > second);
 }

@@ -1,4 +1,5 @@
-//! The breakdown: what each part has reserved and has in RAM, and what is left of the kernel's totals.
+//! Makes the breakdown: reserved bytes and bytes in RAM per part, and the rest of the kernel's
+//! totals.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -10,7 +11,8 @@ use crate::report::model::{Breakdown, Category, Region, Stacks, System};
 use crate::sys::{maps, ranges};
 
 impl Snapshot {
-    /// Stacks are known when every thread but the main one was seen by the hook.
+    /// Returns the stacks. They are known if the hook saw the creation of every thread but the main
+    /// one.
     pub(super) fn stacks(&mut self, threads: Option<u64>) -> Stacks {
         let unseen = threads.map(|threads| threads.saturating_sub(self.layout.threads_seen));
         if unseen == Some(0) && !self.targets.is_empty() {
@@ -30,7 +32,7 @@ impl Snapshot {
         Stacks { threads, reserved: None, resident: None }
     }
 
-    /// Puts the parts together and makes them add up to the kernel's totals.
+    /// Combines the parts so that they add up to the kernel's totals.
     pub(super) fn close(&mut self, system: &System, stacks: &Stacks) -> Option<Breakdown> {
         let mut parts = vec![
             self.part(Category::Text, &self.layout.text),
@@ -75,8 +77,8 @@ impl Snapshot {
         if stacks.reserved.is_none() {
             unknown.push(Category::Stacks);
         }
-        // Zones may be gigabytes. Where not all of them were counted just now, what the kernel counts
-        // as shared memory and is not elsewhere is nginx's.
+        // Zones may have gigabytes. Unless all of them were counted in this snapshot, the kernel's
+        // shared memory that is not counted elsewhere is assigned to nginx.
         let shmem = match self.touched {
             Some(touched) => touched,
             None => {

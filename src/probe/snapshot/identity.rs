@@ -1,4 +1,4 @@
-//! What a snapshot is told, and what it remembers.
+//! The inputs of a snapshot, and the state that it keeps for the next one.
 #![forbid(unsafe_code)]
 
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::{Hooks, Kind, State};
 
-/// What only nginx knows of the process.
+/// The properties of the process that only nginx knows.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// See [`Process::kind`].
@@ -26,25 +26,25 @@ pub struct Identity {
     pub generation: u64,
     /// See [`Process::state`].
     pub state: State,
-    /// When the process began to run the module's code.
+    /// The time at which the process started to run the module's code.
     pub started: Instant,
     /// See [`Process::hooks`].
     pub hooks: Hooks,
     /// See [`Own::bytes`].
     pub own_bytes: u64,
-    /// A number that is another one once a process of the server has started or left.
+    /// A number that changes whenever a process of the server starts or exits.
     pub membership: u64,
     /// nginx's shared mappings.
     pub zones: Vec<ZoneMapping>,
-    /// How a slab pool is laid out.
+    /// The layout of a slab pool.
     pub slab: slab::Layout,
-    /// Makes what finds out whose pools are.
+    /// Makes the tracer that finds the owners of pools.
     pub tracer: fn() -> Box<dyn Tracer>,
-    /// Whether request lines are wanted.
+    /// Whether request lines are reported.
     pub requests: bool,
 }
 
-/// The probes that remember something from one measurement to the next.
+/// The probes that keep state from one measurement to the next.
 pub struct Probes {
     /// The system allocator.
     pub heap: HeapProbe,
@@ -54,16 +54,16 @@ pub struct Probes {
     pub mappings: MappingsProbe,
     /// Touched pages of zones.
     pub touched: Touched,
-    /// Pages that other processes map, too.
+    /// Pages that other processes also map.
     pub sharing: SharingProbe,
-    /// Whether the next measurement is to count all of them.
+    /// Whether the next measurement counts everything from the start.
     pub refresh_zones: bool,
     /// Pages of zones that are in RAM.
     pub resident: Remembered,
 }
 
 impl Default for Probes {
-    /// Nothing is known yet.
+    /// Makes probes without any earlier figures.
     fn default() -> Self {
         Probes {
             heap: HeapProbe::new(),

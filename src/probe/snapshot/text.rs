@@ -1,4 +1,4 @@
-//! The program and its libraries: how much code each has mapped.
+//! Reports how much code the program and each of its libraries have mapped.
 #![forbid(unsafe_code)]
 
 use procfs::process::{MMapPath, MemoryMap};
@@ -7,7 +7,7 @@ use crate::report::model::{Object, Text};
 use crate::sys::elf::LoadedObject;
 use crate::sys::maps;
 
-/// The executable mappings of the loaded objects, the largest first.
+/// Returns the executable mappings of the loaded objects, the largest first.
 pub fn text(objects: &[LoadedObject], maps: &[MemoryMap]) -> Text {
     let object = |object: &LoadedObject| Object {
         path: file_name(object, maps).unwrap_or_else(|| object.name.clone()),
@@ -18,7 +18,7 @@ pub fn text(objects: &[LoadedObject], maps: &[MemoryMap]) -> Text {
     Text { bytes: objects.iter().map(|object| object.bytes).sum(), objects }
 }
 
-/// The base name of the file behind an object; its own name may be that of a link to it.
+/// Returns the base name of an object's file; the object's own name may be that of a link to it.
 fn file_name(object: &LoadedObject, maps: &[MemoryMap]) -> Option<String> {
     let start = object.executable().next()?.start;
     let map = maps.get(maps.partition_point(|map| maps::range(map).end <= start))?;

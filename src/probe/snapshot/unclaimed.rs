@@ -1,4 +1,4 @@
-//! What nothing in the breakdown claims: its largest mappings, huge pages, limits.
+//! Reports memory that no part of the breakdown claims: its largest mappings, huge pages, limits.
 #![forbid(unsafe_code)]
 
 use procfs::process::MMPermissions;
@@ -10,7 +10,7 @@ use crate::report::model::System;
 use crate::sys::{limits, maps, ranges};
 
 impl Snapshot {
-    /// Begins to count mappings that nothing claims.
+    /// Starts to count the mappings that nothing claims.
     pub(super) fn begin_unclaimed(&mut self, probes: &mut Probes) {
         let heap = self.heap.as_ref().map(|heap| heap.ranges.as_slice()).unwrap_or_default();
         let layout = &self.layout;
@@ -20,12 +20,13 @@ impl Snapshot {
         probes.mappings.begin(&self.maps, &taken, unnamed, probes.refresh_zones);
     }
 
-    /// Whether anonymous mappings without a name may be the allocator's, which has an entry of its own.
+    /// Returns whether unnamed anonymous mappings may belong to the allocator, which has its own
+    /// entry.
     fn hides_its_mappings(&self) -> bool {
         self.heap.as_ref().is_some_and(|heap| heap.ranges.is_empty() && heap.resident.is_some())
     }
 
-    /// The mappings, and what the kernel says beyond `/proc/self/status`.
+    /// Returns the mappings. Completes `system` with figures that `/proc/self/status` lacks.
     pub(super) fn unclaimed(&mut self, system: &mut System, probes: &Probes) -> Option<Mappings> {
         let pages = self.pages.as_ref()?;
         let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
@@ -57,13 +58,13 @@ impl Snapshot {
         Some(mappings)
     }
 
-    /// The limits that are set.
+    /// Returns the limits that are set.
     pub(super) fn limits(&mut self, pid: i32) -> Option<Named<u64>> {
         let limits = limits::of(pid);
         limits.map_err(|error| self.notes.push(format!("limits: {error}"))).ok().map(Named)
     }
 
-    /// Mappings of huge pages that malloc has made (`glibc.malloc.hugetlb=2`) are malloc's.
+    /// Assigns mappings of huge pages that malloc has made (`glibc.malloc.hugetlb=2`) to malloc.
     pub(super) fn claim_huge_pages(&mut self) {
         let Some((heap, pages)) = self.heap.as_mut().zip(self.pages.as_ref()) else { return };
         if heap.allocator.name != "glibc" {
@@ -83,7 +84,7 @@ impl Snapshot {
             return;
         }
         if Some(bytes) == missing {
-            // What malloc could not be found to have has been found.
+            // All memory that malloc was missing has been found.
             heap.notes.retain(|note| !note.ends_with("anon_other"));
         }
         heap.notes.push(format!(

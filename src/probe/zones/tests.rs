@@ -4,7 +4,7 @@ use crate::probe::shared::tests::{fill, shared, touch};
 
 const PAGE: usize = 4096;
 
-/// A zone with this pool in it.
+/// A zone that contains this pool.
 fn zone(mut pool: Pool, size: usize) -> ZoneMapping {
     let start = shared(size.div_ceil(PAGE), libc::PROT_READ | libc::PROT_WRITE);
     pool.at = start;
@@ -33,7 +33,7 @@ fn a_pool_with_holes() {
     let mut pool = Pool::new(size);
     pool.alloc(1, true).unwrap();
     pool.alloc(200, false).unwrap();
-    // Of a page of slots of 64 bytes, 60 are free.
+    // A page has 64 slots of 64 bytes; 60 of them are free.
     pool.stats[3] = [64, 4, 10, 2];
     let read = read(vec![zone(pool, size)]);
     let zone = &read[0];
@@ -49,7 +49,7 @@ fn a_pool_with_holes() {
     let slots = zone.slots.as_ref().unwrap();
     assert_eq!(slots.get("64"), Some(&Slot { used: 4, free: 60, reqs: 10, fails: 2 }));
     assert_eq!(slots.0.len(), 9);
-    // The header and the descriptors were written, no page.
+    // The header and the descriptors were written, but no page.
     assert_eq!(zone.resident, Some(2 * 4096));
     assert_eq!((zone.failures, pages.reqs, pages.fails), (None, None, None));
     assert_eq!(zone.failures_at_least, Some(2), "what nginx counts itself");
