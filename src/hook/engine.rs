@@ -1,27 +1,28 @@
-//! Hooks on functions that code of their own object calls directly, as the executable does with its
-//! own: their first instructions become a jump to a function of ours.
+//! Hooks functions that are called directly within their own object, as the executable calls its
+//! own functions: replaces their first instructions by a jump to a function of ours.
 //!
-//! Each function gets a block in a page near them, with the way to the hook and the
-//! instructions that the jump replaced. All is tried in a forked child first ([`trial`]): where the
-//! kernel or a policy refuses a step, or kills for it, or the hooked function does not do what it
-//! should, this process is as it was.
+//! Each function gets a block in one page near the functions. The block holds a jump to the hook,
+//! and the instructions that the patch replaced. Everything is tried in a forked child first
+//! ([`trial`]). If the kernel or a policy refuses a step or kills the child for it, or if the
+//! hooked function does not do what it should, this process stays unchanged.
 //!
-//! The x86-64 instructions are decoded and relocated by `iced-x86`. The rest is code of this module and
-//! not of a hooking crate, because each step must be able to refuse, and to be tried in a child first.
+//! The crate `iced-x86` decodes and relocates the x86-64 instructions. The rest is code of this
+//! module rather than of a hooking crate, because each step must be able to refuse, and must be
+//! tried in a child first.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. A function that `dlsym` finds in an object's code, with the length that its symbol has
-//!    (`dladdr`), is mapped and readable for as long as its object is loaded. [`install`] demands that
-//!    it stays.
-//! 2. The process has one thread, which runs this code and not the code that is changed, and no
-//!    signal handler runs meanwhile.
-//! 3. The hooks may be called in place of the functions ([`install`] demands it), and their object
-//!    is pinned.
-//! 4. A block holds instructions that do what the replaced ones did, wherever they are, and is
-//!    never changed once its page is executable.
-//! 5. Without a call in a block no return address leads to it. With the jumps out and one thread, which
-//!    runs this code, its page can go.
+//! 1. A function that `dlsym` finds in an object's code, with the length of its symbol (`dladdr`),
+//!    is mapped and readable as long as its object is loaded. [`install`] requires that the object
+//!    stays loaded.
+//! 2. The process has one thread. It runs this code and not the code that is changed, and no signal
+//!    handler runs meanwhile.
+//! 3. The hooks may be called in place of the functions ([`install`] requires this), and the object
+//!    that contains them is pinned.
+//! 4. The instructions in a block do the same as the replaced ones, wherever the block is. A block
+//!    is never changed once its page is executable.
+//! 5. If a block contains no call, no return address points into it. Then its page can be unmapped
+//!    once the jumps are removed, while the process has one thread, which runs this code.
 
 mod code;
 pub(super) mod trial;
@@ -38,53 +39,53 @@ use crate::sys::status;
 use crate::sys::symbol;
 use code::Page;
 
-/// A function that is to be hooked.
+/// A function to hook.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name.
+    /// The name of the function.
     pub symbol: &'static CStr,
-    /// The address of the function of ours.
+    /// Returns the address of our function.
     pub hook: fn() -> *const c_void,
-    /// How to call the function itself: null, or an address that stays good for the life of the
-    /// process. Set before the first call of the hook.
+    /// The address at which to call the original function: null, or an address that stays valid as
+    /// long as the process lives. Set before the first call of the hook.
     pub original: &'static AtomicPtr<c_void>,
 }
 
-/// What calls hooked functions to see whether they do what they should.
+/// Calls hooked functions to check that they do what they should.
 pub type Check = fn() -> Result<(), Refusal>;
 
-/// A function that is or was hooked.
+/// The patched code of a function that is or was hooked.
 #[derive(Debug, Clone)]
 struct Place {
     symbol: &'static CStr,
-    /// Where its code was changed.
+    /// The address at which its code was changed.
     address: usize,
     before: Vec<u8>,
     after: Vec<u8>,
-    /// The page of its block.
+    /// The page that contains its block.
     page: usize,
-    /// Whether a function that is running may return to the block.
+    /// Whether a function that is running may return into the block.
     calls: bool,
 }
 
 static PLACES: Mutex<Vec<Place>> = Mutex::new(Vec::new());
 
-/// Hooks all of the functions, or none. Those that are hooked already stay so.
+/// Hooks all of the functions, or none. Functions that are hooked already stay hooked.
 ///
-/// `check` is called in a forked child, where the functions are hooked; unless it is content there,
+/// `check` is called in a forked child in which the functions are hooked. If it fails there,
 /// nothing is hooked here.
 ///
 /// # Safety
 ///
-/// Each hook has the type of its function and may be called in its place from now on, for as long
-/// as the process lives; its `original` is for nothing else. The objects with the functions and the
-/// hooks stay loaded.
+/// Each hook has the type of its function, and may be called in its place from now on, as long as
+/// the process lives. Nothing else uses its `original`. The objects that contain the functions and
+/// the hooks stay loaded.
 pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Refusal> {
     let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
     let known = |target: &Target| places.iter().find(|place| place.symbol == target.symbol);
     let before: Vec<Place> = targets.iter().filter_map(known).cloned().collect();
     if before.len() == targets.len() {
-        // Their blocks are still there.
+        // Their blocks are still mapped.
         return switch(&before, Place::put_in);
     }
     one_thread()?;
@@ -95,7 +96,7 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
     let (low, high) = (near.clone().min().unwrap_or(0), near.max().unwrap_or(0));
     let at = protections.gap_near(low..high, REACH).ok_or(Refusal::Room)?;
 
-    // In a child, as the decoder's tables would stay in memory for good.
+    // In a child, because the decoder's tables would stay in memory for good.
     let detours: Vec<Detour> = trial::run(|| {
         let detours = functions.iter().enumerate().map(|(i, function)| function.detour(at, i));
         detours.collect()
@@ -122,7 +123,8 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
     Ok(())
 }
 
-/// Takes out the hooks on the functions, where they are still the last ones there, and their blocks.
+/// Removes the hooks where nobody has patched over them, and unmaps their blocks. A block that a
+/// running function may return into stays mapped.
 pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
     let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
     let is_ours = |place: &Place| targets.iter().any(|target| target.symbol == place.symbol);
@@ -138,13 +140,13 @@ pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
     let mut pages: Vec<usize> = ours.iter().map(|place| place.page).collect();
     pages.dedup();
     for page in pages.into_iter().filter(|page| places.iter().all(|place| place.page != *page)) {
-        // SAFETY: 5: nothing leads to the blocks of this page any more.
+        // SAFETY: nothing leads to the blocks of this page any more (5).
         unsafe { code::unmap(page) };
     }
     Ok(())
 }
 
-/// Whether all of the functions are hooked.
+/// Returns whether all of the functions are hooked.
 #[cfg(test)]
 pub fn are_in(targets: &'static [Target]) -> bool {
     let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +155,8 @@ pub fn are_in(targets: &'static [Target]) -> bool {
         .all(|target| places.iter().any(|place| place.symbol == target.symbol && place.is_in()))
 }
 
-/// Code that a thread may be in cannot be changed.
+/// Checks that the process has one thread: code that another thread may be running cannot be
+/// changed.
 fn one_thread() -> Result<(), Refusal> {
     match status::own() {
         Ok(status) if status.threads == 1 => Ok(()),
@@ -162,12 +165,12 @@ fn one_thread() -> Result<(), Refusal> {
     }
 }
 
-/// Does something to all of the places. When it fails with one, those before are put back.
+/// Applies `how` to all places. If it fails for one, undoes it for the places before.
 fn switch(places: &[Place], how: fn(&Place) -> Result<(), Refusal>) -> Result<(), Refusal> {
     for (index, place) in places.iter().enumerate() {
         if let Err(refusal) = how(place) {
             for done in places.iter().take(index) {
-                // Either way is right for what is in place already.
+                // Errors are ignored here: each place is in a valid state either way.
                 let _ = if done.is_in() { done.take_out() } else { done.put_in() };
             }
             return Err(refusal);
@@ -198,12 +201,13 @@ impl Place {
             return Err(Refusal::Overwritten { symbol });
         }
         one_thread()?;
-        // SAFETY: 1 to 4; both say the same to who calls the function.
+        // SAFETY: the code is mapped (1), no other thread runs it (2), and the old and the new code
+        // do the same for a caller (3, 4).
         unsafe { code::write(self.address, to) }
     }
 }
 
-/// A target as it was found.
+/// A target whose code was found.
 struct Function<'a> {
     target: &'a Target,
     address: usize,
@@ -218,12 +222,12 @@ impl<'a> Function<'a> {
         let found = symbol::address(target.symbol).filter(is_code);
         let address = found.ok_or_else(|| Refusal::Unresolved { symbol: symbol_of(target) })?;
         let length = symbol::length(address);
-        // SAFETY: 1.
+        // SAFETY: the function's code is mapped and readable for the length of its symbol (1).
         let code = unsafe { std::slice::from_raw_parts(address as *const u8, length) };
         Ok(Function { target, address, code })
     }
 
-    /// Its detour, with the block in the page that is to be at an address.
+    /// Plans the detour of the function, with its block in the page at address `page`.
     fn detour(&self, page: usize, index: usize) -> Result<Detour, Refusal> {
         let block = code::block(page, index).ok_or(Refusal::Room)?;
         let hook = (self.target.hook)() as u64;
@@ -231,7 +235,7 @@ impl<'a> Function<'a> {
             .ok_or_else(|| Refusal::Code { symbol: symbol_of(self.target) })
     }
 
-    /// Where its code is to change.
+    /// Returns the change that the detour makes to the function's code.
     fn place(&self, detour: &Detour, page: usize) -> Option<Place> {
         Some(Place {
             symbol: self.target.symbol,

@@ -1,11 +1,11 @@
-//! Putting a function of ours into the slots through which objects call an imported one.
+//! Puts a function of ours into the slots through which objects call an imported function.
 //!
-//! What the unsafe code below relies on, and [`patch`] and [`restore`] demand of their callers:
+//! What the unsafe code below relies on, and [`patch`] and [`restore`] require of their callers:
 //!
 //! 1. The objects are loaded, and no other thread loads or unloads objects meanwhile.
-//! 2. The replacement may be called in place of the function, from now on and for as long as the
-//!    process lives: the object it is in is pinned.
-//! 3. No other thread changes the protection of the pages the slots are on.
+//! 2. The replacement may be called in place of the function, from now on and as long as the
+//!    process lives: the object that contains it is pinned.
+//! 3. No other thread changes the protection of the pages that contain the slots.
 
 use std::ffi::{c_void, CStr};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -15,30 +15,30 @@ use super::protect::{Failure, Protections};
 use super::refusal::Refusal;
 use crate::sys::elf::LoadedObject;
 
-/// What came of patching. The names are those of objects, each once.
+/// The result of patching. The names are those of objects, each once.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Patched {
     /// Objects patched now.
     pub now: Vec<String>,
     /// Objects patched before, with nothing left to do.
     pub before: Vec<String>,
-    /// Why some slots are as they were.
+    /// The reasons why some slots stayed unchanged.
     pub refusals: Vec<Refusal>,
 }
 
 impl Patched {
-    /// Whether any slot leads to the replacement.
+    /// Returns whether any slot leads to the replacement.
     pub fn any(&self) -> bool {
         !self.now.is_empty() || !self.before.is_empty()
     }
 
-    /// The first refusal as an error.
+    /// Returns the first refusal as an error.
     pub fn complete(&self) -> Result<(), Refusal> {
         self.refusals.first().cloned().map_or(Ok(()), Err)
     }
 }
 
-/// A slot and the object it is in.
+/// A slot, and the object that contains it.
 struct Slot<'a> {
     object: &'a LoadedObject,
     import: Import,
@@ -54,7 +54,8 @@ impl Slot<'_> {
         }
     }
 
-    /// Whether the slot leads to the code that looks the function up at the first call.
+    /// Returns whether the slot still leads to the code that looks the function up at the first
+    /// call.
     fn is_unbound(&self) -> bool {
         self.import.lazy
             && !self.import.defined
@@ -62,15 +63,17 @@ impl Slot<'_> {
     }
 }
 
-/// Makes all `objects` that import `symbol` call `replacement` instead. The function they called
-/// before is in `original` before the first slot changes. If `original` is set already, it is kept;
-/// a slot that leads to yet another function is left as it is, with a refusal.
+/// Makes all `objects` that import `symbol` call `replacement` instead. The function that they
+/// called before is stored in `original` before the first slot changes. If `original` is set
+/// already, it is kept. A slot that leads to yet another function stays unchanged, and its object
+/// is reported as a refusal.
 ///
-/// What is patched already is left as it is, so this may be called again when objects were added.
+/// Slots that are patched already stay unchanged, so this may be called again after objects were
+/// loaded.
 ///
 /// # Safety
 ///
-/// 1 to 3 above hold. `original` belongs to this `symbol` and `replacement` only.
+/// Rules 1 to 3 above hold. `original` is used only for this `symbol` and `replacement`.
 pub unsafe fn patch<'a>(
     objects: impl IntoIterator<Item = &'a LoadedObject>,
     symbol: &CStr,
@@ -78,7 +81,7 @@ pub unsafe fn patch<'a>(
     original: &AtomicPtr<c_void>,
 ) -> Result<Patched, Refusal> {
     let mut patched = Patched::default();
-    // SAFETY: the caller's contract.
+    // SAFETY: the objects are loaded and stay so, by contract (1).
     let slots = unsafe { slots(objects, symbol, &mut patched.refusals) };
     let stubs: Vec<usize> = slots.iter().filter_map(|slot| slot.import.stub).collect();
     let (before, todo): (Vec<_>, Vec<_>) =
@@ -111,8 +114,9 @@ pub unsafe fn patch<'a>(
                 }
                 Some(_) => {
                     let (at, from) = (slot.import.slot, slot.import.value);
-                    // SAFETY: the caller's contract: the object is loaded (1), the replacement is
-                    // one (2), protections keep still (3); `imports` finds aligned slots only.
+                    // SAFETY: by contract, the object is loaded (1), the function may be replaced
+                    // (2), and nobody else changes protections (3); `imports` finds only aligned
+                    // slots (1).
                     match unsafe { protections.swap(at, from, replacement as usize) } {
                         Ok(()) => add(&mut patched.now, name()),
                         Err(failure) => patched.refusals.push(slot.refusal(failure)),
@@ -127,13 +131,12 @@ pub unsafe fn patch<'a>(
     Ok(patched)
 }
 
-/// Undoes [`patch`] where a slot still holds `replacement`: it gets `original`. Returns the names
-/// of the objects, in [`Patched::now`]. Calls that are under way still return through the
-/// replacement.
+/// Undoes [`patch`]: slots that still hold `replacement` get `original`. Returns the names of their
+/// objects in [`Patched::now`]. A call that is in progress still returns through the replacement.
 ///
 /// # Safety
 ///
-/// 1 and 3 above hold, and `original` is what [`patch`] found for `symbol`.
+/// Rules 1 and 3 above hold, and `original` is the function that [`patch`] found for `symbol`.
 pub unsafe fn restore<'a>(
     objects: impl IntoIterator<Item = &'a LoadedObject>,
     symbol: &CStr,
@@ -141,7 +144,7 @@ pub unsafe fn restore<'a>(
     original: *const c_void,
 ) -> Result<Patched, Refusal> {
     let mut restored = Patched::default();
-    // SAFETY: the caller's contract.
+    // SAFETY: the objects are loaded and stay so, by contract (1).
     let mut slots = unsafe { slots(objects, symbol, &mut restored.refusals) };
     slots.retain(|slot| slot.import.value == replacement as usize);
     if slots.is_empty() {
@@ -150,7 +153,8 @@ pub unsafe fn restore<'a>(
     let protections = Protections::read()?;
     for slot in &slots {
         let (at, from) = (slot.import.slot, slot.import.value);
-        // SAFETY: the caller's contract, as in `patch`.
+        // SAFETY: by contract, the object is loaded (1), the original may be called (2), and nobody
+        // else changes protections (3).
         match unsafe { protections.swap(at, from, original as usize) } {
             Ok(()) => add(&mut restored.now, slot.object.name.clone()),
             Err(failure) => restored.refusals.push(slot.refusal(failure)),
@@ -159,11 +163,11 @@ pub unsafe fn restore<'a>(
     Ok(restored)
 }
 
-/// All slots of `symbol`.
+/// Returns all slots of `symbol`.
 ///
 /// # Safety
 ///
-/// 1 above holds.
+/// Rule 1 above holds.
 unsafe fn slots<'a>(
     objects: impl IntoIterator<Item = &'a LoadedObject>,
     symbol: &CStr,
@@ -171,7 +175,7 @@ unsafe fn slots<'a>(
 ) -> Vec<Slot<'a>> {
     let mut slots = Vec::new();
     for object in objects {
-        // SAFETY: the caller's contract.
+        // SAFETY: the object is loaded and stays so, by contract (1).
         match unsafe { imports(object, symbol) } {
             Ok(found) => slots.extend(found.into_iter().map(|import| Slot { object, import })),
             Err(refusal) => refusals.push(refusal),
@@ -180,9 +184,9 @@ unsafe fn slots<'a>(
     slots
 }
 
-/// The function itself, as the loader finds it; not a stub of an object that imports it.
+/// Returns the function itself, as the loader finds it; not a stub of an object that imports it.
 fn definition(symbol: &CStr, stubs: &[usize]) -> Option<usize> {
-    // SAFETY: looks a NUL-terminated name up, without effect.
+    // SAFETY: the lookup has no effect, and the name ends in NUL (1).
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()) } as usize;
     (found != 0 && !stubs.contains(&found)).then_some(found)
 }

@@ -1,7 +1,10 @@
-//! Where an object keeps the addresses of a function it imports: the slots of its global offset
-//! table, found through its dynamic section.
+//! Finds where an object keeps the addresses of a function that it imports: the slots of its global
+//! offset table, which its dynamic section describes.
 //!
-//! What the unsafe code below relies on: [`imports`] demands of its caller what [`Image`] does.
+//! What the unsafe code below relies on:
+//!
+//! 1. The object is loaded and stays so during the call. [`imports`] requires this of its caller,
+//!    as [`Image`] does.
 
 use std::ffi::CStr;
 
@@ -15,20 +18,20 @@ use crate::sys::image::{Image, RELA_SIZE, SYM_SIZE};
 pub struct Import {
     /// The slot's address, a multiple of 8.
     pub slot: usize,
-    /// What it held when it was found.
+    /// The value of the slot when it was found.
     pub value: usize,
-    /// The object has a definition of its own.
+    /// Whether the object has a definition of its own.
     pub defined: bool,
-    /// The loader may have left it to the first call to look the function up: until then the slot
+    /// Whether the loader may have postponed the lookup to the first call. Until then the slot
     /// leads to a stub in the object itself.
     pub lazy: bool,
-    /// The address of the stub that stands for the function in every object: a position-dependent
-    /// executable that takes a function's address has one.
+    /// The address of a stub that all objects use in place of the function. A position-dependent
+    /// executable that takes a function's address has such a stub.
     pub stub: Option<usize>,
 }
 
-/// The slots of `object` that hold the address of `symbol`. Slots of a weak import that nothing
-/// defines hold 0 and are left out. An object without a dynamic section imports nothing.
+/// Returns the slots of `object` that hold the address of `symbol`. Slots of a weak import without
+/// a definition hold 0 and are left out. An object without a dynamic section imports nothing.
 ///
 /// # Safety
 ///
@@ -37,7 +40,7 @@ pub unsafe fn imports(object: &LoadedObject, symbol: &CStr) -> Result<Vec<Import
     let Some(dynamic) = object.dynamic else {
         return Ok(Vec::new());
     };
-    // SAFETY: by contract.
+    // SAFETY: the object is loaded and stays so, by contract (1).
     let image = unsafe { Image::new(object) };
     find(&image, dynamic, symbol.to_bytes_with_nul())
         .ok_or_else(|| Refusal::Malformed { object: object.name.clone() })
@@ -80,7 +83,7 @@ mod tests {
     use crate::sys::testing::Made;
 
     fn read(made: &Made, symbol: &CStr) -> Result<Vec<Import>, Refusal> {
-        // SAFETY: the object's only segment is the box in `made`.
+        // SAFETY: the object's only segment is the box in `made` (1).
         unsafe { imports(&made.object(), symbol) }
     }
 
@@ -145,14 +148,14 @@ mod tests {
         }
         let mut object = Made::new().object();
         object.dynamic = None;
-        // SAFETY: without a dynamic section nothing is read.
+        // SAFETY: without a dynamic section nothing is read (1).
         assert_eq!(unsafe { imports(&object, c"function") }, Ok(vec![]));
     }
 
     #[test]
     fn the_objects_of_this_process() {
         let objects = objects();
-        // SAFETY: the executable and the C library are never unloaded.
+        // SAFETY: the executable and the C library are never unloaded (1).
         let found = unsafe { imports(&objects[0], c"pthread_create") }.unwrap();
         assert!(!found.is_empty());
         let libc = objects.iter().find(|object| object.name.starts_with("libc.")).unwrap();
@@ -162,7 +165,7 @@ mod tests {
             assert!(libc.executable().any(|range| range.contains(&import.value)));
         }
         for object in &objects {
-            // SAFETY: the tests that unload something have processes of their own.
+            // SAFETY: tests that unload something run in processes of their own (1).
             let found = unsafe { imports(object, c"no_such_function") };
             assert_eq!(found, Ok(vec![]), "{object:?}");
         }

@@ -1,12 +1,14 @@
-//! Reading and writing code.
+//! Reads and writes machine code.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The addresses handed in are those of code of this process that stays mapped and readable.
+//! 1. The addresses passed in belong to code of this process that stays mapped and readable.
 //! 2. While code is written it is not executable, and no other thread and no signal handler runs:
-//!    [`write`] blocks all signals, and its caller knows that there is one thread.
-//! 3. A page of blocks is this module's alone. It is writable until [`Page::seal`], executable from
-//!    then on, and never both.
+//!    [`write`] blocks all signals, and its caller knows that the process has one thread.
+//! 3. Only this module uses a page of blocks. The page is writable until [`Page::seal`] and
+//!    executable from then on, and never both.
+//! 4. The calls of libc that handle signal sets have no preconditions but valid pointers, and a set
+//!    of zeroes is valid.
 
 use std::mem::MaybeUninit;
 
@@ -16,33 +18,33 @@ use crate::hook::arch::{flush, BLOCK};
 use crate::hook::refusal::Refusal;
 use crate::sys::pagemap::page_size;
 
-/// Whether the code at an address is this.
+/// Returns whether the code at an address equals `bytes`.
 pub fn holds(address: usize, bytes: &[u8]) -> bool {
-    // SAFETY: 1.
+    // SAFETY: the address belongs to code that is mapped and readable (1).
     unsafe { std::slice::from_raw_parts(address as *const u8, bytes.len()) == bytes }
 }
 
-/// Replaces code. Its pages are writable meanwhile instead of executable.
+/// Replaces code. Meanwhile its pages are writable instead of executable.
 ///
 /// # Safety
 ///
-/// The new code may be run in place of the old one; the process has one thread, and neither this
-/// module nor the C library is on the pages.
+/// The new code may run in place of the old code. The process has one thread, and neither this
+/// module nor the C library has code on the pages.
 pub unsafe fn write(address: usize, bytes: &[u8]) -> Result<(), Refusal> {
     let start = address & !(page_size() - 1);
     let length = address.wrapping_add(bytes.len()).wrapping_sub(start);
     let _blocked = BlockedSignals::new();
-    // SAFETY: 2, by contract.
+    // SAFETY: nobody runs the code on the pages meanwhile, by contract (2).
     unsafe { protect(start, length, PROT_READ | PROT_WRITE)? };
-    // SAFETY: 1, 2; writable now.
+    // SAFETY: the code is mapped (1), and its pages are writable now (2).
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
-    // SAFETY: 1.
+    // SAFETY: the range was just written, so it is mapped (1).
     unsafe { flush(address, bytes.len()) };
-    // SAFETY: the protection that code has.
+    // SAFETY: this is the protection that code has, and nobody runs it yet (2).
     unsafe { protect(start, length, PROT_READ | PROT_EXEC) }
 }
 
-/// The address of a block in a page; `None` behind the last.
+/// Returns the address of a block in a page; `None` if `index` is beyond the last block.
 pub fn block(page: usize, index: usize) -> Option<usize> {
     (index < page_size() / BLOCK).then(|| page.wrapping_add(index * BLOCK))
 }
@@ -51,43 +53,43 @@ pub fn block(page: usize, index: usize) -> Option<usize> {
 pub struct Page(usize);
 
 impl Page {
-    /// Maps a page at an address where nothing is.
+    /// Maps a page at an address where nothing is mapped.
     pub fn at(address: usize) -> Result<Self, Refusal> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let wanted = address as *mut _;
-        // SAFETY: a new mapping that replaces none.
+        // SAFETY: the new mapping replaces none (3).
         let page = unsafe { libc::mmap(wanted, page_size(), PROT_READ | PROT_WRITE, flags, -1, 0) };
         if page == libc::MAP_FAILED {
             return Err(Refusal::Room);
         }
         if page != wanted {
-            // A kernel older than the flag takes the address as a hint.
-            // SAFETY: the mapping from above.
+            // Kernels that do not know the flag take the address as a hint.
+            // SAFETY: the mapping was made above, and nothing uses it (3).
             unsafe { libc::munmap(page, page_size()) };
             return Err(Refusal::Room);
         }
         Ok(Page(address))
     }
 
-    /// Writes a block at its address; what is not in the page is left out.
+    /// Writes a block at its address. Does nothing if the block would not lie in the page.
     pub fn fill(&self, address: usize, bytes: &[u8]) {
         let end = address.wrapping_add(bytes.len());
         if (self.0..=self.0.wrapping_add(page_size())).contains(&end) && self.0 <= address {
-            // SAFETY: 3; in the page.
+            // SAFETY: the block lies in the page, which is still writable (3).
             unsafe {
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len())
             };
         }
     }
 
-    /// Makes it executable.
+    /// Makes the page executable, and no longer writable.
     pub fn seal(self) -> Result<(), Refusal> {
-        // SAFETY: 3.
+        // SAFETY: the page is ours and mapped (3).
         unsafe { flush(self.0, page_size()) };
-        // SAFETY: 3.
+        // SAFETY: nobody else uses the page (3).
         let sealed = unsafe { protect(self.0, page_size(), PROT_READ | PROT_EXEC) };
         if sealed.is_err() {
-            // SAFETY: 3; nothing leads to it yet.
+            // SAFETY: the page is ours, and nothing leads to it yet (3).
             unsafe { libc::munmap(self.0 as *mut _, page_size()) };
         }
         sealed
@@ -98,20 +100,20 @@ impl Page {
 ///
 /// # Safety
 ///
-/// It was made by [`Page::at`], and nothing leads to it any more.
+/// The page was made by [`Page::at`], and nothing leads to it any more.
 pub unsafe fn unmap(page: usize) {
-    // SAFETY: 3, by contract.
+    // SAFETY: the page is ours, and nothing leads to it, by contract (3).
     unsafe { libc::munmap(page as *mut _, page_size()) };
 }
 
-/// All signals that can be, blocked in this thread.
+/// Blocks all signals that can be blocked in this thread, until it is dropped.
 struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
     fn new() -> Self {
         let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
         let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: both are room for a set, and all zero is one.
+        // SAFETY: both pointers lead to room for a set, and a set of zeroes is valid (4).
         unsafe {
             libc::sigfillset(all.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
@@ -122,16 +124,18 @@ impl BlockedSignals {
 
 impl Drop for BlockedSignals {
     fn drop(&mut self) {
-        // SAFETY: the set that was in force.
+        // SAFETY: the pointer leads to the set that was in force before (4).
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }
 
+/// Sets the protection of the pages of a range.
+///
 /// # Safety
 ///
 /// Nobody needs the pages to have another protection.
 unsafe fn protect(start: usize, length: usize, protection: c_int) -> Result<(), Refusal> {
-    // SAFETY: by contract.
+    // SAFETY: nobody needs another protection, by contract (2, 3).
     if unsafe { libc::mprotect(start as *mut _, length, protection) } == 0 {
         return Ok(());
     }

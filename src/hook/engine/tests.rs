@@ -30,7 +30,7 @@ static MISSING: [Target; 1] =
 
 unsafe extern "C" fn hooked(n: c_int) -> c_int {
     CALLS.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the way to `twice`.
+    // SAFETY: `TWICE` holds the address of the original `twice`.
     unsafe { std::mem::transmute::<*mut c_void, Twice>(TWICE.load(Ordering::Relaxed))(n) }
 }
 
@@ -43,17 +43,17 @@ impl Loaded {
         Loaded(library)
     }
 
-    /// What the library's own call gives.
+    /// Returns the result of a call within the library.
     fn call(&self, n: c_int) -> c_int {
         // SAFETY: `caller` has this type.
         let caller =
             unsafe { std::mem::transmute::<*const c_void, Twice>(self.0.symbol(c"caller")) };
-        // SAFETY: any argument may be given.
+        // SAFETY: the function accepts any argument.
         unsafe { caller(n) }
     }
 
     fn code(&self) -> Vec<u8> {
-        // SAFETY: the function is longer.
+        // SAFETY: the function is longer than that.
         unsafe { std::slice::from_raw_parts(self.0.symbol(c"twice").cast::<u8>(), 16) }.to_vec()
     }
 }
@@ -63,7 +63,8 @@ fn install(targets: &'static [Target], check: Check) -> Result<(), Refusal> {
     unsafe { super::install(targets, check) }
 }
 
-/// Mappings that are writable and executable, and all that are executable.
+/// Returns the number of mappings that are writable and executable, and the number of all
+/// executable ones.
 fn executable() -> (usize, usize) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let count = |rights: &str| maps.lines().filter(|line| line.contains(rights)).count();
@@ -71,7 +72,7 @@ fn executable() -> (usize, usize) {
 }
 
 fn crash() -> Result<(), Refusal> {
-    // SAFETY: it ends the child.
+    // SAFETY: the signal ends the child, which is the purpose.
     unsafe { libc::raise(libc::SIGSEGV) };
     Ok(())
 }
@@ -109,7 +110,7 @@ fn the_check_is_in_a_child() {
             // SAFETY: `twice`, which is hooked in the child, has this type.
             let twice =
                 unsafe { std::mem::transmute::<usize, Twice>(symbol::address(c"twice").unwrap()) };
-            // SAFETY: any argument may be given.
+            // SAFETY: the function accepts any argument.
             assert_eq!(unsafe { twice(4) }, 8);
             if CALLS.load(Ordering::Relaxed) == 1 {
                 Ok(())
@@ -122,7 +123,7 @@ fn the_check_is_in_a_child() {
         assert_eq!(CALLS.load(Ordering::Relaxed), 0);
         assert_eq!(library.call(1), 3);
         assert_eq!(CALLS.load(Ordering::Relaxed), 1);
-        // SAFETY: collects nothing of this process's.
+        // SAFETY: this process has no child to collect.
         assert_eq!(unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) }, -1);
     });
 }
@@ -183,7 +184,7 @@ fn not_where_code_must_not_be_made() {
         let library = Loaded::new();
         let (before, mappings) = (library.code(), executable());
         let (option, value) = DENY_WRITE_EXECUTE;
-        // SAFETY: it takes rights from this process only.
+        // SAFETY: the call restricts only this process.
         if unsafe { libc::prctl(option, value, 0, 0, 0) } == 0 {
             assert_eq!(install(&TARGETS, || Ok(())), Err(Refusal::Protect(libc::EACCES)));
             assert_eq!((library.code(), executable()), (before, mappings));
@@ -198,7 +199,7 @@ fn what_somebody_else_wrote_stays() {
         let library = Loaded::new();
         assert_eq!(install(&TARGETS, || Ok(())), Ok(()));
         let address = symbol::address(c"twice").unwrap();
-        // SAFETY: a return instead of the jump; nothing calls it meanwhile.
+        // SAFETY: the code becomes a return instruction, and nothing calls it meanwhile.
         unsafe { code::write(address, &[0xc3]) }.unwrap();
         let changed = library.code();
         let refusal = Refusal::Overwritten { symbol: "twice".into() };

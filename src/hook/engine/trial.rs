@@ -1,11 +1,12 @@
-//! Doing something in a forked child that is dangerous, or that leaves memory behind.
+//! Runs an action in a forked child, because it is dangerous or leaves memory behind.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The process has one thread, so its child is a full copy: no lock is held by anybody else.
-//! 2. The child runs nothing but the trial and ends by `_exit`: nothing of the program's own is
-//!    run, flushed or removed. Its death is told to nobody (no `SIGCHLD`), and only `waitpid` with
-//!    `__WALL` collects it, so the program's own bookkeeping of children does not see it.
+//! 1. The process has one thread, so its child is a full copy, and nobody else holds a lock.
+//! 2. The child runs only the trial and ends by `_exit`, so none of the program's exit handlers
+//!    run, and none of its files are flushed or removed. No signal (`SIGCHLD`) reports its death,
+//!    and only `waitpid` with `__WALL` collects it, so the program's own bookkeeping of children
+//!    does not see it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,11 +18,11 @@ use serde::Serialize;
 
 use crate::hook::refusal::Refusal;
 
-/// Seconds after which a trial that hangs is ended.
+/// The time limit of a trial, in seconds.
 const LIMIT: libc::c_uint = 5;
 
-/// Runs the trial in a child, and returns what it returned there. What it changes in memory is gone
-/// with the child.
+/// Runs the trial in a child, and returns the trial's result. What the trial changes in memory is
+/// lost with the child.
 ///
 /// Call it while the process has one thread.
 pub fn run<T: Serialize + DeserializeOwned>(
@@ -29,17 +30,18 @@ pub fn run<T: Serialize + DeserializeOwned>(
 ) -> Result<T, Refusal> {
     let (result, into) = pipe_with(PipeFlags::CLOEXEC).map_err(|_| Refusal::Fork)?;
     let nothing: usize = 0;
-    // SAFETY: 1, 2: a plain fork, but without a signal at its end; the arguments that differ in
-    // order between architectures are all 0.
+    // SAFETY: this is a fork of a process with one thread (1), without a signal at the child's end
+    // (2). The order of the arguments differs between architectures only for those that are 0 here
+    // (1).
     let pid = unsafe { libc::syscall(libc::SYS_clone, 0usize, nothing, nothing, nothing, nothing) };
     match pid {
         0 => {
             prepare();
-            // Without a result the parent sees a trial that was killed.
+            // Without a result the parent reports that the trial was killed.
             if let Ok(bytes) = postcard::to_stdvec(&trial()) {
                 let _ = File::from(into).write_all(&bytes);
             }
-            // SAFETY: 2.
+            // SAFETY: the child ends without running any of the program's own code (2).
             unsafe { libc::_exit(0) }
         }
         pid if pid > 0 => {
@@ -55,10 +57,11 @@ pub fn run<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// In the child: no core dump, the end of it all after a while, and signals as they are by default.
+/// Prepares the child: no core dump, a time limit, and default actions for the signals of faults
+/// and of the limit.
 fn prepare() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: this process is the child, which nothing but the trial runs in (2).
+    // SAFETY: this process is the child, which runs only the trial (2).
     unsafe {
         libc::setrlimit(libc::RLIMIT_CORE, &none);
         for signal in [libc::SIGALRM, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGSYS] {
@@ -68,10 +71,10 @@ fn prepare() {
     }
 }
 
-/// Collects the child.
+/// Waits for the child to end, and collects it.
 fn wait(pid: libc::pid_t) {
     let mut status: c_int = 0;
-    // SAFETY: room for a status.
+    // SAFETY: `status` has room for a status, and the child is collected only here (2).
     while unsafe { libc::waitpid(pid, &mut status, libc::__WALL) } != pid {
         if std::io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
             return;

@@ -21,7 +21,7 @@ fn put(
     replacement: extern "C" fn() -> libc::pid_t,
     original: &AtomicPtr<c_void>,
 ) -> Patched {
-    // SAFETY: these tests have a process of their own; the replacement has the type of `getppid`.
+    // SAFETY: each test has a process of its own, and the replacement has the type of `getppid`.
     unsafe { patch(objects, SYMBOL, replacement as *const c_void, original) }.unwrap()
 }
 
@@ -39,27 +39,27 @@ fn own() -> Vec<LoadedObject> {
     objects().into_iter().take(1).collect()
 }
 
-/// What the executable gets when it asks.
+/// Returns what the executable gets when it calls the function.
 #[inline(never)]
 fn ask() -> libc::pid_t {
-    // SAFETY: no preconditions.
+    // SAFETY: the call has no preconditions.
     unsafe { libc::getppid() }
 }
 
-/// What a library gets when it asks.
+/// Returns what a library gets when it calls the function.
 fn ask_in(library: &Library) -> libc::pid_t {
-    // SAFETY: that is the type of `ask` in `SOURCE`.
+    // SAFETY: `ask` in `SOURCE` has this type.
     let ask: extern "C" fn() -> libc::pid_t =
         unsafe { std::mem::transmute(library.symbol(c"ask")) };
     ask()
 }
 
 fn real() -> *mut c_void {
-    // SAFETY: looks a name up.
+    // SAFETY: the lookup has no effect.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, SYMBOL.as_ptr()) }
 }
 
-/// Everything `/proc/self/maps` says, but for the heap's size.
+/// Returns `/proc/self/maps` without the size of the heap.
 fn protections() -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     maps.lines().filter(|line| line.contains('/')).map(str::to_owned).collect()
@@ -110,7 +110,7 @@ fn libraries_bound_at_once_lazily_and_later() {
         assert_eq!(patched.refusals, []);
         assert!(names.iter().all(|name| patched.now.iter().any(|n| n == name)), "{patched:?}");
         assert_eq!(protections(), maps);
-        // Also where the first call would have been the one to look the function up.
+        // Also where the first call would have looked the function up.
         assert_eq!(FIRST.load(Ordering::Relaxed), real());
         for library in libraries {
             assert_eq!((ask_in(library), ask_in(library)), (-1, -1));
@@ -139,7 +139,7 @@ fn hooks_of_others_are_left_alone() {
         let both: Vec<_> =
             objects().into_iter().filter(|o| o == &exe[0] || o.name == "other.so").collect();
 
-        // Somebody was there first, in one of them.
+        // Somebody else has hooked one of them before.
         put(&exe, second, &SECOND);
         let patched = put(&both, first, &FIRST);
         assert_eq!(patched.now, ["other.so"]);
@@ -149,7 +149,7 @@ fn hooks_of_others_are_left_alone() {
         assert_eq!((ask(), ask_in(&library)), (-2, -1));
         assert_eq!(FIRST.load(Ordering::Relaxed), real());
 
-        // Somebody comes later, on top.
+        // Somebody else hooks it later, on top of ours.
         SECOND.store(first as *mut c_void, Ordering::Relaxed);
         let over: Vec<_> = both.iter().filter(|o| o.name == "other.so").cloned().collect();
         assert_eq!(put(&over, second, &SECOND).now, ["other.so"]);
@@ -158,8 +158,9 @@ fn hooks_of_others_are_left_alone() {
     });
 }
 
-/// A position-dependent executable that takes a function's address: all slots lead to a stub of it,
-/// and the stub leads through its slot. What is behind the stub must not become the original.
+/// A position-dependent executable takes a function's address, so all slots lead to its stub for
+/// the function, and the stub leads through its own slot. The stub must not become the original, or
+/// calls would never end.
 #[test]
 fn a_stub_is_not_the_function() {
     let name = [u64::from_ne_bytes(*b"\0getppid"), 0];
@@ -173,7 +174,7 @@ fn a_stub_is_not_the_function() {
     assert_eq!(original.load(Ordering::Relaxed), real());
     assert_eq!(slot(&made), first as *const () as usize as u64);
 
-    // A library that comes later has the stub, too.
+    // A library that is loaded later leads to the stub, too.
     let mut late = Made::new();
     late.words[46..48].copy_from_slice(&name);
     late.words[50] = stub;
@@ -182,9 +183,9 @@ fn a_stub_is_not_the_function() {
     assert_eq!(slot(&late), first as *const () as usize as u64);
 }
 
-/// The slot of a made-up object, which is written to behind the compiler's back.
+/// Returns the slot of a made-up object, which is written behind the compiler's back.
 fn slot(made: &Made) -> u64 {
-    // SAFETY: a word of the box.
+    // SAFETY: the address is that of a word in the box.
     unsafe { (&raw const made.words[50]).read_volatile() }
 }
 
