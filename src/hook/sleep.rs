@@ -1,16 +1,18 @@
-//! The hook on `sigsuspend`: how the master, which runs no event loop, answers.
+//! The hook on `sigsuspend`: lets the master, which has no event loop, answer requests.
 //!
-//! nginx's master sleeps in `sigsuspend` until a signal comes. The stand-in sleeps in `ppoll` with the
-//! same mask, so that a descriptor wakes the master, too. `ppoll` runs signal handlers only when it
-//! returns `EINTR`: the stand-in returns to nginx then, and sleeps on otherwise. nginx sees no wake-up
-//! but its own. What is done while the master is awake is done in turns, and a signal that came
-//! meanwhile is seen to after each.
+//! nginx's master sleeps in `sigsuspend` until a signal comes. The replacement sleeps in `ppoll`
+//! with the same mask, so that a descriptor can wake the master as well. `ppoll` runs signal
+//! handlers only when it returns `EINTR`. In that case the replacement returns to nginx; otherwise
+//! it goes on sleeping. So nginx sees only its own wake-ups. Work that is done while the master is
+//! awake is split into turns, and after each turn a signal that came meanwhile is handled.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The stand-in has the type of `sigsuspend`, and is called with a mask good for it.
-//! 2. `REAL` is null, or what the slots held before. It is set before the first slot changes.
-//! 3. The calls of libc below have no preconditions but valid pointers.
+//! 1. The replacement has the type of `sigsuspend`, and is called with a valid mask.
+//! 2. `REAL` is null or holds the function that the slots held before. It is set before the first
+//!    slot changes.
+//! 3. The calls of libc below have no preconditions but valid pointers, and zeroes are a valid
+//!    value of their structures.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::os::fd::RawFd;
@@ -31,7 +33,7 @@ const SYMBOL: &CStr = c"sigsuspend";
 
 type Suspend = unsafe extern "C" fn(*const sigset_t) -> c_int;
 
-/// What the stand-in tells the one who decides.
+/// An event that the replacement reports to [`Decide`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// nginx wants to sleep.
@@ -40,18 +42,18 @@ pub enum Event {
     Woken,
     /// No signal came during the last turn.
     Quiet,
-    /// A signal came: the stand-in returns to nginx, whatever is decided.
+    /// A signal came: the replacement returns to nginx, whatever the decision is.
     Interrupted,
-    /// The kernel refuses to wait for a descriptor.
+    /// The kernel refused to wait for the descriptor.
     Refused,
 }
 
-/// What the stand-in does next.
+/// The next action of the replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Sleeps until a signal comes or this descriptor is readable.
     Sleep(RawFd),
-    /// Sees to signals, and calls again.
+    /// Handles pending signals, and asks again.
     GoOn,
     /// Returns to nginx, as after a signal.
     Return,
@@ -59,16 +61,16 @@ pub enum Next {
     Leave,
 }
 
-/// Decides what is next. May not unwind. Signals that nginx handles are blocked meanwhile.
+/// Decides the next action. Must not unwind. The signals that nginx handles are blocked meanwhile.
 pub type Decide = fn(Event) -> Next;
 
-/// The function behind the slots.
+/// The original function, to which the slots led.
 static REAL: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static DECIDE: OnceLock<Decide> = OnceLock::new();
 static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 
-/// Hooks the executable's calls of `sigsuspend`; what is there already is left as it is. `decide` is
-/// called in the processes that sleep there, the master; only the first one given counts.
+/// Hooks the executable's calls of `sigsuspend`. A hook that is in place already stays. `decide` is
+/// called in the process that sleeps there, which is the master. Only the first `decide` is used.
 ///
 /// Call it while the process has one thread, with the module pinned (see [`super::pin`]).
 pub fn install(decide: Decide) -> Result<(), Refusal> {
@@ -77,7 +79,7 @@ pub fn install(decide: Decide) -> Result<(), Refusal> {
     result
 }
 
-/// Takes the hook out, where it still is.
+/// Removes the hook, where it is still in place.
 ///
 /// Call it while the process has one thread.
 pub fn uninstall() -> Result<(), Refusal> {
@@ -85,14 +87,15 @@ pub fn uninstall() -> Result<(), Refusal> {
     if real.is_null() {
         return Ok(());
     }
-    // SAFETY: the objects are from now, and this thread is the only one; `patch` found `real` (2).
+    // SAFETY: the list of objects is current, this thread is the only one, and `patch` found `real`
+    // (2).
     let restored = unsafe { got::restore(objects().iter().take(1), SYMBOL, stand_in(), real) };
     restored?.complete()?;
     set_state(Hooked::NotInstalled);
     Ok(())
 }
 
-/// Whether the hook is in place, after the last [`install`].
+/// Returns whether the hook is in place, as of the last [`install`].
 pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
@@ -103,13 +106,13 @@ fn set_state(state: Hooked) {
 
 fn hook(decide: Decide) -> Result<(), Refusal> {
     if state() != Hooked::On {
-        // What the kernel refuses may end the process.
+        // In a child, because a policy of the kernel may kill the process for a refused call.
         trial::run(try_out)?;
     }
-    // Another one before is the same function: there is one master.
+    // If one was set before, it is the same function: there is one master.
     let _ = DECIDE.set(decide);
-    // SAFETY: the objects are from now, and this thread is the only one; the stand-in has the type of
-    // `sigsuspend` (1), and `REAL` is for nothing else (2).
+    // SAFETY: the list of objects is current, and this thread is the only one. The replacement has
+    // the type of `sigsuspend` (1), and `REAL` is used for nothing else (2).
     let patched = unsafe { got::patch(objects().iter().take(1), SYMBOL, stand_in(), &REAL) }?;
     patched.complete()?;
     if patched.any() {
@@ -118,10 +121,11 @@ fn hook(decide: Decide) -> Result<(), Refusal> {
     Err(Refusal::NotImported { symbol: SYMBOL.to_string_lossy().into_owned() })
 }
 
-/// Whether `ppoll` does what the stand-in needs: a signal that is blocked and pending interrupts it.
+/// Checks that `ppoll` does what the replacement needs: a signal that is blocked and pending
+/// interrupts it.
 fn try_out() -> Result<(), Refusal> {
     extern "C" fn nothing(_signal: c_int) {}
-    // SAFETY: 3; zeroes are a valid value of both.
+    // SAFETY: the pointers are valid, and zeroes are a valid value of both structures (3).
     let result = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as extern "C" fn(c_int) as usize;
@@ -140,7 +144,7 @@ fn try_out() -> Result<(), Refusal> {
 }
 
 fn empty() -> sigset_t {
-    // SAFETY: 3; zeroes are a valid value.
+    // SAFETY: the pointer is valid, and zeroes are a valid value of the set (3).
     unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
@@ -152,7 +156,7 @@ fn stand_in() -> *const c_void {
     sigsuspend as Suspend as *const c_void
 }
 
-/// Stands in for `sigsuspend`.
+/// Replaces `sigsuspend`.
 unsafe extern "C" fn sigsuspend(mask: *const sigset_t) -> c_int {
     let mut event = Event::Sleeps;
     while let Some(decide) = DECIDE.get() {
@@ -165,7 +169,7 @@ unsafe extern "C" fn sigsuspend(mask: *const sigset_t) -> c_int {
             }
             Next::Leave => break,
         };
-        // SAFETY: 1.
+        // SAFETY: the caller passed a valid mask (1).
         event = match unsafe { wait(descriptor, at_once, mask) } {
             Waited::Readable => Event::Woken,
             Waited::Idle => Event::Quiet,
@@ -184,11 +188,11 @@ unsafe extern "C" fn sigsuspend(mask: *const sigset_t) -> c_int {
         set_errno(libc::EINTR);
         return -1;
     }
-    // SAFETY: 1, 2.
+    // SAFETY: `REAL` holds the original function (2), and the mask is valid (1).
     unsafe { std::mem::transmute::<*mut c_void, Suspend>(real)(mask) }
 }
 
-/// What came of waiting.
+/// The result of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waited {
     Readable,
@@ -197,21 +201,21 @@ enum Waited {
     Failed(c_int),
 }
 
-/// Waits, with this mask, until a signal comes or the descriptor is readable; with `at_once` only
-/// looks whether a signal has come.
+/// Waits with this signal mask until a signal comes or the descriptor is readable. With `at_once`,
+/// does not wait but only checks whether a signal is pending.
 ///
 /// # Safety
 ///
-/// `mask` leads to a set of signals.
+/// `mask` points to a valid set of signals.
 unsafe fn wait(descriptor: Option<RawFd>, at_once: bool, mask: *const sigset_t) -> Waited {
     let mut polled = pollfd { fd: descriptor.unwrap_or(-1), events: libc::POLLIN, revents: 0 };
     let now = timespec { tv_sec: 0, tv_nsec: 0 };
     let timeout = if at_once { &raw const now } else { null() };
     let count = nfds_t::from(descriptor.is_some());
-    // SAFETY: 3, and the caller's contract.
+    // SAFETY: all pointers are valid, `mask` by contract (3).
     match unsafe { libc::ppoll(&mut polled, count, timeout, mask) } {
         0 => Waited::Idle,
-        // A descriptor that is none would wake without end.
+        // An invalid descriptor would wake the process again and again.
         result if result > 0 && polled.revents & libc::POLLIN != 0 => Waited::Readable,
         result if result > 0 => Waited::Failed(libc::EBADF),
         _ => match std::io::Error::last_os_error().raw_os_error() {

@@ -1,19 +1,21 @@
-//! The hook on `pthread_create`: where the stacks of threads are.
+//! The hook on `pthread_create`: records where the stacks of threads are.
 //!
-//! It covers the calls that loaded objects make through their global offset tables. Threads that
-//! the C library creates for itself, `thrd_create`, calls through a pointer from `dlsym`, and
-//! objects loaded after the last [`install`] are not seen; the kernel's count of threads tells.
+//! It covers the calls that loaded objects make through their global offset tables. It does not see
+//! threads that the C library creates for itself, `thrd_create`, calls through a pointer from
+//! `dlsym`, and objects that were loaded after the last [`install`]. The kernel's thread count
+//! shows how many threads were missed.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The wrapper has the type of `pthread_create`, and is called with arguments good for it.
-//! 2. `REAL` is null, or what the slots held before. It is set before the first slot changes.
-//! 3. A record made by `malloc` belongs to the thread it was made for once that was created, and to
-//!    its creator if it was not.
-//! 4. No code here can unwind: there is no indexing, no arithmetic that can overflow, no
-//!    `unwrap`; vectors grow by `try_reserve`. The one exception is the thread's own routine, which
-//!    `pthread_exit` and cancellation unwind through `run`: it is `C-unwind`, and has nothing to
-//!    drop by then.
+//! 1. The wrapper has the type of `pthread_create`, and is called with valid arguments.
+//! 2. `REAL` is null or holds the function that the slots held before. It is set before the first
+//!    slot changes.
+//! 3. A record is allocated by `malloc`. It belongs to its thread once the thread was created, and
+//!    to the creator if creation failed.
+//! 4. No code here can unwind: there is no indexing, no arithmetic that can overflow and no
+//!    `unwrap`, and vectors grow by `try_reserve`. The one exception is the thread's own routine:
+//!    `pthread_exit` and cancellation unwind it through `run`, which is `C-unwind` and has nothing
+//!    to drop by then.
 //! 5. The calls of libc below have no preconditions but valid pointers.
 
 use std::ffi::{c_int, c_void, CStr};
@@ -43,9 +45,9 @@ type Create = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// The function behind the slots.
+/// The original function, to which the slots led.
 static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-/// Its destructor tells the end of a thread.
+/// The thread-specific key whose destructor runs at the end of a thread.
 static KEY: OnceLock<pthread_key_t> = OnceLock::new();
 static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 
@@ -53,14 +55,14 @@ extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }
 
-/// What a thread is to do.
+/// The routine of a thread, and its argument.
 struct Record {
     routine: Routine,
     argument: *mut c_void,
 }
 
-/// Hooks all loaded objects that import `pthread_create`. May be called again, after objects were
-/// loaded. With an error some objects may be hooked nevertheless.
+/// Hooks all loaded objects that import `pthread_create`. May be called again after objects were
+/// loaded. After an error, some objects may be hooked nevertheless.
 ///
 /// Call it while the process has one thread, with the module pinned (see [`super::pin`]).
 pub fn install() -> Result<(), Refusal> {
@@ -69,7 +71,8 @@ pub fn install() -> Result<(), Refusal> {
     result
 }
 
-/// Takes the hook out of all slots that still hold it. Threads that were hooked stay so.
+/// Removes the hook from all slots that still hold it. Threads that were created through it stay
+/// recorded until they end.
 ///
 /// Call it while the process has one thread.
 pub fn uninstall() -> Result<(), Refusal> {
@@ -77,24 +80,25 @@ pub fn uninstall() -> Result<(), Refusal> {
     if real.is_null() {
         return Ok(());
     }
-    // SAFETY: the objects are from now, and this thread is the only one; `patch` found `real`.
+    // SAFETY: the list of objects is current, this thread is the only one, and `patch` found `real`
+    // (2).
     let restored = unsafe { got::restore(&objects(), SYMBOL, wrapper(), real) };
     restored?.complete()?;
     set_state(Hooked::NotInstalled);
     Ok(())
 }
 
-/// Whether the hook is in place, after the last [`install`].
+/// Returns whether the hook is in place, as of the last [`install`].
 pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// The stacks of the live threads of this process that were created through the hook.
+/// Returns the stacks of this process's live threads that were created through the hook.
 pub fn stacks() -> ThreadStacks {
     stacks::read()
 }
 
-/// The stack of the main thread.
+/// Returns the stack of the main thread.
 pub fn main_stack(maps: &[MemoryMap]) -> Option<Range<usize>> {
     let stack = maps.iter().find(|map| map.pathname == MMapPath::Stack)?;
     Some(usize::try_from(stack.address.0).ok()?..usize::try_from(stack.address.1).ok()?)
@@ -107,22 +111,22 @@ fn set_state(state: Hooked) {
 fn hook_all() -> Result<(), Refusal> {
     if KEY.get().is_none() {
         let mut key = 0;
-        // SAFETY: 5; `leave` is never unloaded.
+        // SAFETY: the pointer is valid, and `leave` is never unloaded (5).
         if unsafe { libc::pthread_key_create(&mut key, Some(leave)) } != 0 {
             return Err(Refusal::Key);
         }
-        // Nobody else sets it: there is one thread.
+        // Nobody else sets it, because there is one thread.
         let _ = KEY.set(key);
     }
     let objects = objects();
     let wanted = objects.iter().enumerate().filter(|(i, o)| *i == 0 || !is_exempt(o));
-    // SAFETY: the objects are from now, and this thread is the only one; the wrapper has the type
-    // of `pthread_create`, and `REAL` is for nothing else.
+    // SAFETY: the list of objects is current, and this thread is the only one. The wrapper has the
+    // type of `pthread_create` (1), and `REAL` is used for nothing else (2).
     let patched = unsafe { got::patch(wanted.map(|(_, o)| o), SYMBOL, wrapper(), &REAL) };
     patched?.complete()
 }
 
-/// Whether a library is not to be hooked: the C library, the loader, this module.
+/// Returns whether a library must not be hooked: the C library, the loader, and this module.
 fn is_exempt(object: &LoadedObject) -> bool {
     const OF_C: [&str; 5] = ["libc.so", "libc-", "libc.musl-", "libpthread", "ld-"];
     OF_C.iter().any(|start| object.name.starts_with(start)) || object.contains(wrapper() as usize)
@@ -132,7 +136,7 @@ fn wrapper() -> *const c_void {
     pthread_create as Create as *const c_void
 }
 
-/// Stands in for `pthread_create`.
+/// Replaces `pthread_create`.
 unsafe extern "C" fn pthread_create(
     thread: *mut pthread_t,
     attributes: *const pthread_attr_t,
@@ -144,88 +148,90 @@ unsafe extern "C" fn pthread_create(
         // Not reachable (2).
         return libc::EAGAIN;
     }
-    // SAFETY: 2.
+    // SAFETY: `REAL` holds the original function, which has this type (2).
     let real = unsafe { std::mem::transmute::<*mut c_void, Create>(real) };
     let record = routine.map_or(std::ptr::null_mut(), |routine| make(Record { routine, argument }));
     if record.is_null() {
         stacks::miss();
-        // SAFETY: 1.
+        // SAFETY: these are the caller's arguments (1).
         return unsafe { real(thread, attributes, routine, argument) };
     }
-    // SAFETY: 1; `run` takes the record (3).
+    // SAFETY: the arguments are the caller's (1), and `run` takes over the record (3).
     let result = unsafe { real(thread, attributes, Some(run), record.cast()) };
     if result != 0 {
-        // SAFETY: no thread was created (3).
+        // SAFETY: no thread was created, so the record is still ours (3).
         keep_errno(|| unsafe { libc::free(record.cast()) });
     }
     result
 }
 
-/// A record in memory of its own; null if there is none.
+/// Allocates memory for a record and fills it in. Returns null if there is no memory.
 fn make(record: Record) -> *mut Record {
-    // SAFETY: 5.
+    // SAFETY: the call has no preconditions (5).
     let memory = keep_errno(|| unsafe { libc::malloc(size_of::<Record>()) }).cast::<Record>();
     if !memory.is_null() {
-        // SAFETY: allocated for this type; `malloc` aligns for every type of C.
+        // SAFETY: the memory was allocated for this type, and `malloc` aligns for every type of C
+        // (3).
         unsafe { memory.write(record) };
     }
     memory
 }
 
-/// What a hooked thread does.
+/// The start routine of a hooked thread: records the thread, and runs its own routine.
 unsafe extern "C-unwind" fn run(record: *mut c_void) -> *mut c_void {
     let record = record.cast::<Record>();
-    // SAFETY: 3: the record is this thread's, and was initialised by `make`.
+    // SAFETY: the record is this thread's, and `make` initialised it (3).
     let Record { routine, argument } = unsafe { record.read() };
     keep_errno(|| {
-        // SAFETY: 3; read above, and not used again.
+        // SAFETY: the record is this thread's, was read above, and is not used again (3).
         unsafe { libc::free(record.cast()) };
         enter();
     });
-    // SAFETY: 1: as `pthread_create` would. Nothing is left to drop here (4).
+    // SAFETY: `pthread_create` would make the same call (1). Nothing is left to drop here (4).
     unsafe { routine(argument) }
 }
 
-/// Records this thread, until it ends.
+/// Records this thread until it ends.
 fn enter() {
     let mut cancel = 0;
-    // SAFETY: 5. A cancelled thread ends at its own first cancellation point, not in here.
+    // SAFETY: the pointer is valid. A cancelled thread ends at its own first cancellation point,
+    // not in this function (5).
     unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut cancel) };
     match (own_stack(), KEY.get()) {
-        // SAFETY: 5; any value but null makes the destructor run.
+        // SAFETY: the key exists, and any value but null makes its destructor run (5).
         (Some(stack), Some(&key)) if unsafe { libc::pthread_setspecific(key, mark()) } == 0 => {
             stacks::add(own_id(), stack)
         }
         _ => stacks::miss(),
     }
-    // SAFETY: 5.
+    // SAFETY: the old state is not asked for, so null is valid (5).
     unsafe { pthread_setcancelstate(cancel, std::ptr::null_mut()) };
 }
 
-/// The end of a hooked thread, however it comes.
+/// Runs at the end of a hooked thread, whatever ends it.
 unsafe extern "C" fn leave(_mark: *mut c_void) {
     stacks::remove(own_id());
 }
 
-/// A value for the key.
+/// Returns a value for the key that is not null.
 fn mark() -> *const c_void {
     (&raw const REAL).cast()
 }
 
 fn own_id() -> usize {
-    // SAFETY: 5.
+    // SAFETY: the call has no preconditions (5).
     unsafe { libc::pthread_self() as usize }
 }
 
-/// The stack of this thread, without its guard.
+/// Returns the stack of this thread, without its guard.
 fn own_stack() -> Option<Range<usize>> {
     let mut attributes = MaybeUninit::<pthread_attr_t>::uninit();
-    // SAFETY: 5; it initialises the attributes, unless it fails.
+    // SAFETY: the pointer is valid, and the call initialises the attributes unless it fails (5).
     if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
         return None;
     }
     let (mut start, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: initialised above, and done with afterwards.
+    // SAFETY: the attributes were initialised above, and are not used afterwards (5).
     let result = unsafe {
         let result = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut size);
         libc::pthread_attr_destroy(attributes.as_mut_ptr());

@@ -9,14 +9,14 @@ use super::*;
 use crate::sys::testing::alone;
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
-/// What was told to `decide`, a digit each.
+/// The events that `decide` received, a digit each.
 static EVENTS: AtomicUsize = AtomicUsize::new(0);
 static WAKER: OnceLock<OwnedFd> = OnceLock::new();
 /// A signal to send at this event.
 static SEND_AT: AtomicUsize = AtomicUsize::new(0);
-/// Turns of work after a wake-up.
+/// The number of turns of work after a wake-up.
 static WORK: AtomicUsize = AtomicUsize::new(0);
-/// What to say to the next event, if anything special.
+/// The answer to the next event, if not the usual one.
 static SAY: Mutex<Option<Next>> = Mutex::new(None);
 
 extern "C" fn handler(_signal: c_int) {
@@ -54,7 +54,7 @@ fn decide(event: Event) -> Next {
 }
 
 fn send() {
-    // SAFETY: a signal to this process itself.
+    // SAFETY: the signal goes to this process itself (3).
     assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGUSR1) }, 0);
 }
 
@@ -62,20 +62,20 @@ fn wake() {
     rustix::io::write(WAKER.get().unwrap(), &1u64.to_ne_bytes()).unwrap();
 }
 
-/// Sleeps as nginx's master does; how often the handler ran, and what was told.
+/// Sleeps as nginx's master does. Returns how often the handler ran, and the events.
 fn sleep() -> (usize, usize) {
     HANDLED.store(0, Relaxed);
     EVENTS.store(0, Relaxed);
-    // SAFETY: the mask is a set.
+    // SAFETY: the mask is a valid set (1).
     let result = unsafe { libc::sigsuspend(&empty()) };
     let errno = std::io::Error::last_os_error().raw_os_error();
     assert_eq!((result, errno), (-1, Some(libc::EINTR)));
     (HANDLED.load(Relaxed), EVENTS.load(Relaxed))
 }
 
-/// A master's signals: one with a handler, blocked.
+/// Sets up signals as a master does: one with a handler, blocked.
 fn begin() {
-    // SAFETY: this process is the test's own; zeroes are a valid value.
+    // SAFETY: this process is the test's own, and zeroes are a valid value (3).
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as extern "C" fn(c_int) as usize;
@@ -95,14 +95,14 @@ fn begin() {
 fn wakes_up_for_signals_only() {
     alone("hook::sleep::tests::wakes_up_for_signals_only", || {
         begin();
-        // A signal as ever.
+        // A signal, as without the hook.
         send();
         assert_eq!(sleep(), (1, 15));
-        // A wake-up, and the sleep goes on until there is a signal.
+        // After a wake-up the sleep goes on until a signal comes.
         wake();
         SEND_AT.store(2, Relaxed);
         assert_eq!(sleep(), (1, 125));
-        // Work in turns, with nobody disturbing it.
+        // Work in turns, without signals.
         wake();
         WORK.store(3, Relaxed);
         SEND_AT.store(0, Relaxed);
@@ -130,7 +130,7 @@ fn a_signal_comes_between_turns() {
             let told = if at == 2 { 125 } else { 1235 };
             assert_eq!(sleep(), (1, told), "before the rest of the work");
         }
-        // Both at once: the signal is not lost whichever comes first.
+        // Both at once: the signal is not lost, whichever comes first.
         WORK.store(0, Relaxed);
         SEND_AT.store(0, Relaxed);
         for _ in 0..100 {
@@ -148,16 +148,16 @@ fn says_what_is_next() {
         // Returns without a signal.
         *SAY.lock().unwrap() = Some(Next::Return);
         assert_eq!(sleep(), (0, 1));
-        // Sleeps as without the hook: a wake-up is not seen.
+        // Sleeps as without the hook: a wake-up is not noticed.
         wake();
         send();
         *SAY.lock().unwrap() = Some(Next::Leave);
         assert_eq!(sleep(), (1, 1));
-        // A descriptor that is none.
+        // An invalid descriptor.
         send();
         *SAY.lock().unwrap() = Some(Next::Sleep(4000));
         assert_eq!(sleep().0, 1);
-        // Taken out, and put in again.
+        // The hook is removed and installed again.
         assert_eq!(uninstall(), Ok(()));
         assert_eq!(uninstall(), Ok(()));
         send();

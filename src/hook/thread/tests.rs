@@ -24,7 +24,7 @@ fn create(
     routine: Routine,
     argument: usize,
 ) -> Result<pthread_t, c_int> {
-    // SAFETY: a routine of C may unwind the thread; the declaration of libc only lacks the word.
+    // SAFETY: a C routine may unwind its thread; only libc's declaration does not say so.
     let routine: extern "C" fn(*mut c_void) -> *mut c_void =
         unsafe { std::mem::transmute(routine) };
     let mut thread = 0;
@@ -57,7 +57,7 @@ fn seen() -> usize {
     stacks().seen.len()
 }
 
-/// Threads as the kernel counts them.
+/// Returns the number of threads that the kernel reports.
 fn kernel_threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
@@ -163,7 +163,7 @@ fn forty_threads() {
             assert_eq!((seen(), kernel_threads() - others), (40, 41));
             let guards = maps();
             for stack in stacks().seen {
-                // Whole mappings, readable and writable; the guard is below.
+                // These are whole mappings, readable and writable; the guard is below them.
                 let inside = |map: &&MemoryMap| {
                     (map.address.0 as usize) < stack.end && stack.start < map.address.1 as usize
                 };
@@ -206,13 +206,14 @@ fn many_short_threads() {
 fn a_creation_that_fails() {
     isolated("hook::thread::tests::a_creation_that_fails", || {
         let mut attributes = MaybeUninit::<pthread_attr_t>::uninit();
-        // SAFETY: initialises them, then sets a size that there is no memory for.
+        // SAFETY: the calls initialise the attributes, then set a size for which there is no
+        // memory.
         unsafe {
             assert_eq!(libc::pthread_attr_init(attributes.as_mut_ptr()), 0);
             assert_eq!(libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), 1 << 46), 0);
         }
         let fail = || {
-            // SAFETY: the address of errno is good for the thread.
+            // SAFETY: the address of errno is valid as long as the thread lives.
             unsafe { libc::__errno_location().write(77) };
             let result = create(attributes.as_ptr(), returns, 0);
             // SAFETY: as above.
@@ -222,7 +223,7 @@ fn a_creation_that_fails() {
         assert!(unhooked.0.is_err());
         assert_eq!(install(), Ok(()));
         assert_eq!(fail(), unhooked);
-        // SAFETY: no preconditions.
+        // SAFETY: the call has no preconditions.
         let in_use = || unsafe { libc::mallinfo2() }.uordblks;
         let before = in_use();
         for _ in 0..10_000 {
@@ -239,10 +240,10 @@ fn a_forked_child_sees_its_own() {
         assert_eq!(install(), Ok(()));
         let thread = create(std::ptr::null(), returns, 0).unwrap();
         wait_until(|| STARTED.load(Ordering::SeqCst) == 1);
-        // As if another thread were in the middle of it at that moment.
+        // As if another thread held the lock at that moment.
         let lock = stacks::lock_for_test();
-        // SAFETY: the child calls nothing that the fork of a process with threads forbids: glibc's
-        // malloc is good after a fork.
+        // SAFETY: the child calls nothing that is forbidden after the fork of a process with
+        // threads: glibc's malloc is usable after a fork.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let mut code = i32::from(seen() != 0);
@@ -252,7 +253,7 @@ fn a_forked_child_sees_its_own() {
                 _ => code |= 2,
             }
             code |= i32::from(stacks() != ThreadStacks::default()) << 2;
-            // SAFETY: ends the child.
+            // SAFETY: the call only ends the child.
             unsafe { libc::_exit(code) };
         }
         drop(lock);
@@ -276,14 +277,14 @@ fn libraries_loaded_later_and_uninstalled() {
         let source = "#include <pthread.h>
             int start(pthread_t *t, void *(*f)(void *)) { return pthread_create(t, 0, f, 0); }";
         let library = Library::build("late.so", source, &["-Wl,-z,relro,-z,now"]);
-        // SAFETY: that is the type of `start`.
+        // SAFETY: `start` has this type.
         let start: unsafe extern "C" fn(*mut pthread_t, Routine) -> c_int =
             unsafe { std::mem::transmute(library.symbol(c"start")) };
         let seen_of_one = || {
             STARTED.store(0, Ordering::SeqCst);
             GO_ON.store(false, Ordering::SeqCst);
             let mut thread = 0;
-            // SAFETY: a good place, and a good routine.
+            // SAFETY: the pointer and the routine are valid.
             assert_eq!(unsafe { start(&mut thread, returns) }, 0);
             wait_until(|| STARTED.load(Ordering::SeqCst) == 1);
             let seen = seen();
@@ -313,7 +314,7 @@ fn the_main_stack() {
         let address = (&raw const local) as usize;
         let stack = main_stack(&maps()).unwrap();
         // With one test thread the harness runs the test in the main thread.
-        // SAFETY: no preconditions.
+        // SAFETY: the call has no preconditions.
         let is_main = unsafe { libc::gettid() } == std::process::id() as i32;
         assert_eq!(stack.contains(&address), is_main);
     });
