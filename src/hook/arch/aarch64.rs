@@ -1,10 +1,10 @@
-//! aarch64.
+//! The hooks' code for aarch64.
 //!
-//! Built for Debian 13 and tried there in full emulation, with nginx, LuaJIT and glibc of the
-//! distribution. On a processor without pointer authentication all hooks count. On one that has it,
-//! pools and slabs are not hooked: the trial ends, since the functions begin with `paciasp`. On a real
-//! machine nothing was tried. What a build on another processor checks are the detours that are
-//! written.
+//! It was built for Debian 13 and tested there in full emulation, with the distribution's nginx,
+//! LuaJIT and glibc. On a processor without pointer authentication all hooks count. On a processor
+//! with it, pools and slabs are not hooked: the trial fails, because the functions begin with
+//! `paciasp`. Nothing was tested on a real machine. Builds on other processors test only the
+//! contents of the detours.
 
 mod detour;
 pub mod lua;
@@ -18,31 +18,31 @@ pub const GLOB_DAT: u32 = 1025;
 /// `R_AARCH64_JUMP_SLOT`.
 pub const JUMP_SLOT: u32 = 1026;
 
-/// What tells threads apart at the cost of an instruction: the address of the thread's control
-/// block.
+/// Returns the address of the thread's control block, which distinguishes threads at the cost of
+/// one instruction.
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: a register that may be read.
+    // SAFETY: any code may read this register, and reading it has no effect.
     unsafe {
         std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, pure, nomem))
     };
     pointer
 }
 
-/// Has the processor see code that was written.
+/// Makes written code visible to the processor.
 ///
 /// # Safety
 ///
 /// The range is mapped.
 pub unsafe fn flush(start: usize, length: usize) {
     extern "C" {
-        /// From the compiler's runtime library.
+        /// A function of the compiler's runtime library.
         fn __clear_cache(start: *mut u8, end: *mut u8);
     }
-    // SAFETY: by contract; it reads and writes no data.
+    // SAFETY: the range is mapped, by contract, and the call neither reads nor writes data.
     unsafe { __clear_cache(start as *mut u8, start.wrapping_add(length) as *mut u8) };
 }
 
-/// What machine code refers to: not known on this processor.
+/// Finds no references: they are not implemented for this processor.
 pub fn references(_code: &[u8], _at: usize, _found: impl FnMut(super::references::Reference)) {}

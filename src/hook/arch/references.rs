@@ -1,29 +1,29 @@
-//! What machine code refers to.
+//! References from machine code to other places.
 #![forbid(unsafe_code)]
 
-/// How code refers to a place.
+/// The way in which code refers to a place.
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "nothing is found there"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It calls it.
+    /// Calls the place.
     Call,
-    /// It jumps there, or loads its address.
+    /// Jumps to the place, or loads its address.
     Address,
-    /// It calls what the word there leads to.
+    /// Calls the address that is stored at the place.
     CallBySlot,
-    /// It jumps to what the word there leads to.
+    /// Jumps to the address that is stored at the place.
     JumpBySlot,
 }
 
-/// A reference.
+/// A reference from an instruction to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reference {
-    /// Of what kind.
+    /// The way in which the instruction refers to the place.
     pub kind: Kind,
-    /// Where the instruction starts, apart from prefixes.
+    /// The address of the instruction, not counting prefixes.
     pub start: usize,
-    /// Where it ends: what a call returns to.
+    /// The address after the instruction, to which a call returns.
     pub behind: usize,
-    /// The place.
+    /// The address of the place.
     pub to: usize,
 }

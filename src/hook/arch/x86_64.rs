@@ -1,4 +1,4 @@
-//! x86_64.
+//! The hooks' code for x86_64.
 
 mod detour;
 pub mod lua;
@@ -14,8 +14,8 @@ pub const GLOB_DAT: u32 = 6;
 /// `R_X86_64_JUMP_SLOT`.
 pub const JUMP_SLOT: u32 = 7;
 
-/// What tells threads apart at the cost of an instruction: the address of the thread's control
-/// block.
+/// Returns the address of the thread's control block, which distinguishes threads at the cost of
+/// one instruction.
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer: usize;
@@ -26,7 +26,7 @@ pub fn thread_pointer() -> usize {
     pointer
 }
 
-/// Has the processor see code that was written: this one does by itself.
+/// Makes written code visible to the processor. x86_64 needs nothing for this.
 ///
 /// # Safety
 ///

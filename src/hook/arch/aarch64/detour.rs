@@ -1,26 +1,28 @@
-//! Detours on aarch64.
+//! Plans detours on aarch64.
 //!
-//! One instruction makes place for a branch and moves to the detour's block, unless it refers to an
-//! address by its distance. A landing mark (`bti`, `paciasp`) stays where it is.
+//! A branch replaces one instruction of the function, which moves to the detour's block. This is
+//! refused if the instruction refers to an address by its distance. A landing mark (`bti`,
+//! `paciasp`) stays in place.
 //!
-//! Not tried on such a machine yet: what is checked is the code that is written.
+//! Not tested on a real machine yet: the tests check the code that is written.
 //!
 //! Source: Arm Architecture Reference Manual, "A64 instruction set encoding".
 #![forbid(unsafe_code)]
 
 use crate::hook::arch::{Detour, BLOCK};
 
-/// How far the block may be from the function.
+/// The greatest distance of the block from the function, in bytes.
 pub const REACH: usize = 0x7f0_0000;
 
-/// `ldr x17, .+8`, `br x17`, with the address behind them.
+/// `ldr x17, .+8`, `br x17`, followed by the address.
 const FAR_JUMP: [u32; 2] = [0x5800_0051, 0xd61f_0220];
 
-/// Where the moved instruction is in the block.
+/// The offset in the block of the moved instruction.
 const MOVED: usize = 16;
 
-/// A detour of the function whose whole `code` is at `address`, to the function at `hook`, with its
-/// block at `block`. `None` when its first instruction cannot be moved, or the block is too far away.
+/// Plans the detour of the function whose whole `code` is at `address`, to the function at `hook`,
+/// with its block at `block`. Returns `None` if the first instruction cannot be moved, or if the
+/// block is too far away.
 pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> {
     let word = |index: usize| {
         let bytes = code.get(index.checked_mul(4)?..)?.get(..4)?;
@@ -49,20 +51,21 @@ pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> 
     })
 }
 
-/// `b`, from one address to another.
+/// Encodes a `b` from one address to another. Returns `None` if it does not reach that far.
 fn branch(from: u64, to: u64) -> Option<u32> {
     let words = (to.wrapping_sub(from) as i64) >> 2;
     ((-(1 << 25)..1 << 25).contains(&words) && to % 4 == from % 4)
         .then_some(0x1400_0000 | (words as u32 & 0x03ff_ffff))
 }
 
-/// `bti` in all its forms, `paciasp`, `pacibsp`.
+/// Returns whether the instruction is a landing mark: `bti` in all its forms, `paciasp`, `pacibsp`.
 fn is_landing(word: u32) -> bool {
     matches!(word, 0xd503_241f | 0xd503_245f | 0xd503_249f | 0xd503_24df)
         || matches!(word, 0xd503_233f | 0xd503_237f)
 }
 
-/// `adr`, `adrp`; `b`, `bl`; `b.cond`; `cbz`, `cbnz`, `tbz`, `tbnz`; loads of a literal.
+/// Returns whether the instruction refers to an address by its distance: `adr`, `adrp`; `b`, `bl`;
+/// `b.cond`; `cbz`, `cbnz`, `tbz`, `tbnz`; loads of a literal.
 fn is_relative(word: u32) -> bool {
     word & 0x1f00_0000 == 0x1000_0000
         || word & 0x7c00_0000 == 0x1400_0000
@@ -71,7 +74,8 @@ fn is_relative(word: u32) -> bool {
         || word & 0x3b00_0000 == 0x1800_0000
 }
 
-/// `br`, `ret` and the like: what follows may be another function.
+/// Returns whether the instruction may end the function: `br`, `ret` and similar ones. The code
+/// after it may belong to another function.
 fn ends(word: u32) -> bool {
     word & 0xfe00_0000 == 0xd600_0000
 }
@@ -91,7 +95,7 @@ mod tests {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
-    /// Where a `b` at an address leads.
+    /// Returns the target of a `b` at an address.
     fn target(word: &[u8], at: u64) -> u64 {
         let word = u32::from_le_bytes(word.try_into().unwrap());
         assert_eq!(word >> 26, 0b00_0101);

@@ -1,7 +1,7 @@
-//! Where calls of the hooked pool functions come in: they pass on what they have to know of their
-//! caller, and all is done by [`created`], [`destroy`] and [`give_back`].
+//! The entry points of the hooked pool functions. They pass on the caller's return address where it
+//! is needed; [`created`], [`destroy`] and [`give_back`] do the rest.
 //!
-//! What the code below relies on: what [`pool`](crate::hook::pool) does, 1 and 2.
+//! The code below relies on rules 1 and 2 of [`pool`](crate::hook::pool).
 
 use std::arch::global_asm;
 use std::ffi::c_void;
@@ -9,13 +9,13 @@ use std::ffi::c_void;
 use crate::hook::pool::{created, destroy, give_back, CREATE};
 
 extern "C" {
-    /// Stands in for `ngx_create_pool`.
+    /// Replaces `ngx_create_pool`.
     pub fn memstat_create_pool(size: usize, log: *mut c_void) -> *mut c_void;
 
-    /// Stands in for `ngx_destroy_pool`.
+    /// Replaces `ngx_destroy_pool`.
     pub fn memstat_destroy_pool(pool: *mut c_void);
 
-    /// Stands in for `ngx_pfree`.
+    /// Replaces `ngx_pfree`.
     pub fn memstat_pfree(pool: *mut c_void, given: *mut c_void) -> isize;
 }
 

@@ -1,8 +1,8 @@
-//! Detours on x86_64.
+//! Plans detours on x86_64.
 //!
-//! The function's first instructions, as many as a jump of 5 bytes covers, move to the detour's
-//! block; iced-x86 rewrites those that refer to addresses by their distance. A landing mark
-//! (`endbr64`) stays where it is.
+//! A jump of 5 bytes replaces the function's first instructions. All instructions that it overlaps
+//! move to the detour's block, where iced-x86 rewrites those that refer to addresses by their
+//! distance. A landing mark (`endbr64`) stays in place.
 #![forbid(unsafe_code)]
 
 use iced_x86::{
@@ -12,23 +12,23 @@ use iced_x86::{
 
 use crate::hook::arch::{Detour, BLOCK};
 
-/// How far the block may be from the function.
+/// The greatest distance of the block from the function, in bytes.
 pub const REACH: usize = 0x7ff0_0000;
 
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
-/// `jmp rel32`.
+/// The length of `jmp rel32`, in bytes.
 const JUMP: usize = 5;
 
-/// `jmp [rip]`, with the address behind it.
+/// `jmp [rip]`, followed by the address.
 const FAR_JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 
-/// Where the moved instructions start in the block.
+/// The offset in the block of the moved instructions.
 const MOVED: usize = 16;
 
-/// A detour of the function whose whole `code` is at `address`, to the function at `hook`, with its
-/// block at `block`. `None` when its first instructions cannot be moved: they are too few, a jump
-/// leads into the middle of them, or the block is too far away.
+/// Plans the detour of the function whose whole `code` is at `address`, to the function at `hook`,
+/// with its block at `block`. Returns `None` if the first instructions cannot be moved because they
+/// are too short or a jump leads into the middle of them, or if the block is too far away.
 pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> {
     let skip = if code.starts_with(&ENDBR64) { ENDBR64.len() } else { 0 };
     let start = address.checked_add(skip as u64)?;
@@ -55,18 +55,18 @@ pub fn plan(code: &[u8], address: u64, hook: u64, block: u64) -> Option<Detour> 
     let distance = block.wrapping_sub(start.checked_add(JUMP as u64)?) as i64;
     let mut patch = vec![0xe9];
     patch.extend(i32::try_from(distance).ok()?.to_le_bytes());
-    // The rest of the last instruction that was moved is never run; it must not look like code.
+    // The rest of the last moved instruction never runs. It must not look like code.
     patch.resize(usize::try_from(end.checked_sub(start)?).ok()?, 0xcc);
     (bytes.len() <= BLOCK).then_some(Detour { skip, patch, block: bytes, original: MOVED, calls })
 }
 
-/// The instructions that the jump covers, and the address behind them.
+/// Returns the instructions that the jump overlaps, and the address after them.
 fn head(code: &[u8], start: u64) -> Option<(Vec<Instruction>, u64)> {
     let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
     let mut head = Vec::new();
     while decoder.position() < JUMP {
         let last = head.last().map_or(FlowControl::Next, Instruction::flow_control);
-        // What follows a jump or a return may be another function.
+        // The code after a jump or a return may belong to another function.
         if !decoder.can_decode() || !matches!(last, FlowControl::Next | FlowControl::Call) {
             return None;
         }
@@ -79,7 +79,8 @@ fn head(code: &[u8], start: u64) -> Option<(Vec<Instruction>, u64)> {
     Some((head, decoder.ip()))
 }
 
-/// Whether the code has a jump to between `start` and `end`.
+/// Returns whether the code contains a jump to an address between `start` and `end`, both
+/// exclusive.
 fn is_jumped_into(code: &[u8], start: u64, end: u64) -> bool {
     Decoder::with_ip(64, code, start, DecoderOptions::NONE).into_iter().any(|instruction| {
         let near = matches!(
@@ -165,13 +166,13 @@ mod tests {
         // xor eax,eax; ret; nop...
         let mut short = vec![0x31, 0xc0, 0xc3];
         short.resize(16, 0x90);
-        // jmp -1 byte into the second instruction, from behind
+        // jmp backwards, into the second instruction
         let mut loops = PLAIN[..7].to_vec();
         loops.extend([0xeb, 0xf8]);
         for code in [&[][..], &PLAIN[..4], &short, &loops, &[0x06; 16], &ENDBR64] {
             assert_eq!(plan(code, AT, HOOK, NEAR), None, "{code:x?}");
         }
-        // A jump to the very start runs the hook again, as a call would.
+        // A jump to the start of the function runs the hook again, as a call would.
         loops[8] = 0xf7;
         assert!(plan(&loops, AT, HOOK, NEAR).is_some());
         for block in [AT + 0x8000_0010, AT - 0x8000_0010] {

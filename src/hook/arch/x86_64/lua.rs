@@ -1,7 +1,7 @@
-//! Where calls of the functions that make Lua VMs come in: they pass on the address that they return
-//! to, in the register behind the last argument.
+//! The entry points of the hooked functions that create Lua VMs. They pass on the caller's return
+//! address in the register after the last argument.
 //!
-//! What the code below relies on: what [`lua`](crate::hook::lua) does, 1.
+//! The code below relies on rule 1 of [`lua`](crate::hook::lua).
 
 use std::arch::global_asm;
 use std::ffi::c_void;
@@ -10,10 +10,10 @@ use crate::hook::lua::api::{Alloc, Lua};
 use crate::hook::lua::{new, new_state};
 
 extern "C" {
-    /// Stands in for `luaL_newstate`.
+    /// Replaces `luaL_newstate`.
     pub fn memstat_lua_new() -> Lua;
 
-    /// Stands in for `lua_newstate`.
+    /// Replaces `lua_newstate`.
     pub fn memstat_lua_new_state(alloc: Option<Alloc>, data: *mut c_void) -> Lua;
 }
 

@@ -1,21 +1,23 @@
-//! Where calls of the hooked pool functions come in.
+//! The entry points of the hooked pool functions.
 //!
-//! The commonest cases end here: a pool of a known kind is created and its place in the nursery is
-//! free, or a pool that is there is destroyed and its size is counted there already. All else goes on
-//! to [`created`], [`destroy`], [`destroy_sized`] and [`give_back`], with the stack as the caller left
-//! it: they do the same and the rest.
+//! The most frequent cases are handled here: a pool of a known kind is created and its place in the
+//! nursery is free, or a pool in the nursery is destroyed and has a size that the nursery counts.
+//! All other cases go on to [`created`], [`destroy`], [`destroy_sized`] and [`give_back`], with the
+//! stack as the caller left it. These handle every case.
 //!
 //! What the code below relies on:
 //!
-//! 1. What [`pool`](crate::hook::pool) relies on: 1, 2, and 5 of a pool that is created or about to be
-//!    destroyed; of its large allocations what [`abi::pool`](crate::abi::pool) does. To the C library
-//!    one that is null has no bytes.
-//! 2. Of `hook::pool` it uses only whole words of the nursery and of statics, which are atomic: another
-//!    thread does no harm. What is compared has the thread pointer added to it, so that such a thread
-//!    goes on to [`created`] or [`destroy`], which notice it. When it destroys a pool that is in the
-//!    nursery it always does. When it creates one it would not if the address of its call were exactly
-//!    as far from that of a known one as its thread pointer is from the main thread's; it is noticed
-//!    then when it destroys that pool, or at its next one.
+//! 1. Rules 1 and 2 of [`pool`](crate::hook::pool), and rule 5 for a pool that was just created or
+//!    is about to be destroyed. For the pool's large allocations, the rules of
+//!    [`abi::pool`](crate::abi::pool). The C library reports 0 bytes for a large allocation that is
+//!    null.
+//! 2. Of `hook::pool` it uses only whole words of the nursery and of statics. Access to them is
+//!    atomic, so another thread does no harm. The compared values include the thread pointer, so
+//!    that calls on another thread go on to [`created`] or [`destroy`], which notice the thread.
+//!    This holds for every pool in the nursery that another thread destroys. It holds for a pool
+//!    that another thread creates, with one exception: if the address of its call differs from the
+//!    address of a known call by exactly as much as the two threads' pointers differ, the thread is
+//!    noticed later, when it destroys that pool or creates its next one.
 
 use std::arch::global_asm;
 use std::ffi::c_void;
@@ -28,17 +30,17 @@ use crate::hook::pool::{
 use crate::tally::pools::{Nursery, FACTOR, SHIFT};
 
 extern "C" {
-    /// Stands in for `ngx_create_pool`.
+    /// Replaces `ngx_create_pool`.
     pub fn memstat_create_pool(size: usize, log: *mut c_void) -> *mut c_void;
 
-    /// Stands in for `ngx_destroy_pool`.
+    /// Replaces `ngx_destroy_pool`.
     pub fn memstat_destroy_pool(pool: *mut c_void);
 
-    /// Stands in for `ngx_pfree`.
+    /// Replaces `ngx_pfree`.
     pub fn memstat_pfree(pool: *mut c_void, given: *mut c_void) -> isize;
 }
 
-/// Sets rdx to 0 if this is the main thread and the pool is in its place.
+/// Sets rdx to 0 if this is the main thread and the pool is in its place in the nursery.
 macro_rules! compare {
     () => {
         "mov rdx, fs:[0]
@@ -48,7 +50,8 @@ macro_rules! compare {
     };
 }
 
-/// Takes the pool out of its place, adds to one of the counts of its kind, and goes on to the original.
+/// Removes the pool from its place, increments one of the counts of its kind, and goes on to the
+/// original.
 macro_rules! end {
     ($count:literal) => {
         concat!(
@@ -62,8 +65,8 @@ macro_rules! end {
     };
 }
 
-/// Sets rax to the size of the one large allocation, with the stack aligned; with more than one it goes
-/// on at `.Ldestroy_any`.
+/// Sets rax to the size of the only large allocation, with the stack aligned. With more than one
+/// large allocation, goes on at `.Ldestroy_any`.
 macro_rules! ask {
     () => {
         "mov rsi, [rdi + {LARGE}]
@@ -84,17 +87,18 @@ global_asm!(
     ".type memstat_create_pool, @function",
     "memstat_create_pool:",
     ".cfi_startproc",
-    // The original, with the stack aligned; the size is kept.
+    // Call the original, with the stack aligned and the size saved.
     "push rdi",
     ".cfi_adjust_cfa_offset 8",
     "call [rip + {CREATE}]",
     "pop rdi",
     ".cfi_adjust_cfa_offset -8",
-    // The mark: the thread pointer and the return address.
+    // The mark: the sum of the thread pointer and the return address.
     "mov rsi, fs:[0]",
     "add rsi, [rsp]",
     "lea rcx, [rip + {NURSERY}]",
-    // rdi is 0 if the kind in the mark's place is this one, and the pool's place is free.
+    // rdi is 0 if the kind at the mark's place has this mark and size, and the pool's place is
+    // free.
     "movzx edx, sil",
     "sub rsi, [rcx + rdx*8 + {MARKS}]",
     "xor rdi, [rcx + rdx*8 + {SIZES}]",
@@ -104,7 +108,7 @@ global_asm!(
     "or rdi, [rcx + rsi*8 + {POOLS}]",
     "jnz .Lcreate_unknown",
     "mov [rcx + rsi*8 + {POOLS}], rax",
-    // All of the word: nothing is known of what was here.
+    // Write the whole word, so that no pool in this place counts as looked at any more.
     "mov [rcx + rsi*8 + {KINDS}], rdx",
     "mov rdx, [rip + {CLOCK}]",
     "mov rdx, [rdx]",
@@ -126,7 +130,7 @@ global_asm!(
     "imul eax, edi, {FACTOR}",
     "shr eax, {SHIFT}",
     compare!(),
-    // Two blocks, and nothing large?
+    // Two blocks, and no large allocation?
     "mov rsi, [rdi + {NEXT}]",
     "test rsi, rsi",
     "jz .Ldestroy_one_block",
@@ -134,11 +138,11 @@ global_asm!(
     "or rdx, [rdi + {LARGE}]",
     "jnz .Ldestroy_three_blocks",
     end!("ENDED_2"),
-    ".Ldestroy_one_block:", // One block, and nothing large?
+    ".Ldestroy_one_block:", // One block, and no large allocation?
     "or rdx, [rdi + {LARGE}]",
     "jnz .Ldestroy_one_block_one_large",
     end!("ENDED_1"),
-    ".Ldestroy_three_blocks:", // Three blocks, and nothing large? What was found above is not known one by one.
+    ".Ldestroy_three_blocks:", // Three blocks, and no large allocation? The checks above must be repeated one by one.
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
     "jz .Ldestroy_two_blocks_one_large",
@@ -148,7 +152,7 @@ global_asm!(
     "or rdx, [rsi + {NEXT}]",
     "jnz .Ldestroy_any",
     end!("ENDED_3"),
-    ".Ldestroy_two_blocks_one_large:", // Two blocks, and one that is large?
+    ".Ldestroy_two_blocks_one_large:", // Two blocks, and one large allocation?
     compare!(),
     "jnz {destroy}",
     ask!(),
@@ -156,13 +160,13 @@ global_asm!(
     "sub rsi, rdi",
     "lea rax, [rax + rsi*2]",
     "jmp .Ldestroy_sized",
-    ".Ldestroy_one_block_one_large:", // One block, and one that is large?
+    ".Ldestroy_one_block_one_large:", // One block, and one large allocation?
     compare!(),
     "jnz {destroy}",
     ask!(),
     "add rax, [rdi + {END}]",
     "sub rax, rdi",
-    ".Ldestroy_sized:", // Is its size, in rax, one of those that are counted?
+    ".Ldestroy_sized:", // Is its size, in rax, one of the counted sizes?
     "lea rcx, [rip + {NURSERY}]",
     "imul esi, edi, {FACTOR}",
     "shr esi, {SHIFT}",
@@ -187,7 +191,7 @@ global_asm!(
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
     "jnz .Ldestroy_next_block",
-    // and of what is large.
+    // and any number of large allocations.
     "push rbx",
     ".cfi_adjust_cfa_offset 8",
     ".cfi_rel_offset rbx, 0",
@@ -227,7 +231,7 @@ global_asm!(
     "shr eax, {SHIFT}",
     "cmp edi, [rcx + rax*8 + {LOOKED_AT}]",
     "jne .Lpfree_any_large",
-    // It has large allocations, or had. One block, and one that is large?
+    // The pool has, or had, large allocations. Does it have one block and one large allocation?
     "mov rdx, [rdi + {LARGE}]",
     "mov r8, [rdx + {LARGE_NEXT}]",
     "or r8, [rdi + {NEXT}]",
@@ -246,15 +250,15 @@ global_asm!(
     ".cfi_adjust_cfa_offset -8",
     "pop rdi",
     ".cfi_adjust_cfa_offset -8",
-    // Is it no larger than its creator's largest?
+    // Does the pool exceed the peak of its creator?
     "cmp rax, rcx",
     "ja {give_back}",
     "jmp [rip + {PFREE}]",
-    ".Lpfree_any_large:", // Anything large at all?
+    ".Lpfree_any_large:", // Any large allocation at all?
     "mov rdx, [rdi + {LARGE}]",
     "test rdx, rdx",
     "jz .Lpfree_original",
-    // rcx: how much its creator's largest has, as far as it is known here.
+    // rcx: the peak of its creator in bytes, as far as it is known here.
     "mov r8, [rdi + {END}]",
     "sub r8, rdi",
     "cmp edi, [rcx + rax*8 + {LOOKED_AT}]",
@@ -267,7 +271,7 @@ global_asm!(
     "jne {give_back}",
     "movzx eax, byte ptr [rcx + rax*8 + {KINDS}]",
     "mov rcx, [rcx + rax*8 + {PEAKS}]",
-    ".Lpfree_less_blocks:", // Less its blocks,
+    ".Lpfree_less_blocks:", // Minus its blocks,
     "mov r9d, {FEW}",
     "mov rax, rdi",
     ".Lpfree_next_block:",
@@ -278,7 +282,7 @@ global_asm!(
     "mov rax, [rax + {NEXT}]",
     "test rax, rax",
     "jnz .Lpfree_next_block",
-    // and less what is large.
+    // and minus the large allocations.
     "push rbx",
     ".cfi_adjust_cfa_offset 8",
     ".cfi_rel_offset rbx, 0",
@@ -303,7 +307,7 @@ global_asm!(
     "jz .Lpfree_compared",
     "dec ebp",
     "jnz .Lpfree_next_large",
-    ".Lpfree_compared:", // rbx is 0 if all is.
+    ".Lpfree_compared:", // rbx is 0 if all were subtracted, so the pool does not exceed the peak.
     "mov rax, rbx",
     "pop rcx",
     ".cfi_adjust_cfa_offset -8",

@@ -1,11 +1,11 @@
-//! What the machine code of an object refers to.
+//! Finds the places that x86_64 machine code refers to.
 #![forbid(unsafe_code)]
 
 use crate::hook::arch::references::{Kind, Reference};
 
-/// Calls `found` with the place behind each instruction that calls, jumps to or loads the address of
-/// another place in the code or data, and with that place. Code is not decoded: a reference may be made
-/// up, but none is missed.
+/// Calls `found` for each instruction that calls a place, jumps to it or loads its address, where
+/// the place is given by its distance from the instruction. Code is searched byte by byte and not
+/// decoded: a reference may be false, but none is missed.
 pub fn references(code: &[u8], at: usize, mut found: impl FnMut(Reference)) {
     for start in 0..code.len() {
         let (length, kind) = match code.get(start..) {

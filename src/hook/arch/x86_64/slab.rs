@@ -1,17 +1,17 @@
-//! Where calls of the hooked slab functions come in.
+//! The entry points of the hooked slab functions.
 //!
-//! The commonest cases end here: the pool's counters are those that were used last or the first of the
-//! places where they may be, and what is asked for is no more than half a page. All else goes on to
-//! [`alloc_locked`] and [`free_locked`], with the stack as the caller left it: they do the same and the
-//! rest.
+//! The most frequent cases are handled here: the pool's counters are those that were used last, or
+//! they are in the first place where they may be, and the requested size is at most half a page.
+//! All other cases go on to [`alloc_locked`] and [`free_locked`], with the stack as the caller left
+//! it. These handle every case.
 //!
-//! What is asked for counts before the original is called, and is taken back when that fails: so less
-//! is to be kept meanwhile.
+//! An allocation is counted before the original is called, and the count is undone if the original
+//! fails. So fewer registers have to be saved during the call.
 //!
 //! What the code below relies on:
 //!
-//! 1. What [`slab`](crate::hook::slab) relies on: 1, 2, 3 and 5.
-//! 2. Who calls holds the mutex of the pool, so nobody else changes its counters meanwhile.
+//! 1. Rules 1, 2, 3 and 5 of [`slab`](crate::hook::slab).
+//! 2. The caller holds the mutex of the pool, so nobody else changes the pool's counters meanwhile.
 
 use std::arch::global_asm;
 use std::ffi::c_void;
@@ -20,14 +20,14 @@ use crate::hook::slab::{alloc_locked, free_locked, ALLOC, CURRENT, FREE, HALF_PA
 use crate::tally::zones::{Entry, FACTOR, SHIFT};
 
 extern "C" {
-    /// Stands in for `ngx_slab_alloc_locked`.
+    /// Replaces `ngx_slab_alloc_locked`.
     pub fn memstat_slab_alloc(pool: *mut c_void, size: usize) -> *mut c_void;
 
-    /// Stands in for `ngx_slab_free_locked`.
+    /// Replaces `ngx_slab_free_locked`.
     pub fn memstat_slab_free(pool: *mut c_void, block: *mut c_void);
 }
 
-/// Sets rdx to the counters of the pool in rdi, if they are those that were used last.
+/// Sets rdx to the counters of the pool in rdi, if they are the ones that were used last.
 macro_rules! find {
     ($function:literal) => {
         concat!(
@@ -43,7 +43,8 @@ macro_rules! find {
     };
 }
 
-/// Else, if they are in their first place; if not, it goes on elsewhere.
+/// Otherwise sets rdx to the counters in the pool's first place, if they are there; if not, goes on
+/// to the other function.
 macro_rules! find_first {
     ($function:literal, $or_to:literal) => {
         concat!(
@@ -78,7 +79,7 @@ global_asm!(
     "ja {alloc_locked}",
     "inc qword ptr [rdx + {ALLOCATIONS}]",
     "add [rdx + {BYTES_REQUESTED}], rsi",
-    // The original, with the stack aligned; what counts is kept.
+    // Call the original, with the stack aligned and the values for the counters saved.
     "push rsi",
     "push rdx",
     "push rdx",
