@@ -1,21 +1,23 @@
 //! The hooks on `ngx_create_pool`, `ngx_destroy_pool` and `ngx_reset_pool`: which pools are live,
-//! and where in the code they were created. And that on `ngx_pfree`, before which a pool is as large as it
-//! will not be again.
+//! and where in the code they were created. Also the hook on `ngx_pfree`, which measures a pool
+//! before it frees a large allocation, because the pool may never be as large again.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The hooks have the types of their functions, and are called with arguments good for them.
-//! 2. The originals are set before the first call of a hook ([`engine`]).
-//! 3. [`POOLS`] is used on the main thread only (its thread pointer is remembered, and a fork keeps
-//!    it), by one function at a time: what a hook does with it calls no pool function, and what
-//!    [`with`] does neither.
-//! 4. A pool in [`POOLS`] is live, as long as every end of a pool is seen: nothing is recorded before
-//!    the hooks are in place ([`ON`]), all is forgotten when they are not any more, and none is told
-//!    once another thread has used a pool.
-//! 5. The layout of pools is that of [`abi::pool`](crate::abi::pool): [`check`] found it so.
+//! 1. The hooks have the types of their functions, and are called with valid arguments.
+//! 2. The originals are set before the first call of a hook ([`engine`]). nginx and this module,
+//!    which is pinned, stay loaded.
+//! 3. [`POOLS`] and [`GAUGES`] are used only on the main thread, by one function at a time. The
+//!    main thread is known by its thread pointer, which a fork preserves. Neither a hook nor the
+//!    caller of [`with`] calls a pool function while it uses them.
+//! 4. A pool in [`POOLS`] is live as long as the hooks see the end of every pool. So nothing is
+//!    recorded before the hooks are in place ([`ON`]), everything is forgotten when they are
+//!    removed, and no pool is reported once another thread has used a pool.
+//! 5. Pools have the layout that [`abi::pool`](crate::abi::pool) describes: [`check`] verified it.
 //!
-//! The commonest calls are dealt with by [`arch::pool`](super::arch::pool), in as few instructions as
-//! can be. The rest comes to [`created`], [`destroy`], [`destroy_sized`], [`reset`] and [`give_back`].
+//! [`arch::pool`](super::arch::pool) handles the most frequent calls, in as few instructions as
+//! possible. The other calls go to [`created`], [`destroy`], [`destroy_sized`], [`reset`] and
+//! [`give_back`].
 
 mod check;
 
@@ -58,25 +60,25 @@ static TARGETS: [Target; 3] = [
     Target { symbol: c"ngx_reset_pool", hook: || reset as *const c_void, original: &RESET },
 ];
 
-/// Without this one the rest is known still.
+/// A hook of its own: without it, everything but the exact peaks of pools is still known.
 static GIVING_BACK: [Target; 1] =
     [Target { symbol: c"ngx_pfree", hook: || memstat_pfree as *const c_void, original: &PFREE }];
 
 struct OfMainThread<T>(UnsafeCell<T>);
 
-// SAFETY: 3.
+// SAFETY: the value is used on the main thread only (3).
 unsafe impl<T> Sync for OfMainThread<T> {}
 
 static POOLS: OfMainThread<Pools> = OfMainThread(UnsafeCell::new(Pools::new(&NURSERY)));
 
-/// The pools that gave back large allocations last, by their place.
+/// The measurements of the pools that freed large allocations last, by their place.
 static GAUGES: OfMainThread<[Gauge; PLACES]> =
     OfMainThread(UnsafeCell::new([const { Gauge::NONE }; PLACES]));
 
-/// How many pools are measured at a time, at most: a power of 2.
+/// The maximum number of pools that are measured at a time: a power of 2.
 const PLACES: usize = 16;
 
-/// Why `ngx_pfree` is not hooked.
+/// The reason why `ngx_pfree` is not hooked.
 static PFREE_REFUSED: Mutex<Option<Refusal>> = Mutex::new(None);
 
 pub(super) static NURSERY: Nursery = Nursery::new();
@@ -93,7 +95,8 @@ static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 /// `ngx_current_msec`.
 pub(super) static CLOCK: AtomicPtr<usize> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Hooks the three functions. Hooks that are in place stay, and so does what they have counted.
+/// Hooks the three functions, and `ngx_pfree` if possible. Hooks that are in place stay, and keep
+/// their counts.
 ///
 /// Call it on the main thread, with the module pinned (see [`super::pin`]).
 pub fn install() -> Result<(), Refusal> {
@@ -101,10 +104,11 @@ pub fn install() -> Result<(), Refusal> {
     let clock = clock.ok_or_else(|| Refusal::Unresolved { symbol: "ngx_current_msec".into() })?;
     CLOCK.store(clock as *mut usize, Relaxed);
     MAIN.store(thread_pointer(), Relaxed);
-    // SAFETY: the hooks have the functions' types; nginx and the pinned module stay.
+    // SAFETY: the hooks have the types of the functions (1), and nginx and the pinned module stay
+    // loaded (2).
     let installed = unsafe { engine::install(&TARGETS, trial) };
     match installed {
-        // What was counted with some of the hooks in place is not to be trusted.
+        // Counts that were made while only some of the hooks were in place are not reliable.
         Ok(()) if !ON.swap(true, Relaxed) => {
             let _ = with(Pools::forget);
         }
@@ -113,32 +117,33 @@ pub fn install() -> Result<(), Refusal> {
     }
     if installed.is_ok() {
         NURSERY.begin();
-        // SAFETY: as above.
+        // SAFETY: the hook has the type of `ngx_pfree` (1), and nginx and the pinned module stay
+        // loaded (2).
         let refused = unsafe { engine::install(&GIVING_BACK, trial_of_giving_back) }.err();
         *PFREE_REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
     installed
 }
 
-/// Why the largest size of a pool may not be known, while pools are: it is then what was seen at its
-/// end, at a reset or in a reply.
+/// Returns why the peak of a pool may be unknown although pools are counted. The peak is then the
+/// largest size seen when a pool ended, was reset or appeared in a reply.
 pub fn peaks_refused() -> Option<Refusal> {
     PFREE_REFUSED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// In a child, where the hooks are in place.
+/// Runs in a child in which the hooks are in place, and checks them.
 fn trial() -> Result<(), Refusal> {
     ON.store(true, Relaxed);
     check::check()
 }
 
-/// In a child, where the hook on `ngx_pfree` is in place too.
+/// Runs in a child in which the hook on `ngx_pfree` is in place too, and checks it.
 fn trial_of_giving_back() -> Result<(), Refusal> {
     ON.store(true, Relaxed);
     check::check_giving_back()
 }
 
-/// Takes the hooks out, and forgets the pools.
+/// Removes the hooks, and forgets the pools.
 ///
 /// Call it on the main thread.
 pub fn uninstall() -> Result<(), Refusal> {
@@ -153,7 +158,8 @@ fn forget() {
     ON.store(false, Relaxed);
 }
 
-/// Uses what is known of this process's pools; why that is not possible.
+/// Passes the records of this process's pools to `use_it`. The error is the reason why there are
+/// none.
 pub fn with<T>(use_it: impl FnOnce(&mut Pools) -> T) -> Result<T, &'static str> {
     if !ON.load(Relaxed) {
         return Err("the hooks are not in place");
@@ -164,12 +170,12 @@ pub fn with<T>(use_it: impl FnOnce(&mut Pools) -> T) -> Result<T, &'static str> 
     if ELSEWHERE.load(Relaxed) {
         return Err("other threads of this process use pools too");
     }
-    // SAFETY: 3.
+    // SAFETY: this is the main thread, and `use_it` calls no pool function (3).
     Ok(use_it(unsafe { &mut *POOLS.0.get() }))
 }
 
-/// Records the pool of a cycle. One that is older than the hooks is said to be from `creator`, an
-/// exported function, and as old as this call.
+/// Records the pool of a cycle. For a pool that is older than the hooks, records `creator`, an
+/// exported function, as its creator and the current time as its creation time.
 pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
     let now = now();
     let _ = with(|pools| {
@@ -185,20 +191,22 @@ pub fn cycle(pool: usize, generation: u64, creator: &CStr) {
     });
 }
 
-/// The time in the unit in which pools have theirs.
+/// Returns the current time in the unit of the pools' creation times.
 pub fn now() -> u32 {
     tick(milliseconds())
 }
 
 fn milliseconds() -> usize {
-    // SAFETY: `ngx_current_msec` is a word of nginx's data, written by whole words.
+    // SAFETY: `ngx_current_msec` is a word of nginx's data, which is only written as a whole, and
+    // nginx stays loaded (2).
     unsafe { CLOCK.load(Relaxed).as_ref() }.copied().unwrap_or(0)
 }
 
-/// A pool, or null, was created by a call that returns to an address. Returns the pool.
+/// Records a pool that was created by a call that returns to address `caller`. Returns the pool,
+/// which may be null.
 pub(super) unsafe extern "C" fn created(pool: *mut c_void, caller: usize) -> *mut c_void {
     if !pool.is_null() {
-        // SAFETY: 1, 5: it has one block.
+        // SAFETY: the pool is new (1), so its size is that of its one block (5).
         let size = unsafe { header(pool as usize) }.end.wrapping_sub(pool as usize);
         let mark = caller.wrapping_add(thread_pointer());
         let created = Created { pool: pool as usize, mark, size, at: milliseconds() };
@@ -217,66 +225,68 @@ fn record(pools: &mut Pools, created: &Created, caller: usize) {
     }
 }
 
-/// Stands in for `ngx_destroy_pool`.
+/// Replaces `ngx_destroy_pool`.
 pub(super) unsafe extern "C" fn destroy(pool: *mut c_void) {
-    // SAFETY: 1, 5.
+    // SAFETY: the caller passed a live pool (1) of the verified layout (5).
     unsafe { destroy_sized(pool, size(pool as usize)) }
 }
 
-/// The same, for a pool of this size.
+/// Replaces `ngx_destroy_pool` for a pool whose size in bytes is known.
 pub(super) unsafe extern "C" fn destroy_sized(pool: *mut c_void, size: u64) {
     counted(|pools| pools.destroyed(pool as usize, size));
-    // SAFETY: 1, 2.
+    // SAFETY: the pool is the caller's argument (1), and the original is set (2).
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(DESTROY.load(Relaxed))(pool) }
 }
 
-/// Stands in for `ngx_reset_pool`.
+/// Replaces `ngx_reset_pool`.
 unsafe extern "C" fn reset(pool: *mut c_void) {
     keep_errno(|| {
-        // SAFETY: 1, 5.
+        // SAFETY: the caller passed a live pool (1) of the verified layout (5).
         counted(|pools| pools.reset(pool as usize, || unsafe { size(pool as usize) }));
     });
-    // SAFETY: 1, 2.
+    // SAFETY: the pool is the caller's argument (1), and the original is set (2).
     unsafe { std::mem::transmute::<*mut c_void, Destroy>(RESET.load(Relaxed))(pool) }
 }
 
-/// Stands in for `ngx_pfree`.
+/// Replaces `ngx_pfree`.
 pub(super) unsafe extern "C" fn give_back(pool: *mut c_void, given: *mut c_void) -> isize {
-    // SAFETY: 1, 5.
+    // SAFETY: the caller passed a live pool (1) of the verified layout (5).
     keep_errno(|| counted(|pools| unsafe { look(pools, pool as usize, given as usize) }));
-    // SAFETY: 1, 2.
+    // SAFETY: the arguments are the caller's (1), and the original is set (2).
     unsafe { std::mem::transmute::<*mut c_void, GiveBack>(PFREE.load(Relaxed))(pool, given) }
 }
 
-/// Looks at a pool that may be about to give back a large allocation.
+/// Measures a pool that may be about to free a large allocation.
 ///
 /// # Safety
 ///
-/// `pool` is a pool, and this is the main thread.
+/// `pool` is a live pool, and this is the main thread.
 unsafe fn look(pools: &mut Pools, pool: usize, given: usize) {
-    // SAFETY: 5.
+    // SAFETY: the pool is live, by contract, and has the verified layout (5).
     let header = unsafe { header(pool) };
     if header.large == 0 {
         return;
     }
     let Some(creator) = pools.creator_of(pool) else { return };
     let place = (pool as u32).wrapping_mul(FACTOR) >> (u32::BITS - PLACES.trailing_zeros());
-    // SAFETY: 3: only this function uses it, and it is not called by what it calls.
+    // SAFETY: only this function uses the gauges, on the main thread, and nothing that it calls
+    // calls it (3).
     let Some(gauge) = (unsafe { &mut *GAUGES.0.get() }).get_mut(place as usize) else { return };
     if !pools.has_given_back(pool) {
         gauge.forget(pool);
     }
-    // SAFETY: 4, 5; what was measured is of this pool since it was created or reset last.
+    // SAFETY: the pool is live (4) and has the verified layout (5). The gauge was measured on this
+    // pool after its creation or last reset, or was cleared above (4).
     if let Some(size) = unsafe { gauge.measure(pool, given) } {
         pools.gives_back(pool, creator, size, header.end.wrapping_sub(pool) as u64);
     }
 }
 
-/// Counts something on the main thread. On another one it is remembered that there are such.
+/// Runs `count` if this is the main thread. Otherwise notes that another thread uses pools.
 #[inline(always)]
 fn counted(count: impl FnOnce(&mut Pools)) {
     if thread_pointer() == MAIN.load(Relaxed) {
-        // SAFETY: 3.
+        // SAFETY: this is the main thread, and `count` calls no pool function (3).
         count(unsafe { &mut *POOLS.0.get() });
     } else {
         ELSEWHERE.store(true, Relaxed);

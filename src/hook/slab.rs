@@ -1,28 +1,29 @@
-//! The hooks on nginx's slab allocator, and on the functions that make and unmake shared memory.
+//! The hooks on nginx's slab allocator, and on the functions that create and remove shared memory.
 //!
-//! The slab functions are called under the mutex of the pool they work in, so a hook adds to that
-//! pool's counters with no lock of its own ([`crate::tally::zones`]). The master's counters are in
-//! memory that it shares with its children; a child begins with counters of its own right at its
-//! birth, by a handler of `pthread_atfork`.
+//! The slab functions are called under the mutex of the pool they work in, so a hook updates that
+//! pool's counters without a lock of its own ([`crate::tally::zones`]). The master's counters are
+//! in memory that it shares with its children. A child gets counters of its own when it is forked,
+//! by a handler of `pthread_atfork`.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The hooks have the types of the functions, and hand the arguments on as they are. A pool is
-//!    an address here; nothing is read from it.
-//! 2. The ways to the functions are set before a hook can be called.
-//! 3. [`MASTERS`] and [`CURRENT`] are null or lead to a table that stays as long as a hook can be
-//!    called: [`OWN`], or one in a mapping. A table is all atomics, and all zeroes is one. When a hook
-//!    can be called they are not null. [`uninstall`] runs while a configuration is read or loaded, when
-//!    nothing else of this process uses a table.
-//! 4. nginx hands an `ngx_shm_t` to the functions that make and unmake shared memory, of which
-//!    [`Shm`] is the beginning (`nginx::zones` compares the two when it is compiled).
-//! 5. [`LAST`] leads to counters in the table of [`CURRENT`], or to the first in [`OWN`], which are of
-//!    no pool where that is not the current table. Counters that say they are a pool's are so until the
-//!    pool is gone. So whoever uses a pool may use them, if they say so, whatever another thread makes
-//!    of this word meanwhile.
+//! 1. The hooks have the types of the functions, and pass the arguments on unchanged. A pool is
+//!    only an address here; nothing is read from it.
+//! 2. The originals are set before a hook can be called. The executable and this module, which is
+//!    pinned, stay loaded.
+//! 3. [`MASTERS`] and [`CURRENT`] are null or point to a table that exists as long as a hook can be
+//!    called: [`OWN`], or a table in a mapping. They are not null when a hook can be called. A
+//!    table consists of atomics, and zeroes are a valid table. [`uninstall`] runs while a
+//!    configuration is read or loaded, when nothing else in this process uses a table.
+//! 4. nginx passes an `ngx_shm_t`, of which [`Shm`] is the beginning, to the functions that create
+//!    and remove shared memory (`nginx::zones` compares the two structures at compile time).
+//! 5. [`LAST`] points to counters in the table of [`CURRENT`], or to the first counters in [`OWN`],
+//!    which belong to no pool while that is not the current table. Counters that contain the
+//!    address of a pool belong to it until the pool is removed. So the user of a pool may use the
+//!    counters that contain its address, whatever another thread writes to this word meanwhile.
 //!
-//! The commonest calls of the slab functions are dealt with by [`arch::slab`](super::arch::slab), in as
-//! few instructions as can be. The rest comes to [`alloc_locked`] and [`free_locked`].
+//! [`arch::slab`](super::arch::slab) handles the most frequent calls of the slab functions, in as
+//! few instructions as possible. The other calls go to [`alloc_locked`] and [`free_locked`].
 
 mod check;
 
@@ -58,11 +59,11 @@ type ShmFree = unsafe extern "C" fn(*mut Shm);
 #[repr(C)]
 #[derive(Debug)]
 pub struct Shm {
-    /// Where it is mapped.
+    /// The address of the mapping.
     pub addr: *mut u8,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: usize,
-    /// The length of its name.
+    /// The length of its name in bytes.
     pub name_len: usize,
     /// Its name.
     pub name_data: *mut u8,
@@ -100,7 +101,7 @@ static TARGETS: [Target; 4] = [
 
 /// The master's counters, in shared memory.
 static MASTERS: AtomicPtr<Table> = AtomicPtr::new(null_mut());
-/// Those of this process: [`MASTERS`], in a child [`OWN`].
+/// The counters of this process: [`MASTERS`] in the master, [`OWN`] in a child.
 pub(super) static CURRENT: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 static OWN: Table = Table::new();
 /// The counters of the pool that was used last.
@@ -108,23 +109,24 @@ pub(super) static LAST: AtomicPtr<Entry> = AtomicPtr::new((&raw const OWN).cast_
 
 static MAPPINGS: Mutex<Mappings> = Mutex::new(Mappings::new());
 static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
-/// Half a page: what is larger is allocated in whole pages.
+/// Half a page, in bytes: larger allocations take whole pages.
 pub(super) static HALF_PAGE: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Hooks the four functions. `check` proves in a child process that the hooks see what they should.
+/// Hooks the four functions. `check` verifies in a child process that the hooks count correctly.
 ///
 /// Call it in the master while it has one thread, with the module pinned (see [`super::pin`]).
 pub fn install(check: Check) -> Result<(), Refusal> {
     let result = prepare().and_then(|()| {
-        // SAFETY: 1; the executable and, by contract, this module stay loaded.
+        // SAFETY: the hooks have the types of the functions (1), and the executable and this
+        // module stay loaded (2).
         unsafe { engine::install(&TARGETS, check) }
     });
     set_state(Hooked::from(&result));
     result
 }
 
-/// Takes the hooks out, where they are still ours. What was counted is forgotten, for it would
-/// lack what happens from now on.
+/// Removes the hooks, where nobody has patched over them. Forgets the counts, because they would
+/// lack everything that happens from now on.
 ///
 /// Call it while the process has one thread.
 pub fn uninstall() -> Result<(), Refusal> {
@@ -135,26 +137,26 @@ pub fn uninstall() -> Result<(), Refusal> {
     LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
     OWN.inherit(None);
     if !table.is_null() {
-        // SAFETY: the mapping of `prepare`; with the hooks out nothing leads to it (3).
+        // SAFETY: `prepare` made the mapping, and without the hooks nothing leads to it (3).
         unsafe { libc::munmap(table.cast(), size_of::<Table>()) };
     }
     set_state(Hooked::NotInstalled);
     Ok(())
 }
 
-/// Whether the hooks are in place.
+/// Returns whether the hooks are in place.
 pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// This process, the master, begins to read a configuration.
+/// Notes that this process, the master, begins to read a configuration.
 pub fn loading() {
     with_mappings(Mappings::loading);
     is_master();
 }
 
-/// This process is the master. That may be a child itself, of nginx's `daemon()`: it counts in the
-/// master's table again.
+/// Notes that this process is the master. It may itself be a child, of nginx's `daemon()`; then it
+/// uses the master's table again, and adds its own counts to it.
 pub fn is_master() {
     let own = (&raw const OWN).cast_mut();
     if let Some(table) = masters().filter(|_| CURRENT.load(Ordering::Acquire) == own) {
@@ -166,7 +168,8 @@ pub fn is_master() {
     }
 }
 
-/// A configuration is loaded; these are its zones, each a name, an address and a size.
+/// Notes that a configuration is loaded, with these zones: a name, an address and a size in bytes
+/// each.
 pub fn loaded(generation: u64, zones: &[(Vec<u8>, usize, usize)]) {
     with_mappings(|mappings| {
         mappings.loaded(generation);
@@ -179,42 +182,44 @@ pub fn loaded(generation: u64, zones: &[(Vec<u8>, usize, usize)]) {
     });
 }
 
-/// The shared mappings of this process, as far as the hooks have seen them.
+/// Returns the shared mappings of this process that the hooks have seen.
 pub fn mappings() -> Vec<Mapping> {
     with_mappings(|mappings| mappings.all().to_vec())
 }
 
-/// What this process did to the pool at an address; `None` when it is not told from others.
+/// Returns this process's counts for the pool at an address; `None` if it is not counted
+/// separately.
 pub fn counts(pool: usize) -> Option<Counts> {
     current()?.counts(pool)
 }
 
-/// What this process did to pools that are none of the known ones.
+/// Returns the sum of this process's counts for unknown pools.
 pub fn others(is_known: impl Fn(usize) -> bool) -> Counts {
     current().map(|table| table.others(is_known)).unwrap_or_default()
 }
 
-/// What the master did to a mapping that this process has too.
+/// Returns the master's counts for a mapping that this process has too.
 pub fn masters_counts(mapping: &Mapping) -> Option<Counts> {
     let table = masters()?;
     table.page_counts(mapping.address, mapping.serial)?;
     table.counts(mapping.address)
 }
 
-/// What all processes asked of a pool in whole pages.
+/// Returns the counts of whole-page allocations in a pool, over all processes.
 pub fn page_counts(mapping: &Mapping) -> Option<PageCounts> {
     masters()?.page_counts(mapping.address, mapping.serial)
 }
 
-/// A child process begins: it counts what it does itself. Safe to call in the child of a process
-/// with threads.
+/// Gives a child process, at its beginning, counters of its own. Safe to call in the child of a
+/// process with threads.
 pub extern "C" fn begin_process() {
     OWN.inherit(masters());
     CURRENT.store((&raw const OWN).cast_mut(), Ordering::Release);
     LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
 }
 
-/// What there has to be before the hooks are called.
+/// Prepares what the hooks need before they are called: the master's table and the handler at a
+/// fork.
 fn prepare() -> Result<(), Refusal> {
     static AT_FORK: Once = Once::new();
     HALF_PAGE.store(page_size() as u64 / 2, Ordering::Relaxed);
@@ -222,7 +227,7 @@ fn prepare() -> Result<(), Refusal> {
         let size = std::mem::size_of::<Table>();
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping of zeroes, which `uninstall` unmaps (3).
+        // SAFETY: this is a new mapping of zeroes, which `uninstall` unmaps (3).
         let table = unsafe { libc::mmap(null_mut(), size, rights, kind, -1, 0) };
         if table == libc::MAP_FAILED {
             return Err(Refusal::Memory);
@@ -232,7 +237,7 @@ fn prepare() -> Result<(), Refusal> {
     }
     let mut failed = 0;
     AT_FORK.call_once(|| {
-        // SAFETY: the handler is never unloaded, and does nothing that a child must not.
+        // SAFETY: the handler is never unloaded, and only uses atomics, which a child may do (3).
         failed = unsafe { libc::pthread_atfork(None, None, Some(begin_process)) };
     });
     if failed == 0 {
@@ -242,19 +247,19 @@ fn prepare() -> Result<(), Refusal> {
     }
 }
 
-/// Where the master's counters are: a shared mapping of this module's own.
+/// Returns the address range of the master's counters: a shared mapping of this module.
 pub fn masters_range() -> Option<Range<usize>> {
     let start = masters()? as *const Table as usize;
     Some(start..start + size_of::<Table>())
 }
 
 fn masters() -> Option<&'static Table> {
-    // SAFETY: 3.
+    // SAFETY: the pointer is null or leads to a table that exists while hooks can be called (3).
     unsafe { MASTERS.load(Ordering::Acquire).as_ref() }
 }
 
 fn current() -> Option<&'static Table> {
-    // SAFETY: 3.
+    // SAFETY: the pointer is null or leads to a table that exists while hooks can be called (3).
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
@@ -266,14 +271,14 @@ fn set_state(state: Hooked) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
 }
 
-/// Stands in for `ngx_slab_alloc_locked`.
+/// Replaces `ngx_slab_alloc_locked`.
 pub(super) unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> *mut c_void {
     let original = ALLOC.load(Ordering::Relaxed);
     if original.is_null() {
         // Not reachable (2).
         return null_mut();
     }
-    // SAFETY: 1, 2.
+    // SAFETY: the arguments are the caller's (1), and the original is set (2).
     let block = unsafe { std::mem::transmute::<*mut c_void, Alloc>(original)(pool, size) };
     if let Some(table) = current() {
         let size = size as u64;
@@ -283,7 +288,7 @@ pub(super) unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> 
     block
 }
 
-/// Stands in for `ngx_slab_free_locked`.
+/// Replaces `ngx_slab_free_locked`.
 pub(super) unsafe extern "C" fn free_locked(pool: *mut c_void, block: *mut c_void) {
     let original = FREE.load(Ordering::Relaxed);
     if original.is_null() {
@@ -293,7 +298,7 @@ pub(super) unsafe extern "C" fn free_locked(pool: *mut c_void, block: *mut c_voi
     if let Some(table) = current() {
         remember(table.freed(pool as usize));
     }
-    // SAFETY: 1, 2.
+    // SAFETY: the arguments are the caller's (1), and the original is set (2).
     unsafe { std::mem::transmute::<*mut c_void, Free>(original)(pool, block) };
 }
 
@@ -303,18 +308,18 @@ fn remember(counters: Option<&'static Entry>) {
     }
 }
 
-/// Stands in for `ngx_shm_alloc`.
+/// Replaces `ngx_shm_alloc`.
 unsafe extern "C" fn shm_alloc(shm: *mut Shm) -> Int {
     let original = SHM_ALLOC.load(Ordering::Relaxed);
     if original.is_null() {
         // Not reachable (2).
         return -1;
     }
-    // SAFETY: 1, 2.
+    // SAFETY: the argument is the caller's (1), and the original is set (2).
     let result = unsafe { std::mem::transmute::<*mut c_void, ShmAlloc>(original)(shm) };
-    // SAFETY: 4.
+    // SAFETY: the argument points to an `ngx_shm_t` (4).
     if let (OK, Some(shm)) = (result, unsafe { shm.as_ref() }) {
-        // SAFETY: 4.
+        // SAFETY: the structure is nginx's, so its name has the stated length (4).
         let name = unsafe { name(shm) };
         let address = shm.addr as usize;
         let add = |mappings: &mut Mappings| mappings.add(name, address, shm.size);
@@ -326,14 +331,14 @@ unsafe extern "C" fn shm_alloc(shm: *mut Shm) -> Int {
     result
 }
 
-/// Stands in for `ngx_shm_free`.
+/// Replaces `ngx_shm_free`.
 unsafe extern "C" fn shm_free(shm: *mut Shm) {
     let original = SHM_FREE.load(Ordering::Relaxed);
     if original.is_null() {
         // Not reachable (2).
         return;
     }
-    // SAFETY: 4.
+    // SAFETY: the argument points to an `ngx_shm_t` (4).
     if let Some(shm) = unsafe { shm.as_ref() } {
         let address = shm.addr as usize;
         keep_errno(|| with_mappings(|mappings| mappings.remove(address)));
@@ -341,20 +346,20 @@ unsafe extern "C" fn shm_free(shm: *mut Shm) {
             table.end(address);
         }
     }
-    // SAFETY: 1, 2.
+    // SAFETY: the argument is the caller's (1), and the original is set (2).
     unsafe { std::mem::transmute::<*mut c_void, ShmFree>(original)(shm) };
 }
 
-/// The name of a mapping.
+/// Returns the name of a mapping.
 ///
 /// # Safety
 ///
-/// It is as long as it says (4).
+/// The name has the length that the structure states (4).
 unsafe fn name(shm: &Shm) -> &[u8] {
     if shm.name_data.is_null() {
         return &[];
     }
-    // SAFETY: by contract.
+    // SAFETY: the name has this length, by contract (4).
     unsafe { std::slice::from_raw_parts(shm.name_data, shm.name_len) }
 }
 

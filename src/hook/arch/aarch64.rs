@@ -5,6 +5,11 @@
 //! with it, pools and slabs are not hooked: the trial fails, because the functions begin with
 //! `paciasp`. Nothing was tested on a real machine. Builds on other processors test only the
 //! contents of the detours.
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. Any code may read the register `tpidr_el0`.
+//! 2. `__clear_cache` takes any mapped range, and neither reads nor writes its data.
 
 mod detour;
 pub mod lua;
@@ -23,7 +28,7 @@ pub const JUMP_SLOT: u32 = 1026;
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: any code may read this register, and reading it has no effect.
+    // SAFETY: the instruction only reads the register (1).
     unsafe {
         std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, pure, nomem))
     };
@@ -40,7 +45,7 @@ pub unsafe fn flush(start: usize, length: usize) {
         /// A function of the compiler's runtime library.
         fn __clear_cache(start: *mut u8, end: *mut u8);
     }
-    // SAFETY: the range is mapped, by contract, and the call neither reads nor writes data.
+    // SAFETY: the range is mapped, by contract (2).
     unsafe { __clear_cache(start as *mut u8, start.wrapping_add(length) as *mut u8) };
 }
 

@@ -1,4 +1,8 @@
 //! The hooks' code for x86_64.
+//!
+//! What the unsafe code below relies on:
+//!
+//! 1. The ABI stores the control block's own address at its start, to which `fs` points.
 
 mod detour;
 pub mod lua;
@@ -19,7 +23,7 @@ pub const JUMP_SLOT: u32 = 7;
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: the ABI has the control block's own address at its start.
+    // SAFETY: `fs:[0]` is the control block's own address (1).
     unsafe {
         std::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, pure, readonly))
     };

@@ -49,16 +49,16 @@ fn pools_are_counted_by_creator() {
         assert!(!engine::are_in(&TARGETS));
         let off = Err("the hooks are not in place");
         assert_eq!(with(|pools| pools.live().count()), off);
-        // Nothing is recorded that would not be seen to end.
+        // Nothing is recorded whose end would not be seen.
         cycle(made[999], 1, c"exported");
         assert_eq!(install(), Ok(()));
         assert_eq!(with(|pools| (pools.live().count(), pools.creators().len())), Ok((0, 0)));
     });
 }
 
-/// Pools with one to five blocks, and up to seven large allocations of which one may be given back,
-/// of two creators: what the code at the entries does for the commonest of them is what all the rest
-/// does.
+/// Pools of two creators with one to five blocks and up to seven large allocations, one of which
+/// may be freed: the entry points must count the most frequent cases exactly as the common code
+/// counts all cases.
 #[test]
 fn pools_are_those_of_a_map() {
     alone(&name("pools_are_those_of_a_map"), || {
@@ -75,22 +75,22 @@ fn pools_are_those_of_a_map() {
                 let pool = nginx.make([c"exported", c"also_exported"][kind]);
                 let blocks = [1, 1, 2, 2, 3, 4, 5][random.below(7) as usize];
                 (1..blocks).for_each(|_| nginx.with(c"grow", pool));
-                // In a run of rounds they are alike.
+                // In a run of rounds the pools are alike.
                 let (large, much) = [(0, 0), (1, 0), (2, 0), (0, 1), (4, 3)]
                     [((u64::from(round) >> 8) + random.below(2)) as usize % 5];
                 (0..large).for_each(|_| nginx.with(c"enlarge", pool));
                 (0..much).for_each(|_| nginx.with(c"enlarge_much", pool));
                 let less = if large + much != 0 { random.below(2) } else { 0 };
-                // SAFETY: a live pool.
+                // SAFETY: the pool is live.
                 let before = unsafe { held(pool) }.size();
                 (0..less).for_each(|_| {
                     peaks[kind] = before.max(peaks[kind]);
                     nginx.with(c"give_back", pool);
                 });
-                // SAFETY: a live pool.
+                // SAFETY: the pool is live.
                 let held = unsafe { held(pool) };
                 assert_eq!((held.bytes, held.large_count), (size * blocks, large + much - less));
-                // SAFETY: as above.
+                // SAFETY: the pool is live.
                 assert_eq!(held.size(), unsafe { super::size(pool) });
                 map.insert(pool, (kind, held.size()));
             } else if let Some(&pool) = map.keys().nth(random.below(3) as usize) {
@@ -121,8 +121,8 @@ fn pools_are_those_of_a_map() {
     });
 }
 
-/// Pools of two creators that grow, give back and grow again, are reset and end: at each moment the
-/// largest that one has been before it became smaller is known.
+/// Pools of two creators grow, free, grow again, are reset and end. At each moment the largest size
+/// that a pool had before it shrank is known.
 #[test]
 fn what_gives_back_is_seen_before() {
     alone(&name("what_gives_back_is_seen_before"), || {
@@ -142,7 +142,7 @@ fn what_gives_back_is_seen_before() {
                 map.push((nginx.make(makers[kind]), kind));
                 continue;
             };
-            // SAFETY: a live pool, here and below.
+            // SAFETY: the pool is live, here and below.
             let size = unsafe { held(pool) }.size();
             let mut see = || {
                 beaten += u32::from(size > peaks[kind]);
@@ -162,7 +162,7 @@ fn what_gives_back_is_seen_before() {
                     nginx.with(c"grow", pool);
                 }
                 n if n % 2 == 0 => {
-                    // SAFETY: as above.
+                    // SAFETY: the pool is live.
                     let large = unsafe { crate::abi::pool::large(header(pool).large) };
                     let given = large.map(|l| l.address).nth(random.below(30) as usize);
                     if given.is_some() {
@@ -174,7 +174,7 @@ fn what_gives_back_is_seen_before() {
                 n => nginx.with(if n < 12 { c"enlarge" } else { c"enlarge_much" }, pool),
             }
             with(|pools| {
-                // Seldom: the young ones do not stay young.
+                // Rarely, because figures move young pools out of the nursery.
                 if random.below(100) == 0 {
                     pools.settle();
                     for creator in pools.creators() {
@@ -189,7 +189,8 @@ fn what_gives_back_is_seen_before() {
     });
 }
 
-/// Where `ngx_pfree` is not as it should be, pools are known still, and why their peaks may not be.
+/// If `ngx_pfree` cannot be hooked, pools are still counted, and the reason for missing peaks is
+/// reported.
 #[test]
 fn without_giving_back() {
     for (pfree, filled, refusal) in [
@@ -206,7 +207,7 @@ fn without_giving_back() {
     }
 }
 
-/// Pools begin in the nursery, and end there if nobody looks.
+/// Pools begin in the nursery, and end there if no figures are read.
 #[test]
 fn the_nursery_is_used() {
     alone(&name("the_nursery_is_used"), || {
@@ -251,7 +252,7 @@ fn static_creators_are_told_by_their_caller() {
             nginx.make(c"first");
             assert_eq!(origin(), Origin { function: first, calls: 1 });
         }
-        // Called from elsewhere as well, it is nobody's: seen at the sixteenth at the latest.
+        // With a second caller the origin becomes unknown, after the sixteenth pool at the latest.
         for _ in 0..7 {
             nginx.make(c"second");
         }

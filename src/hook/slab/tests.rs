@@ -6,7 +6,7 @@ use crate::report::sample::Random;
 use crate::sys::testing::{alone, Library};
 use crate::tally::zones::POOLS;
 
-/// Functions with nginx's names and types, on an allocator that never gives back.
+/// Functions with nginx's names and types, on an allocator that never reuses memory.
 const SOURCE: &str = r#"
     #include <errno.h>
     #include <stddef.h>
@@ -58,7 +58,7 @@ impl Nginx {
         // SAFETY: the function has this type.
         let call =
             unsafe { std::mem::transmute::<*const c_void, Alloc>(self.symbol(c"call_alloc")) };
-        // SAFETY: any pool will do.
+        // SAFETY: the function accepts any pool.
         let block = unsafe { call(pool as *mut c_void, size) };
         (!block.is_null(), errno())
     }
@@ -66,7 +66,7 @@ impl Nginx {
     fn free(&self, pool: usize) -> c_int {
         // SAFETY: the function has this type.
         let call = unsafe { std::mem::transmute::<*const c_void, Free>(self.symbol(c"call_free")) };
-        // SAFETY: any pool and block will do.
+        // SAFETY: the function accepts any pool and block.
         unsafe { call(pool as *mut c_void, std::ptr::dangling_mut()) };
         errno()
     }
@@ -77,7 +77,7 @@ impl Nginx {
         let call = self.symbol(c"call_shm_alloc");
         // SAFETY: the function has this type.
         let call = unsafe { std::mem::transmute::<*const c_void, ShmAlloc>(call) };
-        // SAFETY: the structure lives through the call.
+        // SAFETY: the structure outlives the call.
         match unsafe { call(&mut shm) } {
             OK => Ok(shm),
             _ => Err(errno()),
@@ -88,7 +88,7 @@ impl Nginx {
         let call = self.symbol(c"call_shm_free");
         // SAFETY: the function has this type.
         let call = unsafe { std::mem::transmute::<*const c_void, ShmFree>(call) };
-        // SAFETY: the structure lives through the call.
+        // SAFETY: the structure outlives the call.
         unsafe { call(&mut shm) }
     }
 }
@@ -101,15 +101,15 @@ fn names() -> Vec<(Vec<u8>, Option<u64>)> {
     mappings().into_iter().map(|mapping| (mapping.name, mapping.generation)).collect()
 }
 
-/// What a child process says: its exit status.
+/// Runs `body` in a child process, and returns its result, which is the child's exit status.
 fn in_child(body: impl FnOnce() -> bool) -> bool {
-    // SAFETY: one thread.
+    // SAFETY: the process has one thread.
     match unsafe { libc::fork() } {
-        // SAFETY: the child has nothing to end in order.
+        // SAFETY: the child has nothing to clean up.
         0 => unsafe { libc::_exit(body().into()) },
         pid => {
             let mut status = 0;
-            // SAFETY: room for a status.
+            // SAFETY: the pointer leads to room for a status.
             assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
             assert!(libc::WIFEXITED(status));
             libc::WEXITSTATUS(status) == 1
@@ -159,7 +159,7 @@ fn counts_by_process_and_pool() {
         assert_eq!(page_counts(&mapping), Some(PageCounts { reqs: 2, fails: 1 }), "of all");
         assert_eq!(others(|known| known == pool), Counts::default());
 
-        // Another zone, which then replaces the first.
+        // Another zone, which replaces the first one afterwards.
         let second = nginx.map("one", 1 << 17).unwrap();
         assert_eq!(names(), [(b"one".to_vec(), Some(1)), (b"one".to_vec(), None)]);
         loaded(2, &[]);
@@ -175,7 +175,7 @@ fn counts_by_process_and_pool() {
         let third = nginx.map("three", 4096).unwrap();
         assert!(mappings().is_empty());
         install(|| Ok(())).unwrap();
-        // It is older than the hooks.
+        // The pool is older than the hooks.
         loaded(3, &[(b"three".to_vec(), third.addr as usize, 4096)]);
         assert_eq!(names(), [(b"three".to_vec(), None)]);
         nginx.alloc(third.addr as usize, 1);
@@ -183,7 +183,7 @@ fn counts_by_process_and_pool() {
     });
 }
 
-/// Calls a slab function at random for a pool, and counts what happens.
+/// Calls a random slab function on a pool, and counts the result.
 fn anything(nginx: &Nginx, pool: usize, random: &mut Random, counts: &mut Counts) {
     let size = [1, 2, 3, 2000, 3000][random.below(5) as usize];
     if random.below(3) == 0 {
@@ -201,7 +201,7 @@ fn anything(nginx: &Nginx, pool: usize, random: &mut Random, counts: &mut Counts
     }
 }
 
-/// Pools that are used in turn while others come and go, where memory is short.
+/// Pools are used in turn while others are created and removed, and memory is short.
 #[test]
 fn pools_are_those_of_a_map() {
     alone("hook::slab::tests::pools_are_those_of_a_map", || {
@@ -240,7 +240,7 @@ fn pools_are_those_of_a_map() {
     });
 }
 
-/// Pools whose first place is another's, and pools for which there is none.
+/// Pools whose first place is taken by another pool, and pools for which no place is left.
 #[test]
 fn more_pools_than_places() {
     alone("hook::slab::tests::more_pools_than_places", || {
@@ -250,7 +250,7 @@ fn more_pools_than_places() {
         let mut map: HashMap<usize, Counts> = HashMap::new();
         for _ in 0..100_000 {
             let pool = (1 + random.below(2 * POOLS as u64) as usize) * 4096;
-            // What is found the second time is what was used last.
+            // The second lookup finds the counters that were used last.
             for _ in 0..2 {
                 anything(&nginx, pool, &mut random, map.entry(pool).or_default());
             }
@@ -270,7 +270,8 @@ fn more_pools_than_places() {
     });
 }
 
-/// Each thread in a pool of its own: what one used last is not what another uses.
+/// Each thread uses a pool of its own: the counters that one thread used last are not used by
+/// another.
 #[test]
 fn threads_in_different_pools() {
     alone("hook::slab::tests::threads_in_different_pools", || {

@@ -1,11 +1,12 @@
-//! A library that has pools as nginx has them.
+//! A test library whose pools are like nginx's.
 
 use std::ffi::c_void;
 
 use crate::sys::testing::Library;
 
-/// Pools with the layout of nginx, in as few lines as can be. `EXTRA` makes another layout; `PFREE` is the
-/// name of what gives back, `FILLED` how many places of the list are filled again.
+/// Pools with nginx's layout, in as few lines as possible. `EXTRA` changes the layout. `PFREE` is
+/// the name of the function that frees, and `FILLED` the number of places of the list that are
+/// filled again.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -79,7 +80,7 @@ static void *body(void *p) { ngx_destroy_pool(p); return 0; }
 void elsewhere(pool *p) { pthread_t t; pthread_create(&t, 0, body, p); pthread_join(t, 0); }
 "#;
 
-/// The library that is built from it.
+/// The library that is built from this source.
 pub struct Nginx(pub Library);
 
 impl Nginx {
