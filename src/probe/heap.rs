@@ -1,4 +1,4 @@
-//! The system allocator in place: which one it is, what it holds, and where.
+//! Measures the system allocator that is in use: which one it is, what it holds, and where.
 #![deny(unsafe_code)]
 
 mod glibc;
@@ -24,20 +24,21 @@ use mimalloc::Mimalloc;
 use symbols::Object;
 use tcmalloc::Tcmalloc;
 
-/// What a measurement gave.
+/// The result of a measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeapReading {
     /// The allocator's statistics.
     pub allocator: Allocator,
-    /// What the allocator's memory is in the breakdown; `None` for an unknown allocator.
+    /// The category of the allocator's memory in the breakdown; `None` for an unknown allocator.
     pub category: Option<Category>,
-    /// The allocator's address ranges: whole pages, disjoint, by address, none of them claimed.
+    /// The allocator's address ranges: whole pages, disjoint, in ascending order, without claimed
+    /// ranges.
     pub ranges: Vec<Range<usize>>,
-    /// The allocator's own figure, where its ranges are not known.
+    /// The allocator's own figure of its bytes in RAM, if its ranges are unknown.
     pub resident: Option<u64>,
-    /// The allocator's own figure of its virtual bytes, where its ranges are not known.
+    /// The allocator's own figure of its virtual bytes, if its ranges are unknown.
     pub reserved: Option<u64>,
-    /// Why a figure is missing or less than exact.
+    /// The reasons why figures are missing or inexact.
     pub notes: Vec<String>,
 }
 
@@ -50,10 +51,10 @@ enum Kind {
     Unknown,
 }
 
-/// The probe; one a process, made before the first fork and inherited.
+/// The probe. There is one per process, made before the first fork and inherited.
 pub struct HeapProbe {
     kind: Kind,
-    /// An explicit query wants fresh figures whatever they cost.
+    /// Whether an explicit query requests new figures at any cost.
     forced: bool,
 }
 
@@ -64,14 +65,16 @@ impl Default for HeapProbe {
 }
 
 impl HeapProbe {
-    /// Finds out which allocator is in place. To be called once at the start, while the heap is
-    /// small and no thread but the main one exists; may take a few milliseconds.
+    /// Detects the allocator.
+    ///
+    /// Call it once at the start, while the heap is small and only the main thread exists. It may
+    /// take a few milliseconds.
     pub fn new() -> HeapProbe {
         HeapProbe { kind: detect(), forced: false }
     }
 
-    /// Counts what the allocator has free, where its figures are old enough; to be done before a
-    /// measurement, which takes the last figures.
+    /// Counts the allocator's free memory if its last figures are old enough. Call it before a
+    /// measurement, which uses the last figures.
     pub fn count(&mut self, budget: &Budget) -> Progress {
         match &mut self.kind {
             Kind::Glibc(glibc) => glibc.count(budget),
@@ -79,17 +82,18 @@ impl HeapProbe {
         }
     }
 
-    /// Whether the figures will do while a new count is under way.
+    /// Returns whether the last figures are recent enough to be used while a new count is in
+    /// progress.
     pub fn is_fresh(&self) -> bool {
         matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_fresh())
     }
 
-    /// Whether there is a count to go on with.
+    /// Returns whether a count is in progress.
     pub fn is_counting(&self) -> bool {
         matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_counting())
     }
 
-    /// Starts a measurement. `claimed` is what belongs to something else, sorted.
+    /// Starts a measurement. `claimed` are the ranges that belong to something else, sorted.
     pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
         match &mut self.kind {
             Kind::Glibc(glibc) => glibc.begin(maps, claimed),
@@ -98,7 +102,7 @@ impl HeapProbe {
         }
     }
 
-    /// The result of the measurement.
+    /// Returns the result of the measurement.
     pub fn finish(&mut self) -> HeapReading {
         let forced = std::mem::take(&mut self.forced);
         match &mut self.kind {
@@ -119,7 +123,7 @@ impl HeapProbe {
         }
     }
 
-    /// Asks the allocator for fresh figures, however long that takes. Call it before
+    /// Requests new figures from the allocator, however long that takes. Call it before
     /// [`HeapProbe::finish`], for an explicit query only.
     pub fn refresh_full(&mut self) {
         self.forced = true;
@@ -162,7 +166,7 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
     }
 }
 
-/// The allocator is what defines the `malloc` in force.
+/// Detects the allocator from the object that defines the `malloc` in use.
 fn detect() -> Kind {
     let Some(object) = Object::of_malloc() else {
         return Kind::Unknown;

@@ -1,9 +1,10 @@
-//! glibc's malloc.
+//! Measures glibc's malloc.
 //!
-//! `mallinfo2` walks every free chunk with the arenas locked: 181 ms for a million of them, which
-//! an event loop cannot give. So it is called once, at the start, to check that the private
-//! structures of malloc are where and what they were taken for; from then on this probe reads them
-//! itself, in steps: [`count`] what is free, the rest what malloc has and where.
+//! `mallinfo2` walks every free chunk with the arenas locked, which takes 181 ms for a million
+//! chunks and so blocks an event loop for too long. It is called only once, at the start, to check
+//! that malloc's private structures are where they were expected and have the expected contents.
+//! Afterwards this probe reads them itself, in steps: [`count`] counts the free memory, the other
+//! files find what malloc holds and where.
 #![deny(unsafe_code)]
 
 mod arenas;
@@ -56,29 +57,29 @@ enum Stage {
 pub struct Glibc {
     version: String,
     functions: Functions,
-    /// Where malloc's state is and how to read it, or why that is not known.
+    /// Where malloc's state is and how to read it, or the reason why that is unknown.
     state: Result<(State, Reader), &'static str>,
-    /// Where the `brk` heap starts.
+    /// The start of the `brk` heap.
     heap_start: usize,
-    /// Whether the mappings of the heap had no hole when they were read last.
+    /// Whether the mappings of the heap had no gap when they were last read.
     heap_is_whole: bool,
-    /// When free chunks are counted, and the last totals.
+    /// The schedule of counts of free chunks, and the last totals.
     pub(super) counting: Counting,
     finder: Finder,
     stage: Stage,
     now: Now,
 }
 
-/// The measurement at hand.
+/// The data of the current measurement.
 #[derive(Default)]
 struct Now {
-    /// The `[heap]`.
+    /// The mappings of `[heap]`.
     heap: Vec<Range<usize>>,
-    /// Private anonymous mappings, and of them the readable and writable ones.
+    /// Private anonymous mappings, and the readable and writable ones among them.
     anonymous: Vec<Range<usize>>,
     writable: Vec<Range<usize>>,
     claimed: Vec<Range<usize>>,
-    /// Ranges of the arenas.
+    /// The ranges of the arenas.
     arenas: Vec<Range<usize>>,
     held: Option<Held>,
     mmapped: Option<Mmapped>,
@@ -86,7 +87,7 @@ struct Now {
 }
 
 impl Glibc {
-    /// Finds malloc's state and checks it against `mallinfo2`.
+    /// Finds malloc's state and compares it with `mallinfo2`.
     pub fn new(object: Object, version: String) -> Glibc {
         let functions = Functions::of(object);
         let calibration = calibrate::calibrate(object, &version, &functions);
@@ -103,17 +104,18 @@ impl Glibc {
         }
     }
 
-    /// Whether a count is under way in this process.
+    /// Returns whether a count is in progress in this process.
     pub fn is_counting(&self) -> bool {
         self.counting.is_under_way()
     }
 
-    /// Whether the last figures will do while a new count is under way.
+    /// Returns whether the last figures are recent enough to be used while a new count is in
+    /// progress.
     pub fn is_fresh(&self) -> bool {
         self.counting.is_fresh()
     }
 
-    /// Counts what is free, if the last figures call for that; goes on with a count under way.
+    /// Counts the free memory if the last figures are old enough, or continues a count in progress.
     pub fn count(&mut self, budget: &Budget) -> Progress {
         let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
         let alone = self.functions.single_threaded() && self.heap_is_whole;
@@ -130,8 +132,8 @@ impl Glibc {
         self.now = Now {
             heap: private().filter(is_heap).map(maps::range).collect(),
             anonymous: normalize(anonymous().map(maps::range).collect()),
-            // Joined where they touch: a block may lie across mappings that the kernel keeps apart
-            // for reasons of its own, as it does after a fork.
+            // Adjacent mappings are merged: a block may extend over mappings that the kernel keeps
+            // apart for its own reasons, for example after a fork.
             writable: normalize(
                 anonymous().filter(|map| map.perms.contains(both)).map(maps::range).collect(),
             ),
@@ -143,7 +145,7 @@ impl Glibc {
         self.stage = Stage::Arenas;
     }
 
-    /// Reads the arenas in one go.
+    /// Reads all arenas at once.
     fn arenas(&mut self) {
         let now = &mut self.now;
         let mut regions = Vec::with_capacity(64);
@@ -175,7 +177,7 @@ impl Glibc {
         self.finder.begin(now.writable.iter().flat_map(|r| subtract(r, &taken)).collect());
     }
 
-    /// The result of the measurement.
+    /// Returns the result of the measurement.
     pub fn finish(&mut self) -> HeapReading {
         let now = std::mem::take(&mut self.now);
         let mut notes = now.notes;
@@ -222,7 +224,7 @@ impl Glibc {
         }
     }
 
-    /// Asks malloc itself, however long that takes: for an explicit query only.
+    /// Queries malloc itself, however long that takes. For an explicit query only.
     pub fn refresh_full(&mut self) {
         let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
         let mmapped = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
@@ -233,7 +235,7 @@ impl Glibc {
         self.counting.replace(&told, cpu_time().saturating_sub(begun));
         let says = Mmapped { count: told.hblks, bytes: told.hblkhd };
         if let (true, Ok((state, _))) = (before == mmapped(), &mut self.state) {
-            // The counts were found by what was in them; here is a second opinion.
+            // The counters were found by their contents; this verifies them a second time.
             state.counters = state.counters.filter(|_| before == Some(says));
         }
     }
@@ -275,7 +277,8 @@ const SCATTERED: &str =
 const ARENAS_UNREADABLE: &str =
     "glibc: the arenas could not be read; what they hold outside the brk heap is part of anon_other";
 
-/// Makes what was found agree with the counts, or says what is missing.
+/// Drops a surplus block so that the blocks match the counters, or returns a note about the
+/// difference.
 fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<String> {
     let found = finder.found();
     if found == wanted || finder.drop_excess(wanted) {
@@ -297,7 +300,7 @@ fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<String> {
     ))
 }
 
-/// A mapping that `mmap` made, with or without a name given to it.
+/// Returns whether `mmap` made the mapping, with or without a name.
 fn is_anonymous(map: &MemoryMap) -> bool {
     match &map.pathname {
         MMapPath::Anonymous => true,
@@ -306,13 +309,13 @@ fn is_anonymous(map: &MemoryMap) -> bool {
     }
 }
 
-/// Whether the mappings of the heap, as of the start of the measurement, had no hole.
+/// Returns whether the mappings of the heap had no gap when the measurement started.
 fn readable(mappings: &[Range<usize>], heap: &Range<usize>) -> bool {
     let mappings = normalize(mappings.to_vec());
     mappings.len() == 1 && mappings.first().is_some_and(|map| map.start <= heap.start)
 }
 
-/// What of `region` lies in the `mappings`, which are normalized.
+/// Returns the parts of `region` that lie in the `mappings`, which are normalized.
 fn clip(mappings: &[Range<usize>], region: &Range<usize>) -> Vec<Range<usize>> {
     let first = mappings.partition_point(|map| map.end <= region.start);
     let inside = mappings.iter().skip(first).take_while(|map| map.start < region.end);

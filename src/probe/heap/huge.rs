@@ -1,5 +1,7 @@
-//! malloc's memory in huge pages: with `glibc.malloc.hugetlb=2` glibc makes mappings of `MAP_HUGETLB`
-//! where it would call `brk`, and for large blocks. Each begins with the header of a chunk.
+//! Finds malloc's memory in huge pages.
+//!
+//! With `glibc.malloc.hugetlb=2`, glibc makes `MAP_HUGETLB` mappings for large blocks and wherever
+//! it would otherwise call `brk`. Each mapping begins with the header of a chunk.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -7,12 +9,13 @@ use std::ops::Range;
 use crate::sys::memory::{word, Memory, Own};
 use crate::sys::pagemap::PageMap;
 
-/// The flag of a chunk whose neighbour in front is in use, and of one with a mapping of its own.
+/// Flags of a chunk: the chunk in front is in use; the chunk has a mapping of its own.
 const PREVIOUS_IN_USE: usize = 1;
 const MAPPED: usize = 2;
 const FLAGS: usize = 7;
 
-/// Those of the mappings that malloc has made, as far as `missing` bytes of it are not found elsewhere.
+/// Returns the mappings that malloc has made, up to `missing` bytes, which is the memory of malloc
+/// that was not found elsewhere.
 pub fn in_huge_pages(
     candidates: impl Iterator<Item = Range<usize>>,
     pages: &PageMap,
@@ -30,11 +33,12 @@ pub fn in_huge_pages(
     found
 }
 
-/// Chunks that are followed, at most.
+/// The maximum number of chunks to follow.
 const CHUNKS: usize = 64;
 
-/// Whether the memory begins with chunks of malloc: one with the whole mapping of its own, or some in a
-/// row. A page that is not there is not read: that would take one.
+/// Returns whether the memory begins with chunks of malloc: a single chunk with a mapping of its
+/// own, or several in a row. A page that is not in RAM is not read, because reading it would
+/// allocate it.
 fn begins_with_chunk(range: &Range<usize>, pages: &PageMap) -> bool {
     let mut at = range.start;
     for place in 0..CHUNKS {
@@ -50,7 +54,7 @@ fn begins_with_chunk(range: &Range<usize>, pages: &PageMap) -> bool {
             return false;
         }
         if size >= left.saturating_sub(2 * 16) {
-            // The last one, but for what ends an arena that could not grow.
+            // The last chunk, except for the two headers that end an arena that could not grow.
             return true;
         }
         at = at.saturating_add(size);
@@ -58,7 +62,7 @@ fn begins_with_chunk(range: &Range<usize>, pages: &PageMap) -> bool {
     true
 }
 
-/// Two words at an address, if its page is in RAM.
+/// Reads two words at an address if its page is in RAM.
 fn header(at: usize, pages: &PageMap) -> Option<(usize, usize)> {
     let mut present = false;
     let looked = pages.piece(&(at..at.saturating_add(16)), |_, page| present |= page.present());
@@ -79,7 +83,7 @@ mod tests {
         let range = start..start + words.len() * 8;
         let found = |bytes: u64| in_huge_pages(std::iter::once(range.clone()), &pages, bytes).len();
         assert_eq!(found(u64::MAX), 0, "nothing there");
-        // A chunk of 64 bytes, one of 4096, and the top.
+        // A chunk of 64 bytes, one of 4096 bytes, and the top chunk.
         (words[1], words[9], words[521]) = (65, 4097, (8192 - 520) * 8 + 1);
         assert_eq!(std::hint::black_box(&words)[9], 4097);
         assert_eq!((found(u64::MAX), found(range.len() as u64), found(4096)), (1, 1, 0));

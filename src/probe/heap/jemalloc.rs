@@ -1,15 +1,19 @@
-//! jemalloc, by its `mallctl`.
+//! Reads jemalloc's statistics through its `mallctl`.
 //!
-//! What is what, in bytes, from jemalloc's manual and source (5.x):
-//! - `in_use` is `stats.allocated`: what the program has, and what its threads' caches hold.
-//! - `free` is `stats.active` less `stats.allocated`, and the dirty and muzzy pages of all arenas.
+//! The figures, in bytes, from jemalloc's manual and source (5.x):
+//!
+//! - `in_use` is `stats.allocated`: the program's memory and that in its threads' caches.
+//! - `free` is `stats.active` minus `stats.allocated`, plus the dirty and muzzy pages of all
+//!   arenas.
 //! - `reserved` is `stats.mapped`: all of these and the allocator's own data. Address space that it
-//!   retains without pages (`stats.retained`) is part of the virtual size only.
-//! - `resident` is `stats.resident`: an upper bound, as pages that were never touched count.
+//!   keeps without pages (`stats.retained`) is part of the virtual size only.
+//! - `resident` is `stats.resident`: an upper bound, because pages that were never touched count.
 //!
-//! Invariants:
-//! 1. `mallctl` has the type that the manual states, from 3.0 on.
-//! 2. It checks the name, and the length of the result against the type behind the name.
+//! Invariants of the unsafe code:
+//!
+//! 1. `mallctl` has the type in the manual, from 3.0 on.
+//! 2. It checks the name, and compares the length of the result with the type behind the name.
+//! 3. The version is a constant string of the library.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
@@ -44,9 +48,9 @@ struct Figures {
 }
 
 impl Jemalloc {
-    /// jemalloc, if `object` is it.
+    /// Returns the probe if `object` is jemalloc.
     pub fn of(object: Object) -> Option<Jemalloc> {
-        // SAFETY: the manual's type (1).
+        // SAFETY: this is the type in the manual (1).
         let mallctl: Mallctl = unsafe {
             match object.function(c"mallctl") {
                 Some(mallctl) => mallctl,
@@ -55,14 +59,14 @@ impl Jemalloc {
         };
         let mut jemalloc = Jemalloc { mallctl, version: None, pace: Pace::default() };
         let version: Option<*const c_char> = jemalloc.read(c"version", std::ptr::null());
-        // SAFETY: what `version` gives is a constant of the library.
+        // SAFETY: `version` points to a constant string (3).
         let version = version.and_then(|version| unsafe { symbols::text(version) });
         // `5.3.0-0-g…`: the release, then the commit.
         jemalloc.version = version.and_then(|version| version.split('-').next().map(str::to_owned));
         Some(jemalloc)
     }
 
-    /// Reads a value of the type behind `name`.
+    /// Reads the value of a name, which must have the type `T` (2).
     fn read<T: Copy>(&self, name: &CStr, mut value: T) -> Option<T> {
         let mut size = size_of::<T>();
         let place: *mut T = &mut value;
@@ -108,18 +112,18 @@ impl Jemalloc {
         pages("pdirty")?.checked_add(pages("pmuzzy")?)?.checked_mul(page)
     }
 
-    /// Arenas that have been used, of those that may be.
+    /// Returns the number of arenas that have been used.
     fn arenas(&self) -> Option<usize> {
         let most = self.read(c"arenas.narenas", 0 as c_uint)?;
         let used = (0..most.min(1024)).filter(|arena| {
             let name = std::ffi::CString::new(format!("arena.{arena}.initialized"));
-            // One byte, read as a number: a `bool` must not hold anything but 0 and 1.
+            // One byte, read as a number, because a `bool` must be 0 or 1.
             name.is_ok_and(|name| self.read(&name, 0u8).is_some_and(|used| used != 0))
         });
         Some(used.count())
     }
 
-    /// The figures; `forced` whatever they cost.
+    /// Returns the figures; `forced` queries them at any cost.
     pub fn read_all(&mut self, forced: bool) -> HeapReading {
         let mut pace = std::mem::take(&mut self.pace);
         let last = pace.ask(forced, || self.figures());

@@ -1,13 +1,14 @@
-//! mimalloc, by `mi_process_info` and `mi_version`.
+//! Reads mimalloc's figures through `mi_process_info` and `mi_version`.
 //!
-//! It gives one figure at a price that an event loop can pay: the bytes it has committed, which is
-//! `reserved` here. What of it is in use, it does not tell without a walk over all its pages. Which
-//! mappings are its own it tells by address: `mi_is_in_heap_region` says whether an address is in one
-//! of its segments, which start at multiples of [`SEGMENT`].
+//! mimalloc has only one figure that is cheap enough for an event loop: the bytes that it has
+//! committed, which is `reserved` here. Finding how much of them is in use would need a walk over
+//! all its pages. Its mappings are found by address: `mi_is_in_heap_region` returns whether an
+//! address is in one of its segments, which start at multiples of [`SEGMENT`].
 //!
-//! Invariants:
-//! 1. The functions have the types of `mimalloc.h`, 1.7 and later.
-//! 2. `mi_is_in_heap_region` takes any address: it looks it up in a map of segments.
+//! Invariants of the unsafe code:
+//!
+//! 1. The functions have the types in `mimalloc.h`, 1.7 and later.
+//! 2. `mi_is_in_heap_region` accepts any address: it looks it up in a map of segments.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -35,9 +36,9 @@ type ProcessInfo = extern "C" fn(
 
 type IsInHeapRegion = extern "C" fn(*const c_void) -> bool;
 
-/// A segment of it starts at a multiple of that, at the latest.
+/// The largest alignment of segments in any version, in bytes.
 const SEGMENT: usize = 32 << 20;
-/// Addresses asked about in one mapping, 128 GiB of it.
+/// The maximum number of addresses to query in one mapping; they cover 128 GiB.
 const MOST_ASKED: usize = 4096;
 
 /// The probe of mimalloc.
@@ -50,26 +51,26 @@ pub struct Mimalloc {
 }
 
 impl Mimalloc {
-    /// mimalloc, if `object` is it.
+    /// Returns the probe if `object` is mimalloc.
     pub fn of(object: Object) -> Option<Mimalloc> {
-        // SAFETY: the header's type (1).
+        // SAFETY: this is the type in the header (1).
         let version: extern "C" fn() -> c_int = unsafe { object.function(c"mi_version") }?;
         Some(Mimalloc {
-            // SAFETY: the header's type (1).
+            // SAFETY: this is the type in the header (1).
             is_in_heap_region: unsafe { object.function(c"mi_is_in_heap_region") },
             ranges: Vec::new(),
-            // SAFETY: the header's type (1).
+            // SAFETY: this is the type in the header (1).
             process_info: unsafe { object.function(c"mi_process_info") },
             version: name_of(version()),
             pace: Pace::default(),
         })
     }
 
-    /// Finds the mappings that are mimalloc's.
+    /// Finds the mappings that belong to mimalloc.
     pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
         let Some(is_in_heap_region) = self.is_in_heap_region else { return };
-        // Mappings are joined where they touch, and a mapping may hold segments beside other memory:
-        // each piece between two places where a segment may start is asked about.
+        // Adjacent mappings are merged, and a mapping may contain segments next to other memory. So
+        // each piece between two possible starts of a segment is queried.
         let pieces = |range: Range<usize>| {
             let first = range.start / SEGMENT * SEGMENT;
             (first..range.end).step_by(SEGMENT).take(MOST_ASKED).map(move |start| {
@@ -79,7 +80,7 @@ impl Mimalloc {
         let anonymous = maps.iter().filter(|map| !maps::has_file(map)).map(maps::range);
         let own = anonymous
             .flat_map(pieces)
-            // Not its first byte: some versions count that to the segment before.
+            // Not the first byte: some versions assign it to the previous segment.
             .filter(|piece| is_in_heap_region((piece.start + 8) as *const c_void))
             .flat_map(|piece| subtract(&piece, claimed));
         self.ranges = normalize(own.collect());
@@ -98,11 +99,11 @@ impl Mimalloc {
             &mut peak_commit,
             &mut faults,
         );
-        // Its counter is signed and has been seen to go below 0.
+        // The counter is signed and has been observed below 0.
         (commit <= isize::MAX as usize && commit != 0).then_some(commit)
     }
 
-    /// The figures; `forced` whatever they cost.
+    /// Returns the figures; `forced` queries them at any cost.
     pub fn read_all(&mut self, forced: bool) -> HeapReading {
         let mut pace = std::mem::take(&mut self.pace);
         let last = pace.ask(forced, || self.committed());
@@ -139,7 +140,8 @@ impl Mimalloc {
     }
 }
 
-/// `MI_MALLOC_VERSION`: a digit each, or since 3.2 two digits each but the first.
+/// Formats `MI_MALLOC_VERSION`: one digit per part, or since 3.2 two digits per part except the
+/// first.
 fn name_of(version: c_int) -> Option<String> {
     let by = match version {
         100..=999 => 10,

@@ -1,27 +1,28 @@
-//! When to ask an allocator for its statistics, by what asking has cost.
+//! Decides when to query an allocator's statistics, based on the cost of earlier queries.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{clock_gettime, ClockId};
 
-/// What asking may cost on the event loop, each time.
+/// The time that one query may take on the event loop.
 const MOST: Duration = Duration::from_millis(1);
-/// Dear answers in a row after which the allocator is asked less often: one may have been bad luck.
+/// After this many expensive queries in a row, the allocator is queried less often. A single one
+/// may be an accident.
 const DEAR: u32 = 2;
-/// The pause after a dear answer, as a multiple of what the answer took.
+/// The pause after an expensive query, as a multiple of its duration.
 const PAUSE: u32 = 1000;
-/// An allocator that takes longer is asked no more: that is a stall.
+/// An allocator whose query takes longer stalls the event loop and is not queried again.
 const STALL: Duration = Duration::from_millis(20);
-/// Figures of a longer ago are said to be old.
+/// Figures older than this are reported as old.
 const OLD: Duration = Duration::from_secs(5);
 
-/// The last answer, and whether another one is affordable.
+/// The last answer, and the cost of queries.
 #[derive(Debug, Clone)]
 pub struct Pace<T> {
     last: Option<(T, Instant, u32)>,
     dear: u32,
-    /// What the last answer took.
+    /// The duration of the last query.
     took: Duration,
     pause: u32,
     old: Duration,
@@ -34,8 +35,8 @@ impl<T> Default for Pace<T> {
 }
 
 impl<T: Clone> Pace<T> {
-    /// Asks if that is affordable or `forced`. Returns the last answer of this process and its age
-    /// in milliseconds.
+    /// Queries the allocator if that is affordable or `forced`. Returns the last answer of this
+    /// process and its age in milliseconds.
     pub fn ask(&mut self, forced: bool, ask: impl FnOnce() -> Option<T>) -> Option<(T, u64)> {
         if forced || self.is_affordable() {
             let start = cpu_time();
@@ -54,7 +55,7 @@ impl<T: Clone> Pace<T> {
         self.dear < DEAR || self.took <= STALL && self.last.as_ref().is_none_or(rested)
     }
 
-    /// Whether the last answer is old because a new one costs too much: the sentence that says so.
+    /// Returns a note if the last answer is old because a new query costs too much.
     pub fn note(&self, name: &str) -> Option<String> {
         let age = self.last.as_ref()?.1.elapsed();
         (self.dear >= DEAR && age >= self.old).then(|| {
@@ -67,8 +68,8 @@ impl<T: Clone> Pace<T> {
     }
 }
 
-/// The time that this thread has been on a processor: how long something takes on a machine that is
-/// busy with other things too.
+/// Returns the time that this thread has spent on a processor. Differences are the cost of an
+/// operation, even on a machine that is busy with other work.
 pub fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(answer, 2);
         std::thread::sleep(Duration::from_millis(3));
         assert!(pace.ask(false, || Some(3)).unwrap().1 >= age + 3);
-        // It is asked again after the pause, and as before where that is cheap.
+        // It is queried again after the pause, and as often as before if that is cheap.
         pace.pause = 1;
         assert_eq!(pace.ask(false, || Some(4)), Some((4, 0)));
         assert_eq!(pace.note("it"), None);

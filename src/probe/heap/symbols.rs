@@ -1,9 +1,11 @@
-//! Functions of the allocator in place, looked up at run time.
+//! Looks up functions of the allocator in use at run time.
 //!
-//! Invariants:
-//! 1. An [`Object`] defines the `malloc` in force, so it stays loaded as long as the process.
-//! 2. A function's type is the documented one of the symbol's name in the object that defines it;
-//!    each caller of [`Object::function`] says which.
+//! Invariants of the unsafe code:
+//!
+//! 1. An [`Object`] defines the `malloc` in use, so it stays loaded as long as the process lives.
+//! 2. A function has the type that is documented for its name in the object that defines it; each
+//!    caller of [`Object::function`] names the source.
+//! 3. A string passed to [`text`] is null, or ends in NUL and lives during the call.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void, CStr};
@@ -13,23 +15,23 @@ use crate::sys::symbol as loader;
 /// The executable or library that defines an allocator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object {
-    /// The address it is loaded at.
+    /// The address at which it is loaded.
     pub base: usize,
 }
 
 impl Object {
-    /// The object whose `malloc` is in force.
+    /// Returns the object whose `malloc` is in use.
     pub fn of_malloc() -> Option<Object> {
         let address = symbol(c"malloc")?;
         Some(Object { base: base_of(address)? })
     }
 
-    /// The address of a symbol, if it is this object that defines it.
+    /// Returns the address of a symbol if this object defines it.
     pub fn address(self, name: &CStr) -> Option<*mut c_void> {
         symbol(name).filter(|address| base_of(*address) == Some(self.base))
     }
 
-    /// A function of this object.
+    /// Returns a function of this object.
     ///
     /// # Safety
     ///
@@ -39,13 +41,13 @@ impl Object {
         if size_of::<F>() != size_of::<*mut c_void>() {
             return None;
         }
-        // SAFETY: the same size, and by the caller's promise a pointer to such a function (2), not
-        // null.
+        // SAFETY: the sizes are equal, and the pointer is not null and points to a function of this
+        // type, as the caller guarantees (2).
         Some(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
 }
 
-/// The address of a symbol in the order of the loader.
+/// Returns the address of a symbol, searched in the loader's order.
 pub fn symbol(name: &CStr) -> Option<*mut c_void> {
     loader::address(name).map(|address| address as *mut c_void)
 }
@@ -54,15 +56,15 @@ fn base_of(address: *mut c_void) -> Option<usize> {
     loader::base(address as usize)
 }
 
-/// A string of the allocator's, such as its version.
+/// Copies a string of the allocator, such as its version.
 ///
 /// # Safety
 ///
-/// `text` must be null or a terminated string that lasts during the call.
+/// `text` must be null, or a NUL-terminated string that lives during the call.
 pub unsafe fn text(text: *const c_char) -> Option<String> {
     if text.is_null() {
         return None;
     }
-    // SAFETY: not null, and by the caller's promise terminated.
+    // SAFETY: the string is not null, so it ends in NUL (3).
     Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }

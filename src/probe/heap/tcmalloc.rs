@@ -1,14 +1,18 @@
-//! tcmalloc (gperftools), by `MallocExtension_GetNumericProperty`.
+//! Reads tcmalloc's (gperftools) statistics through `MallocExtension_GetNumericProperty`.
 //!
-//! What is what, in bytes, from gperftools' `docs/tcmalloc.html` and `src/tcmalloc.cc`:
+//! The figures, in bytes, from gperftools' `docs/tcmalloc.html` and `src/tcmalloc.cc`:
+//!
 //! - `in_use` is `generic.current_allocated_bytes`, each block rounded up to its size class.
-//! - `reserved` is `generic.heap_size` less `tcmalloc.pageheap_unmapped_bytes`, which were returned
-//!   to the system and are part of the virtual size only. The allocator's own data is not in it.
-//! - `free` is the difference: what the page heap and all caches hold. That is how
-//!   `current_allocated_bytes` is computed.
+//! - `reserved` is `generic.heap_size` minus `tcmalloc.pageheap_unmapped_bytes`, which were
+//!   returned to the system and are part of the virtual size only. The allocator's own data is not
+//!   included.
+//! - `free` is the difference: the memory in the page heap and in all caches. tcmalloc computes
+//!   `current_allocated_bytes` in this way.
 //!
-//! Invariants:
+//! Invariants of the unsafe code:
+//!
 //! 1. The functions have the types of `gperftools/malloc_extension_c.h` and `tcmalloc.h`.
+//! 2. The strings of `tc_version` are constants of the library.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, CStr};
@@ -36,9 +40,9 @@ struct Figures {
 }
 
 impl Tcmalloc {
-    /// tcmalloc, if `object` is it.
+    /// Returns the probe if `object` is tcmalloc.
     pub fn of(object: Object) -> Option<Tcmalloc> {
-        // SAFETY: the header's type (1).
+        // SAFETY: this is the type in the header (1).
         let property: Property = unsafe { object.function(c"MallocExtension_GetNumericProperty") }?;
         Some(Tcmalloc { property, version: version(object), pace: Pace::default() })
     }
@@ -56,7 +60,7 @@ impl Tcmalloc {
         })
     }
 
-    /// The figures; `forced` whatever they cost.
+    /// Returns the figures; `forced` queries them at any cost.
     pub fn read_all(&mut self, forced: bool) -> HeapReading {
         let mut pace = std::mem::take(&mut self.pace);
         let last = pace.ask(forced, || self.figures());
@@ -98,11 +102,11 @@ impl Tcmalloc {
 }
 
 fn version(object: Object) -> Option<String> {
-    // SAFETY: the header's type (1).
+    // SAFETY: this is the type in the header (1).
     let version: Version = unsafe { object.function(c"tc_version") }?;
     let (mut major, mut minor, mut patch) = (0, 0, std::ptr::null());
     version(&mut major, &mut minor, &mut patch);
-    // SAFETY: a constant of the library.
+    // SAFETY: `patch` points to a constant string of the library (2).
     let patch = unsafe { symbols::text(patch) }.unwrap_or_default();
     let digits = patch.trim_start_matches('.');
     let dot = if digits.is_empty() { "" } else { "." };

@@ -1,4 +1,4 @@
-//! The writable data of a loaded object, from its program headers in memory.
+//! Finds the writable data of a loaded object through its program headers in memory.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -11,8 +11,8 @@ const PF_W: u32 = 2;
 const EHDR: usize = 64;
 const PHDR: usize = 56;
 
-/// The writable segments of the 64-bit ELF object loaded at `base`, which has its first segment
-/// there, as libraries do.
+/// Returns the writable segments of the 64-bit ELF object loaded at `base`. Its first segment must
+/// be at `base`, as in libraries.
 pub fn writable_segments(memory: &impl Memory, base: usize) -> io::Result<Vec<Range<usize>>> {
     let unknown = || io::Error::from(io::ErrorKind::InvalidData);
     let mut header = [0u8; EHDR];

@@ -1,14 +1,14 @@
-//! A copy of a piece of the arena, in which headers are looked up.
+//! Reads headers from a copy of a part of the arena.
 #![forbid(unsafe_code)]
 
 use super::Stop;
 use crate::abi::glibc::{Header, ALIGNMENT, BACKWARD, FORWARD, MIN_CHUNK};
 use crate::sys::memory::Memory;
 
-/// Bytes that are read at once where chunks are small.
+/// Bytes to read at a time where chunks are small.
 const WINDOW: usize = 32 << 10;
 
-/// Whether there is a free chunk at the address, in one of malloc's lists.
+/// Returns whether a free chunk of one of malloc's lists is at the address.
 pub fn linked(memory: &impl Memory, at: usize) -> bool {
     let read = |at: usize, offset: usize| {
         let mut bytes = [0u8; 8];
@@ -22,7 +22,7 @@ pub fn linked(memory: &impl Memory, at: usize) -> bool {
     points_back(FORWARD, BACKWARD).and_then(|()| points_back(BACKWARD, FORWARD)).is_some()
 }
 
-/// A copy of a piece of the arena.
+/// A copy of a part of the arena.
 pub struct Window {
     bytes: Vec<u8>,
     start: usize,
@@ -36,12 +36,13 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Forgets the copy: the arena may have changed.
+    /// Discards the copy, because the arena may have changed.
     pub fn forget(&mut self) {
         self.length = 0;
     }
 
-    /// The header at an address; where headers are not sparse, what follows is read with it.
+    /// Returns the header at an address. Unless headers are sparse, the memory behind it is read as
+    /// well.
     pub fn header<M: Memory>(
         &mut self,
         memory: &M,
@@ -68,7 +69,7 @@ impl Window {
         Ok(Header::of(into))
     }
 
-    /// A free chunk not far behind an address where none need start.
+    /// Finds a free chunk a short distance behind an arbitrary address.
     pub fn find_free<M: Memory>(&mut self, memory: &M, from: usize, end: usize) -> Option<usize> {
         let room = end.checked_sub(from)?;
         let into = self.bytes.get_mut(..WINDOW.min(room))?;
