@@ -1,6 +1,6 @@
-//! Each allocator, live. The test harness runs tests on threads, but a probe belongs on the main
-//! thread of a process with a young heap: so each case runs in a process of its own, the test
-//! binary once more, before its `main`.
+//! Tests each allocator in a live process. The test harness runs tests on threads, but a probe
+//! belongs on the main thread of a process with a young heap. So each case runs in a process of its
+//! own: the test binary is started once more, and runs the case before its `main`.
 
 #![allow(unsafe_code)]
 
@@ -16,7 +16,7 @@ mod live;
 
 const CASE: &str = "MEMSTAT_HEAP_CASE";
 
-/// Runs a case in a process of its own, with a library preloaded.
+/// Runs a case in a process of its own, with a preloaded library.
 fn run(case: &str, preload: Option<&str>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(CASE, case);
@@ -75,7 +75,7 @@ fn library(name: &str) -> Option<String> {
     Some(line.rsplit("=> ").next()?.to_owned())
 }
 
-/// 64 MiB in 4 KiB blocks.
+/// Checks an allocator that holds 64 MiB in 4 KiB blocks.
 fn holds_what_it_was_given(name: &str, category: Category) {
     let mut probe = HeapProbe::new();
     let blocks: Vec<Vec<u8>> = (0..16384).map(|_| vec![1; 4096]).collect();
@@ -88,7 +88,7 @@ fn holds_what_it_was_given(name: &str, category: Category) {
     let about = |size: Option<u64>| size.is_none_or(|size| (64 << 20..128 << 20).contains(&size));
     assert!(allocator.reserved.is_some() && about(allocator.reserved));
     assert!(about(allocator.in_use) && about(reading.resident));
-    // Only mimalloc tells where its memory is.
+    // Only mimalloc reports where its memory is.
     assert_eq!(reading.ranges.is_empty(), category != Category::Mimalloc);
     let found = |block: &Vec<u8>| {
         let address = block.as_ptr() as usize;

@@ -1,4 +1,4 @@
-//! The arenas of glibc's malloc: where they are, what they hold, what of it is free.
+//! Reads the arenas of glibc's malloc: where they are, what they hold, and how much of it is free.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -8,55 +8,55 @@ use super::walk::{Limit, Stop, Walker};
 use crate::abi::glibc::{Arena, Counters, Layout, Mmapped, ALIGNMENT, COUNTERS};
 use crate::sys::memory::{word, Memory};
 
-/// The size and alignment of the heaps of all arenas but the first.
+/// The size and alignment of the heaps of all arenas except the first, in bytes.
 pub const HEAP_MAX: usize = 64 << 20;
-/// More arenas, or heaps of one, than these are taken for an error.
+/// A larger number of arenas, or of heaps of one arena, is treated as an error.
 const MOST_ARENAS: usize = 4096;
 const MOST_HEAPS: usize = 4096;
-/// `ar_ptr` and `prev` of `struct heap_info`; `size` follows.
+/// The fields `ar_ptr` and `prev` of `struct heap_info`, in bytes; `size` follows.
 const HEAP_INFO: usize = 16;
-/// How often an arena is walked that another thread changes meanwhile.
+/// The maximum number of walks over an arena that another thread changes meanwhile.
 const TRIES: usize = 3;
 
-/// Where malloc keeps its state; found once, the same in every forked process.
+/// The location of malloc's state. It is found once, and is the same in every forked process.
 #[derive(Debug, Clone, Copy)]
 pub struct State {
     /// The layout of an arena.
     pub layout: Layout,
     /// The address of `main_arena`.
     pub main: usize,
-    /// The first chunk of the `brk` heap, if a walk from there has proved right.
+    /// The first chunk of the `brk` heap; `None` unless a walk from there gave the right sum.
     pub first: Option<usize>,
-    /// Where the blocks with a mapping of their own are counted.
+    /// The location of the counters of blocks with a mapping of their own.
     pub counters: Option<Counters>,
 }
 
-/// What the arenas hold.
+/// The number of arenas and their memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Arenas.
+    /// The number of arenas.
     pub arenas: usize,
     /// Bytes from the system.
     pub system: usize,
-    /// The first arena has pieces outside the `brk` heap.
+    /// Whether the first arena has parts outside the `brk` heap.
     pub scattered: bool,
 }
 
-/// Reads the arenas. Its buffers are made once: reading must not allocate.
+/// Reads the arenas. Its buffers are allocated once, because reading must not allocate.
 pub struct Reader {
     pub(super) walker: Walker,
     pub(super) sweep: Sweep,
-    /// The arena at hand.
+    /// A copy of the current arena.
     pub(super) arena: Arena,
     again: Arena,
-    /// Its heaps, the newest first.
+    /// The heaps of the current arena, the newest first.
     regions: Vec<Range<usize>>,
-    /// Where its chunks are.
+    /// The ranges of the current arena's chunks.
     pub(super) extent: Extent,
 }
 
 impl Reader {
-    /// A reader for arenas of this layout.
+    /// Makes a reader for arenas of this layout.
     pub fn new(layout: Layout) -> Reader {
         Reader {
             walker: Walker::default(),
@@ -68,7 +68,7 @@ impl Reader {
         }
     }
 
-    /// Counts the arenas and their memory, and adds the regions of all but the first to `heaps`.
+    /// Counts the arenas and their memory. Adds the heaps of all arenas but the first to `heaps`.
     pub fn held(
         &mut self,
         memory: &impl Memory,
@@ -95,8 +95,8 @@ impl Reader {
         Err(Stop::Broken)
     }
 
-    /// Free bytes of all arenas and what they hold, by malloc's lists. `heap` is where the first
-    /// arena can be.
+    /// Returns the free bytes of all arenas, from malloc's lists, and what the arenas hold. `heap`
+    /// has the ranges that can contain the first arena.
     pub fn free(
         &mut self,
         memory: &impl Memory,
@@ -120,7 +120,7 @@ impl Reader {
         Err(Stop::Broken)
     }
 
-    /// Free bytes of the arena at `at`, which must be the same before and after its walk.
+    /// Returns the free bytes of the arena at `at`, which must not change during its walk.
     pub(super) fn free_of(
         &mut self,
         memory: &impl Memory,
@@ -160,7 +160,7 @@ impl Reader {
         Err(last)
     }
 
-    /// Finds out where the chunks of the arena at `at` are.
+    /// Finds the ranges of the chunks of the arena at `at`.
     pub(super) fn read_extent(
         &mut self,
         memory: &impl Memory,
@@ -176,7 +176,7 @@ impl Reader {
             return Ok(());
         }
         self.read_heaps(memory)?;
-        // The arena lies in its first heap, behind what all heaps begin with.
+        // The arena structure lies in its first heap, behind the header with which all heaps begin.
         let info = at % HEAP_MAX;
         for region in self.regions.iter().rev() {
             let mut size = [0u8; 8];
@@ -194,7 +194,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Follows the heaps of the arena at hand, which is not the first one.
+    /// Follows the list of heaps of the current arena, which is not the first one.
     fn read_heaps(&mut self, memory: &impl Memory) -> Result<(), Stop> {
         self.regions.clear();
         let mut at = self.arena.top() & !(HEAP_MAX - 1);
@@ -219,7 +219,7 @@ impl Reader {
     }
 }
 
-/// The counts of blocks with a mapping of their own.
+/// Reads the counters of blocks with a mapping of their own.
 pub fn mmapped(memory: &impl Memory, counters: Counters) -> Option<Mmapped> {
     let mut bytes = [0u8; COUNTERS];
     memory.read(counters.at, &mut bytes).ok()?;

@@ -1,4 +1,4 @@
-//! Finding malloc's state, once, and checking it against what malloc says of itself.
+//! Finds malloc's state once, and compares it with malloc's own figures.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -18,22 +18,22 @@ use crate::sys::maps;
 use crate::sys::memory::{Memory, Own};
 use crate::sys::pagemap::page_size;
 
-/// How often to try: another thread may change the heap in between.
+/// The maximum number of attempts, because another thread may change the heap meanwhile.
 const TRIES: usize = 5;
-/// The writable data of the C library is some 70 KiB.
+/// The maximum size of writable data to search, in bytes. The C library has about 70 KiB.
 const MOST_DATA: usize = 4 << 20;
 
-/// What was found.
+/// The result of the search.
 pub struct Calibration {
-    /// Where malloc's state is and how to read it, or why that is not known.
+    /// The location of malloc's state and a reader for it, or the reason why they are unknown.
     pub state: Result<(State, Reader), &'static str>,
-    /// Where the `brk` heap starts.
+    /// The start of the `brk` heap; 0 if there is none.
     pub heap_start: usize,
-    /// What malloc said.
+    /// malloc's own figures.
     pub told: Option<Told>,
 }
 
-/// Looks for malloc's state in the data of `object`.
+/// Searches malloc's state in the data of `object`.
 pub fn calibrate(object: Object, version: &str, functions: &Functions) -> Calibration {
     let heap_start = heap_start();
     let mut told = None;
@@ -82,7 +82,7 @@ fn find(
             None | Some(libc::EFAULT) => NOT_FOUND,
             Some(_) => NOT_READABLE,
         })?;
-    // Everything is allocated before the heap is looked at.
+    // All buffers are allocated before the heap is examined.
     let mut data: Vec<(usize, Vec<u8>)> = segments.iter().filter_map(room).collect();
     let mut reader = Reader::new(layout);
     let mut reason = NOT_FOUND;
@@ -124,7 +124,8 @@ fn find(
     Err(reason)
 }
 
-/// Free bytes of the first arena by address, if it is the only one.
+/// Returns the free bytes of the arenas, the first one swept by address; `None` if the count
+/// failed.
 fn sweep(reader: &mut Reader, state: &State, heap: &Range<usize>) -> Option<usize> {
     let place = Place { state, heap: heap.clone(), lists: Duration::ZERO };
     let mut count = Count::begin(state, true);
@@ -132,7 +133,7 @@ fn sweep(reader: &mut Reader, state: &State, heap: &Range<usize>) -> Option<usiz
     (done == Ok(Progress::Done)).then_some(count.free)
 }
 
-/// Room for a copy of a segment.
+/// Makes a buffer for a copy of a segment; `None` if the segment is too large.
 fn room(segment: &Range<usize>) -> Option<(usize, Vec<u8>)> {
     let start = segment.start.checked_next_multiple_of(16)?;
     let size = segment.end.checked_sub(start).filter(|size| *size <= MOST_DATA)?;

@@ -1,7 +1,7 @@
-//! A count of all that is free, arena by arena, in steps between which the program runs.
+//! Counts all free memory, arena by arena, in steps between which the program runs.
 //!
-//! An arena with few free chunks is counted by malloc's lists, at one moment and exactly. Where they
-//! are too many for that, or change while they are read, its chunks are swept by address.
+//! An arena with few free chunks is counted through malloc's lists, exactly and at one moment. If
+//! there are too many, or if they change while they are read, its chunks are swept by address.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -12,57 +12,58 @@ use super::walk::{Limit, Stop};
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::Memory;
 
-/// The most free chunks that are counted by lists.
+/// The maximum number of free chunks counted through lists.
 const LISTED: usize = 50_000;
-/// The most chunks of an arena that are looked at; those of 4 GiB in blocks of 64 bytes.
+/// The maximum number of chunks examined in one arena: those of 4 GiB in blocks of 64 bytes.
 const SWEPT: usize = 1 << 26;
-/// The most chunks of fast bins, which are read one by one in one go. A request of a kilobyte or
-/// more empties these bins.
+/// The maximum number of chunks in fast bins, which are read one by one in a single step. A request
+/// of a kilobyte or more empties these bins.
 const FAST: usize = 1024;
-/// With fewer free chunks than these, the lists are tried again.
+/// With fewer free chunks than this, the lists are tried again.
 const FEW: usize = 4096;
-/// More arenas than these are taken for an error.
+/// A larger number of arenas is treated as an error.
 const MOST_ARENAS: usize = 4096;
-/// How often an arena that another thread changes is tried again.
+/// The maximum number of attempts for an arena that another thread changes.
 const MOST_TRIES: usize = 8;
-/// An arena is begun with only if no more of a step's time than this has gone.
+/// A further arena is started in the same step only if at most this much of the step's time is
+/// used.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// A count under way, or done.
+/// A count that is in progress or complete.
 #[derive(Debug, Clone)]
 pub struct Count {
-    /// The arena at hand.
+    /// The address of the current arena.
     at: usize,
-    /// Whether it is being swept.
+    /// Whether the current arena is being swept.
     sweeping: bool,
-    /// Whether the first arena is swept from the start.
+    /// Whether the first arena is swept without trying its lists.
     pub many: bool,
     arenas: usize,
     tries: usize,
-    /// Free bytes.
+    /// Free bytes so far.
     pub free: usize,
-    /// Bytes from the system.
+    /// Bytes from the system so far.
     pub system: usize,
-    /// Time spent on it.
+    /// The processor time spent on the count.
     pub work: Duration,
-    /// When it began.
+    /// The time at which the count began.
     pub begun: Instant,
-    /// Whether some arena was swept: the figures are not of one moment.
+    /// Whether an arena was swept; then the figures are not of one moment.
     pub swept: bool,
 }
 
-/// What a step works with.
+/// The parameters of a step.
 pub struct Place<'a> {
-    /// Where malloc's state is.
+    /// The location of malloc's state.
     pub state: &'a State,
-    /// Where the first arena can be.
+    /// The range that contains the first arena.
     pub heap: Range<usize>,
-    /// The most time for an arena by its lists, in one go.
+    /// The maximum time for reading the lists of an arena, which is not interrupted.
     pub lists: Duration,
 }
 
 impl Count {
-    /// Starts a count. `many`: the first arena is known to have many free chunks.
+    /// Starts a count. `many` says that the first arena is known to have many free chunks.
     pub fn begin(state: &State, many: bool) -> Count {
         Count {
             at: state.main,
@@ -78,7 +79,7 @@ impl Count {
         }
     }
 
-    /// Goes on until the budget is spent or all is counted.
+    /// Continues until the budget is spent or everything is counted.
     pub fn step(
         &mut self,
         reader: &mut Reader,
@@ -115,7 +116,7 @@ impl Count {
         }
     }
 
-    /// The arena at hand by malloc's lists; `None` where that does not do.
+    /// Counts the current arena through malloc's lists; `None` if it has to be swept instead.
     fn lists(
         &mut self,
         reader: &mut Reader,
@@ -140,7 +141,7 @@ impl Count {
         Ok(None)
     }
 
-    /// Goes on with the arena at hand by address.
+    /// Continues to sweep the current arena; `None` if it is not complete.
     fn sweep(
         &mut self,
         reader: &mut Reader,

@@ -1,4 +1,4 @@
-//! When malloc's free chunks are counted, and the totals of the last count.
+//! Schedules the counts of malloc's free chunks, and keeps the totals of the last count.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -14,37 +14,37 @@ use crate::budget::{Budget, Progress};
 use crate::probe::heap::pace::cpu_time;
 use crate::sys::memory::Own;
 
-/// The most that reading malloc's lists of free chunks may take: it cannot be resumed, because the
-/// lists change in between.
+/// The maximum time for reading malloc's lists of free chunks. It cannot be interrupted, because
+/// the lists change in between.
 const LISTS_TIME: Duration = Duration::from_micros(500);
-/// The most that a count may take, over all its steps.
+/// The maximum processor time of a count, over all its steps.
 const MOST_WORK: Duration = Duration::from_secs(2);
-/// The pause after a count, as a multiple of what its steps took: counting takes 10 % of
-/// the event loop at most.
+/// The pause after a count, as a multiple of the time of its steps: counting takes at most 10 % of
+/// the event loop.
 const PAUSE: u32 = 10;
-/// A count that takes no longer is taken for every snapshot.
+/// A count that takes at most this long is done for every snapshot.
 const CHEAP: Duration = Duration::from_millis(1);
-/// Figures of a longer ago are waited for.
+/// A snapshot waits for new figures if the last ones are older than this.
 const FRESH: Duration = Duration::from_secs(2);
-/// Figures of a longer ago are said to be old.
+/// Figures older than this are reported as old.
 const OLD: Duration = Duration::from_secs(5);
 
-/// Totals of one count, or of one answer of malloc's.
+/// The totals of one count, or of one answer of malloc.
 #[derive(Debug, Clone, Copy)]
 pub struct Totals {
     /// Free bytes.
     pub free: usize,
-    /// Bytes in use, where all parts of the sum are known.
+    /// Bytes in use; `None` unless all parts of the sum are known.
     pub in_use: Option<usize>,
     /// Bytes that malloc has from the system.
     pub reserved: Option<usize>,
     /// Bytes of the blocks with a mapping of their own.
     pub mmapped: Option<usize>,
-    /// When they were counted.
+    /// The time at which they were counted.
     pub at: Instant,
-    /// How long the count took, where they are not of one moment.
+    /// The duration of the count; 0 if the totals are of one moment.
     pub over: Duration,
-    /// The process they are of.
+    /// The process that they belong to.
     pid: u32,
 }
 
@@ -61,7 +61,7 @@ impl Totals {
         }
     }
 
-    /// What was counted just now, with the blocks that have a mapping of their own.
+    /// Makes the totals of a count that is complete, including blocks with a mapping of their own.
     fn counted(count: &Count, mmapped: Option<Mmapped>) -> Totals {
         let used = count.system.checked_sub(count.free);
         let mmapped = mmapped.map(|mmapped| mmapped.bytes);
@@ -77,27 +77,27 @@ impl Totals {
     }
 }
 
-/// The count under way, and what is known of the last one.
+/// The count in progress, and the results of the last one.
 pub struct Counting {
-    /// [`LISTS_TIME`], but for tests.
+    /// [`LISTS_TIME`], except in tests.
     pub lists_time: Duration,
-    /// [`PAUSE`], but for tests.
+    /// [`PAUSE`], except in tests.
     pub pause: u32,
-    /// [`OLD`], but for tests.
+    /// [`OLD`], except in tests.
     pub old: Duration,
-    /// The count under way, and the process that counts.
+    /// The count in progress, and the process that does it.
     count: Option<(Count, u32)>,
-    /// What the last count took, and when it ended.
+    /// The processor time of the last count, and when it ended.
     counted: Option<(Duration, Instant)>,
-    /// Why it gave no figures.
+    /// The reason why the last count gave no figures.
     failed: Option<Stop>,
-    /// Whether the first arena had many free chunks.
+    /// Whether the first arena had many free chunks at the last count.
     many: bool,
     last: Option<Totals>,
 }
 
 impl Counting {
-    /// Begins with malloc's own answer, if there is one.
+    /// Starts with malloc's own answer, if there is one.
     pub fn new(told: Option<&Told>) -> Counting {
         Counting {
             lists_time: LISTS_TIME,
@@ -111,24 +111,25 @@ impl Counting {
         }
     }
 
-    /// The totals of the last count in this process.
+    /// Returns the totals of the last count in this process.
     pub fn last(&self) -> Option<Totals> {
         self.last.filter(|last| last.pid == std::process::id())
     }
 
-    /// Takes malloc's own answer in place of a count; `work` is the processor time it took.
+    /// Uses malloc's own answer instead of a count; `work` is the processor time that it took.
     pub fn replace(&mut self, told: &Told, work: Duration) {
         self.last = Some(Totals::of(told));
         (self.count, self.failed) = (None, None);
         self.counted = Some((work, Instant::now()));
     }
 
-    /// Whether a count is under way in this process.
+    /// Returns whether a count is in progress in this process.
     pub fn is_under_way(&self) -> bool {
         self.count.as_ref().is_some_and(|(_, pid)| *pid == std::process::id())
     }
 
-    /// Whether the last figures will do while a new count is under way: one that takes long.
+    /// Returns whether the last figures are recent enough to be used while a new count, which takes
+    /// long, is in progress.
     pub fn is_fresh(&self) -> bool {
         if self.counted.is_none_or(|(work, _)| work <= CHEAP) {
             return false;
@@ -136,8 +137,8 @@ impl Counting {
         self.last().is_some_and(|last| last.at.elapsed() < FRESH)
     }
 
-    /// Counts what is free, if the last figures call for that; goes on with a count under way. The
-    /// first arena lies in `heap`, which is read directly where this thread is `alone`.
+    /// Counts the free memory if the last figures are old enough, or continues a count in progress.
+    /// The first arena lies in `heap`, which is read directly if this thread is `alone`.
     pub fn step(
         &mut self,
         state: &State,
@@ -180,7 +181,7 @@ impl Counting {
         Progress::Done
     }
 
-    /// Why the figures are missing or old.
+    /// Returns the reason why the figures are missing or old.
     pub fn doubt(&self) -> Option<String> {
         let age = self.last().map(|last| last.at.elapsed());
         if age.is_some_and(|age| age < self.old) {

@@ -1,9 +1,12 @@
-//! What glibc offers of its malloc.
+//! Calls glibc's own functions about malloc.
 //!
-//! Invariants:
+//! Invariants of the unsafe code:
+//!
 //! 1. The functions are looked up in the object that defines `gnu_get_libc_version`, so they have
 //!    the types that glibc documents.
 //! 2. `mallinfo2` and `mallinfo` take the arenas' locks themselves and change nothing.
+//! 3. `gnu_get_libc_version` returns a constant string, and `sbrk` with an increment of 0 changes
+//!    nothing.
 #![allow(unsafe_code)]
 
 use std::ffi::c_char;
@@ -11,22 +14,22 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::super::symbols::{self, Object};
 
-/// What `mallinfo2` says, the fields used here.
+/// The fields of `mallinfo2` that are used here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Bytes from the system, blocks with a mapping of their own apart.
+    /// Bytes from the system, without blocks that have a mapping of their own.
     pub arena: usize,
-    /// Blocks with a mapping of their own.
+    /// The number of blocks with a mapping of their own.
     pub hblks: usize,
-    /// Their bytes.
+    /// Bytes of those blocks.
     pub hblkhd: usize,
-    /// Bytes handed out of `arena`.
+    /// Bytes of `arena` that are in use.
     pub uordblks: usize,
     /// Bytes of `arena` that are free.
     pub fordblks: usize,
 }
 
-/// `struct mallinfo2` (`size_t`) and `struct mallinfo` (`int`).
+/// `struct mallinfo2` (with `size_t`) or `struct mallinfo` (with `int`).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Info<T> {
@@ -42,7 +45,7 @@ struct Info<T> {
     keepcost: T,
 }
 
-/// glibc's malloc.
+/// The functions of glibc's malloc.
 #[derive(Clone, Copy)]
 pub struct Functions {
     mallinfo2: Option<extern "C" fn() -> Info<usize>>,
@@ -55,17 +58,17 @@ impl Functions {
     pub fn of(object: Object) -> Functions {
         let flag = object.address(c"__libc_single_threaded");
         Functions {
-            // SAFETY: the types that glibc documents (1).
+            // SAFETY: this is the type that glibc documents (1).
             mallinfo2: unsafe { object.function(c"mallinfo2") },
-            // SAFETY: as above.
+            // SAFETY: this is the type that glibc documents (1).
             mallinfo: unsafe { object.function(c"mallinfo") },
-            // SAFETY: a `char` of the C library, which stays loaded; only that library writes it,
-            // in whole bytes, so that an atomic read is one of the same byte (1).
+            // SAFETY: the symbol is a `char` of the C library, which stays loaded. Only that
+            // library writes it, as a whole byte, so an atomic read returns that byte (1).
             single_threaded: flag.map(|flag| unsafe { &*flag.cast::<AtomicU8>() }),
         }
     }
 
-    /// What malloc says of itself. Walks all free chunks with the arenas locked.
+    /// Returns malloc's own figures. Walks all free chunks with the arenas locked.
     pub fn told(&self) -> Option<Told> {
         if let Some(mallinfo2) = self.mallinfo2 {
             let info = mallinfo2();
@@ -77,7 +80,8 @@ impl Functions {
                 fordblks: info.fordblks,
             });
         }
-        // Wraps at 4 GiB, so only figures that are small, as at the start of a process, are good.
+        // These fields wrap at 4 GiB, so only small figures are correct, as at the start of a
+        // process.
         let info = self.mallinfo?();
         let size = |field: i32| usize::try_from(field).ok();
         Some(Told {
@@ -89,33 +93,33 @@ impl Functions {
         })
     }
 
-    /// Whether [`Functions::told`] can be trusted with any size.
+    /// Returns whether the figures of [`Functions::told`] are correct for any size.
     pub fn wide(&self) -> bool {
         self.mallinfo2.is_some()
     }
 
-    /// Whether the C library knows that no other thread exists.
+    /// Returns whether the C library knows that no other thread exists.
     pub fn single_threaded(&self) -> bool {
         self.single_threaded.is_some_and(|flag| flag.load(Ordering::Relaxed) != 0)
     }
 }
 
-/// The version of the C library, if `object` is glibc.
+/// Returns the version of the C library if `object` is glibc.
 pub fn version(object: Object) -> Option<String> {
-    // SAFETY: the type that glibc documents (1).
+    // SAFETY: this is the type that glibc documents (1).
     let version: extern "C" fn() -> *const c_char =
         unsafe { object.function(c"gnu_get_libc_version") }?;
-    // SAFETY: a constant of the library.
+    // SAFETY: the function returns a constant string of the library (3).
     unsafe { symbols::text(version()) }
 }
 
-/// The end of the `brk` heap.
+/// Returns the end of the `brk` heap.
 pub fn heap_end() -> usize {
-    // SAFETY: an increment of 0 changes nothing and returns the end.
+    // SAFETY: an increment of 0 changes nothing and returns the end (3).
     unsafe { libc::sbrk(0) as usize }
 }
 
-/// What malloc says, for tests.
+/// Returns malloc's own figures, for tests.
 #[cfg(test)]
 pub fn told(object: Object) -> Told {
     Functions::of(object).told().unwrap_or_default()

@@ -1,10 +1,10 @@
-//! Where malloc's blocks with a mapping of their own are.
+//! Finds malloc's blocks with a mapping of their own.
 //!
-//! malloc keeps no list of them, only their number and bytes. Each starts at the start of a page
-//! with its header: 0, then the size in whole pages with the flag "mapped". (A block with a larger
-//! alignment keeps that first header in front of its own.) So the headers are looked for at the
-//! pages in RAM of private anonymous memory, and what is found must add up to the counts. What was
-//! found is remembered, and looked at first the next time.
+//! malloc keeps no list of them, only their number and bytes. Each begins with its header at the
+//! start of a page: 0, then the size in whole pages with the flag "mapped". (A block with a larger
+//! alignment keeps that first header in front of its own.) So the headers are searched at the pages
+//! in RAM of private anonymous memory, and the blocks found must add up to the counters. The blocks
+//! found are remembered, and are checked first the next time.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -15,13 +15,13 @@ use crate::budget::{Budget, Progress};
 use crate::sys::memory::{Memory, BATCH, RECORD};
 use crate::sys::pagemap::{page_size, Page, PageMap, PAGES_A_PIECE};
 
-/// Which pages are in RAM; a trait for the tests' sake.
+/// Reports which pages are in RAM. It is a trait for the sake of the tests.
 pub trait Pages {
-    /// As [`PageMap::piece`].
+    /// See [`PageMap::piece`].
     fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize>;
 }
 
-/// What is known of a page.
+/// The state of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// A private anonymous page in RAM.
@@ -48,33 +48,33 @@ impl Pages for PageMap {
     }
 }
 
-/// Blocks looked at in a row before the time is.
+/// Blocks to examine in a row before the budget is checked.
 const AT_ONCE: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Looking again at block `.0` of those found before.
+    /// Block `.0` of those found earlier is checked next.
     Known(usize),
-    /// Looking at the start of segment `.0`, and from block to block behind it.
+    /// The start of segment `.0` is examined next, and the blocks directly behind it.
     Starts(usize),
-    /// Looking at every page from address `.1` in segment `.0` on.
+    /// The pages from address `.1` in segment `.0` on are examined next.
     Pages(usize, usize),
     Done,
 }
 
-/// The search.
+/// A search for the blocks.
 #[derive(Debug)]
 pub struct Finder {
-    /// Found, by address.
+    /// The blocks found so far, in ascending order.
     known: Vec<Range<usize>>,
-    /// Where they can be: disjoint, by address.
+    /// The memory to search: disjoint, in ascending order.
     segments: Vec<Range<usize>>,
     stage: Stage,
-    /// What the last search through all pages did not find.
+    /// The wanted and the found blocks of the last search through all pages that did not succeed.
     missed: Option<(Mmapped, Mmapped)>,
-    /// Pages in RAM of the piece at hand.
+    /// The pages in RAM of the current piece.
     present: Vec<usize>,
-    /// Whether anything could not be read.
+    /// Whether some memory or page state could not be read.
     failed: bool,
 }
 
@@ -101,28 +101,28 @@ impl Finder {
         self.known.retain(|block| inside(segments, block));
     }
 
-    /// What is found by now.
+    /// Returns the number and bytes of the blocks found so far.
     pub fn found(&self) -> Mmapped {
         let bytes = self.known.iter().map(|block| block.end.saturating_sub(block.start)).sum();
         Mmapped { count: self.known.len(), bytes }
     }
 
-    /// The blocks found, by address.
+    /// Returns the blocks found so far, in ascending order.
     pub fn blocks(&self) -> &[Range<usize>] {
         &self.known
     }
 
-    /// Whether something could not be read.
+    /// Returns whether some memory or page state could not be read.
     pub fn failed(&self) -> bool {
         self.failed
     }
 
-    /// Forgets what was found.
+    /// Discards the blocks found so far.
     pub fn forget(&mut self) {
         self.known.clear();
     }
 
-    /// Goes on. `expected` reads the counts of malloc.
+    /// Continues the search. `expected` reads malloc's counters.
     pub fn step(
         &mut self,
         memory: &impl Memory,
@@ -151,7 +151,8 @@ impl Finder {
                 self.missed = None;
                 self.stage = Stage::Done;
             } else if matches!(before, Stage::Starts(_)) && matches!(self.stage, Stage::Pages(..)) {
-                // A search through all pages that has failed once is not made again for the same.
+                // A search through all pages that failed is not repeated for the same wanted and
+                // found blocks.
                 if self.missed == Some((wanted, self.found())) {
                     self.stage = Stage::Done;
                 }
@@ -168,7 +169,7 @@ impl Finder {
         }
     }
 
-    /// Drops blocks found before that are no more.
+    /// Drops blocks found earlier that no longer exist.
     fn look_again(
         &mut self,
         at: usize,
@@ -182,7 +183,8 @@ impl Finder {
             let Some(block) = self.known.get(i).cloned() else {
                 break;
             };
-            // A header that is swapped out is not read back in for this; the sum will tell.
+            // A header that is swapped out is not read back in; the sums show whether the block is
+            // gone.
             let good = match state_of(pages, block.start)? {
                 State::Present => header(memory, block.start)? == Some(block.end - block.start),
                 State::Swapped => true,
@@ -258,7 +260,7 @@ impl Finder {
         Ok(Stage::Pages(segment, next??))
     }
 
-    /// Looks for headers at these pages. Returns where to go on, `end` when all were looked at.
+    /// Examines these pages for headers. Returns where to continue; `end` if all were examined.
     fn look_at(
         &mut self,
         present: &[usize],
@@ -277,7 +279,7 @@ impl Finder {
                     return Ok(page + size);
                 }
             }
-            // A page that cannot be read has gone since.
+            // A page that cannot be read has been unmapped since.
             let gone = usize::from(read < rest.len().min(BATCH));
             rest = rest.get(read + gone..).unwrap_or_default();
             if let Some(next) = rest.first().filter(|_| budget.spent()) {
@@ -287,7 +289,7 @@ impl Finder {
         Ok(end)
     }
 
-    /// The address itself, or the end of the known blocks that it lies in.
+    /// Returns the address itself, or the end of the known blocks that contain it.
     fn past_known(&self, mut at: usize) -> usize {
         let first = self.known.partition_point(|block| block.end <= at);
         for block in self.known.get(first..).unwrap_or_default() {
@@ -299,7 +301,8 @@ impl Finder {
         at
     }
 
-    /// Takes a block in if it fits into its segment and between the known ones.
+    /// Adds a block if it fits into its segment and between the known blocks. Returns whether it
+    /// does.
     fn insert(&mut self, at: usize, size: usize, segment: &Range<usize>) -> bool {
         let Some(end) = at.checked_add(size).filter(|end| *end <= segment.end) else {
             return false;
@@ -314,7 +317,8 @@ impl Finder {
         fits
     }
 
-    /// Drops a block that is one too many: if exactly one is, and its size says which.
+    /// Drops a surplus block if there is exactly one, and only one block has the surplus size.
+    /// Returns whether a block was dropped.
     pub fn drop_excess(&mut self, wanted: Mmapped) -> bool {
         let found = self.found();
         let excess = found.bytes.checked_sub(wanted.bytes);
@@ -336,7 +340,7 @@ fn state_of(pages: &dyn Pages, at: usize) -> io::Result<State> {
     Ok(state)
 }
 
-/// The size in the header of a block at a page in RAM.
+/// Returns the size in the header of a block at a page in RAM.
 fn header(memory: &impl Memory, at: usize) -> io::Result<Option<usize>> {
     let mut record = [[0u8; RECORD]];
     let read = memory.read_each(&[at], &mut record)?;

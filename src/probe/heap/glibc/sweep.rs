@@ -1,19 +1,19 @@
-//! A walk over the chunks of one arena by address, in steps between which the program runs.
+//! Walks over the chunks of one arena by address, in steps between which the program runs.
 //!
-//! Malloc's lists of free chunks change between two steps: a chunk moves from one list to another,
-//! and would be counted twice or never. By address, each byte of the arena is counted exactly once,
-//! as it was when the walk passed it: what is allocated or freed during the walk is counted either
-//! way, nothing else is wrong.
+//! malloc's lists of free chunks change between two steps: a chunk may move from one list to
+//! another, and would then be counted twice or never. By address, each byte of the arena is counted
+//! exactly once, with its state when the walk passed it. Memory that is allocated or freed during
+//! the walk is counted as one or the other; nothing else can be wrong.
 //!
-//! Between two steps the chunk at which the walk stands may be merged with the one in front of it;
-//! then no chunk starts there any more. A chunk only disappears into one in front of it, whose size
-//! changes by that. So a place is remembered with the sizes of the chunks in front of it, and taken
-//! up again while they are the same; else the walk goes back to an earlier place.
+//! Between two steps the chunk at the current place may be merged with the one in front of it; then
+//! no chunk starts there any more. A chunk can only disappear by merging into one in front of it,
+//! whose size then changes. So a place is stored with the sizes of the chunks in front of it. The
+//! walk continues there if they are still the same, and otherwise returns to an earlier place.
 //!
-//! Each header is waited for to know where the next one is. Where memory is read directly, several
-//! walks go on side by side, each from a free chunk that malloc's lists prove to be one to the
-//! start of the next walk. One whose start is no chunk's any more is dropped, and the one in front of
-//! it goes on in its place.
+//! Each header must arrive from memory before the address of the next one is known. Where memory is
+//! read directly, several walks therefore run side by side. Each runs from a free chunk, which
+//! malloc's lists prove to be one, to the start of the next walk. If no chunk starts at a walk's
+//! start any more, the walk is dropped, and the one in front of it continues in its place.
 #![forbid(unsafe_code)]
 
 mod lane;
@@ -27,23 +27,23 @@ pub use lane::Extent;
 use lane::{Lane, TRAIL};
 use window::Window;
 
-/// Chunks of a walk between two places that it remembers.
+/// The number of chunks between two places that a walk remembers.
 const PIECE: usize = 32;
-/// Walks side by side.
+/// The number of walks side by side.
 const LANES: usize = 16;
-/// What is shorter is walked alone.
+/// An arena with fewer bytes than this has a single walk.
 const SHORT: usize = 1 << 20;
-/// How often the walk may go back.
+/// The maximum number of times that the walk may go back.
 const MOST_SETBACKS: usize = 4096;
-/// How often it may find the same place broken.
+/// The maximum number of times that it may find the same place broken.
 const MOST_TRIES: usize = 3;
 
-/// A walk, and its buffers: made once, so that a walk allocates nothing.
+/// A walk and its buffers. They are allocated once, so that a walk allocates nothing.
 pub struct Sweep {
     lanes: Vec<Lane>,
-    /// How many of them there are in this walk.
+    /// The number of lanes used in this walk.
     used: usize,
-    /// Whether they have been placed.
+    /// Whether the lanes have been placed.
     placed: bool,
     window: Window,
     visits: usize,
@@ -64,7 +64,7 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Starts a walk that looks at a limited number of chunks.
+    /// Starts a walk that examines at most `visits` chunks.
     pub fn begin(&mut self, extent: &Extent, visits: usize) {
         let at = extent.parts.first().map_or(0, |part| part.start);
         if let Some(first) = self.lanes.first_mut() {
@@ -74,12 +74,12 @@ impl Sweep {
         (self.visits, self.setbacks) = (visits, 0);
     }
 
-    /// Free bytes of all bins and the topmost chunk; fast bins count as in use here.
+    /// Returns the free bytes of all bins and the top chunk. Fast bins count as in use here.
     pub fn free(&self) -> usize {
         self.active().fold(0usize, |sum, lane| sum.saturating_add(lane.total))
     }
 
-    /// Free chunks.
+    /// Returns the number of free chunks.
     pub fn chunks(&self) -> usize {
         self.active().fold(0usize, |sum, lane| sum.saturating_add(lane.place.chunks))
     }
@@ -88,7 +88,7 @@ impl Sweep {
         self.lanes.iter().take(self.used)
     }
 
-    /// Goes on. The arena may have changed since the last step.
+    /// Continues the walk. The arena may have changed since the last step.
     pub fn step<M: Memory>(
         &mut self,
         memory: &M,
@@ -130,8 +130,8 @@ impl Sweep {
         }
     }
 
-    /// A chunk of each walk, or several of the first one where reading side by side is no use.
-    /// Whether there is more.
+    /// Counts one chunk of each walk, or only of the first one if reading side by side is useless.
+    /// Returns whether there is more to do.
     fn round<M: Memory>(&mut self, memory: &M, extent: &Extent) -> Result<bool, Stop> {
         let mut undone = false;
         let mut i = 0;
@@ -156,8 +156,8 @@ impl Sweep {
         Ok(undone)
     }
 
-    /// Takes a walk back to its last place that is still one; or drops it, where there is none, and
-    /// returns the one in front of it, which goes on in its place.
+    /// Moves a walk back to its last place that is still valid. If there is none, drops the walk,
+    /// and returns the index of the walk in front of it, which continues in its place.
     fn set_back<M: Memory>(
         &mut self,
         mut i: usize,
@@ -198,7 +198,7 @@ impl Sweep {
         }
     }
 
-    /// Drops a walk: the one in front of it goes on to its end.
+    /// Drops a walk; the one in front of it continues to its end.
     fn drop_lane(&mut self, i: usize) {
         let end = self.lanes.get(i).and_then(|lane| lane.end);
         if let Some(before) = i.checked_sub(1).and_then(|before| self.lanes.get_mut(before)) {
@@ -210,7 +210,7 @@ impl Sweep {
         }
     }
 
-    /// Places further walks in an arena of one part, evenly.
+    /// Places further walks at equal distances in an arena that has one part.
     fn place_lanes<M: Memory>(&mut self, memory: &M, extent: &Extent) {
         let [part] = &extent.parts[..] else { return };
         let Some(length) = extent.top.checked_sub(part.start).filter(|length| *length >= SHORT)

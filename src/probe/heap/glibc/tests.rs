@@ -1,4 +1,4 @@
-//! The parts that read malloc's structures, on memory made up for it.
+//! Tests the parts that read malloc's structures, on artificial memory.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ const AT: usize = 0x7000_0000;
 const HEAP: Range<usize> = 0x10_0000..0x20_0000;
 const PAGE: usize = 4096;
 
-/// Words at addresses; the rest of a page that has one is 0, other pages are not there.
+/// Words at addresses. Other words of a page that has one are 0; other pages do not exist.
 #[derive(Default, Clone)]
 struct Made {
     words: BTreeMap<usize, usize>,
@@ -68,7 +68,8 @@ impl Pages for Made {
     }
 }
 
-/// An arena with a fast bin of two, a bin of `count` chunks of 64 bytes, and a top of 4096.
+/// An arena with a fast bin of two chunks, a bin of `count` chunks of 64 bytes, and a top chunk of
+/// 4096.
 fn arena(count: usize) -> (Made, [u8; IMAGE]) {
     let mut image = [0u8; IMAGE];
     let mut put = |at: usize, word: usize| {
@@ -115,7 +116,7 @@ fn counts_every_free_chunk_once() {
     for count in [0, 1, 2, 3, 4, 5, 100, 501] {
         let (made, image) = arena(count);
         assert_eq!(walk(&made, &image, 1000), Ok(4096 + 2 * 32 + count * 64));
-        // A chunk of a bin is read once, and so are the two of the fast bin.
+        // Each chunk of the bin is read once, and so are the two of the fast bin.
         assert_eq!(made.reads.get(), count + 2);
     }
 }
@@ -137,16 +138,16 @@ fn believes_nothing_that_does_not_fit() {
     let (good, image) = arena(50);
     let chunk = |i: usize| HEAP.start + 0x1000 + i * 128;
     let wrong: [(usize, usize); 10] = [
-        (chunk(20) + 24, chunk(2)),        // not the chunk it came from
+        (chunk(20) + 24, chunk(2)),        // not the previous chunk
         (chunk(20) + 16, chunk(3)),        // a loop
         (chunk(20) + 16, chunk(21) + 8),   // not aligned
         (chunk(20) + 16, 0x5000_0000),     // not in the heap, not readable
         (chunk(20) + 16, AT),              // not in the heap
         (chunk(20) + 8, 16),               // smaller than any chunk
-        (chunk(20) + 8, 72),               // no multiple of the alignment
-        (chunk(20) + 8, 0x20_0000),        // more than all there is
-        (HEAP.start + 0x100 + 16, 0x1234), // a fast bin's link, not mangled
-        (HEAP.end - 4096 + 8, usize::MAX), // top
+        (chunk(20) + 8, 72),               // not a multiple of the alignment
+        (chunk(20) + 8, 0x20_0000),        // larger than the arena
+        (HEAP.start + 0x100 + 16, 0x1234), // a link of a fast bin that is not mangled
+        (HEAP.end - 4096 + 8, usize::MAX), // the top chunk
     ];
     for (address, word) in wrong {
         let mut made = good.clone();
@@ -198,7 +199,7 @@ fn layouts_go_by_version() {
     assert_eq!(["2.12", "3.0", "2", "", "2.x"].map(Layout::of_version), [None; 5]);
 }
 
-/// Pages from `range`, all in RAM, each with a word that is no header's.
+/// Pages of `range`, all in RAM, each with a word that is not part of a header.
 fn touched(range: Range<usize>) -> Made {
     let mut made = Made::default();
     made.words.extend(range.step_by(PAGE).map(|page| (page + 64, 1)));
@@ -225,16 +226,16 @@ fn finds_blocks_at_any_page() {
     for (start, pages) in blocks {
         made.words.insert(page(start) + 8, pages * PAGE + 2);
     }
-    made.words.insert(page(550) + 8, 2 * PAGE + 2); // inside a block: its contents
+    made.words.insert(page(550) + 8, 2 * PAGE + 2); // inside a block
     made.words.insert(page(2000) + 8, 2000 * PAGE + 2); // longer than the mapping
-    made.words.insert(page(2001) + 8, PAGE + 3); // not the flags of such a block
+    made.words.insert(page(2001) + 8, PAGE + 3); // flags of another type of block
     let wanted = Mmapped { count: 4, bytes: 112 * PAGE };
     let mut finder = Finder::default();
     search(&mut finder, &made, segment.clone(), wanted);
     assert_eq!(finder.found(), wanted);
     assert_eq!(finder.blocks()[2], page(500)..page(600));
 
-    // All are known: nothing is searched. One is freed: it is dropped.
+    // All blocks are known, so nothing is searched. A freed block is dropped.
     made.reads.set(0);
     search(&mut finder, &made, segment.clone(), wanted);
     assert_eq!(made.reads.get(), 4);
@@ -244,7 +245,7 @@ fn finds_blocks_at_any_page() {
     assert_eq!(search(&mut finder, &made, segment.clone(), fewer), 1);
     assert_eq!(finder.found(), fewer);
 
-    // One that cannot be found: the pages are searched for it once.
+    // A block that cannot be found: all pages are searched for it once.
     let more = Mmapped { count: 4, bytes: 13 * PAGE };
     assert!(search(&mut finder, &made, segment.clone(), more) > 10);
     made.reads.set(0);

@@ -1,10 +1,12 @@
-//! A bounded walk over the free chunks of one arena.
+//! Walks over the free chunks of one arena, within limits.
 //!
-//! What is counted is what `mallinfo2` counts as `fordblks`: the chunks of all bins and fast bins,
-//! and the topmost chunk. (Chunks in the caches of threads are in use to it, and so here.)
+//! The result is the sum that `mallinfo2` returns as `fordblks`: the chunks of all bins and fast
+//! bins, and the top chunk. (Chunks in the caches of threads count as in use there, and so they do
+//! here.)
 //!
-//! Reading a list means waiting for each chunk's memory to know the next one, so all lists of the
-//! arena are walked side by side, each bin from both of its ends, and every round is one batch.
+//! The address of a chunk is only known when its predecessor in the list has been read, so all
+//! lists of the arena are walked side by side, each bin from both ends, and each round is one batch
+//! of reads.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -14,19 +16,19 @@ use crate::abi::glibc::{chunk_size, Arena, Layout, ALIGNMENT, BINS, MIN_CHUNK};
 use crate::budget::Budget;
 use crate::sys::memory::{word, Memory, Record, BATCH, RECORD};
 
-/// Why a walk gave no figure.
+/// The reason why a walk gave no figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// More chunks than the limit, or no more time.
+    /// The limit of chunks or of time was exceeded.
     TooMany,
-    /// Something is not as it must be: another thread changed it meanwhile, or it is unknown.
+    /// Data is inconsistent: another thread changed it meanwhile, or its format is unknown.
     Broken,
     /// Memory cannot be read at all.
     Unreadable,
 }
 
 impl Stop {
-    /// Why memory could not be read.
+    /// Converts an error of a read.
     pub fn of(error: io::Error) -> Stop {
         match error.raw_os_error() {
             Some(libc::EFAULT) => Stop::Broken,
@@ -35,22 +37,22 @@ impl Stop {
     }
 }
 
-/// What may still be spent, over all arenas of one walk.
+/// The remaining limits, over all arenas of one walk.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// Chunks.
+    /// The number of chunks that may still be read.
     pub visits: usize,
-    /// Time.
+    /// The remaining time.
     pub budget: Budget,
 }
 
-/// Where a list is being read.
+/// The current place in a list.
 #[derive(Debug, Clone, Copy)]
 enum Cursor {
     Fast {
         at: usize,
     },
-    /// Both ends of a bin move towards each other: the chunk and the one it came from.
+    /// Both ends of a bin move towards each other. Each end has its current and its previous chunk.
     Bin {
         first: usize,
         before: usize,
@@ -59,8 +61,8 @@ enum Cursor {
     },
 }
 
-/// The buffers of a walk, made once so that a walk allocates nothing: it would change what it
-/// reads.
+/// The buffers of a walk. They are allocated once, because an allocation during a walk would change
+/// the data that it reads.
 pub struct Walker {
     lists: Vec<Cursor>,
     addresses: Vec<usize>,
@@ -78,7 +80,7 @@ impl Default for Walker {
 }
 
 impl Walker {
-    /// Free bytes of an arena whose chunks lie in `regions`.
+    /// Returns the free bytes of an arena whose chunks lie in `regions`.
     pub fn free(
         &mut self,
         memory: &impl Memory,
@@ -100,7 +102,7 @@ impl Walker {
         Ok(sum.bytes)
     }
 
-    /// Free bytes of the arena's fast bins.
+    /// Returns the free bytes of the arena's fast bins.
     pub fn fast(
         &mut self,
         memory: &impl Memory,
@@ -141,7 +143,7 @@ impl Walker {
         Ok(())
     }
 
-    /// Puts a cursor on every list that is not empty.
+    /// Places a cursor on every list that is not empty.
     fn start(&mut self, arena: &Arena) {
         self.lists.clear();
         self.lists.extend(arena.fast_bins().map(|at| Cursor::Fast { at }));
@@ -153,7 +155,7 @@ impl Walker {
         }));
     }
 
-    /// Reads the chunks that the cursors are on, in the cursors' order.
+    /// Reads the chunks under the cursors, in the order of the cursors.
     fn read_round(&mut self, memory: &impl Memory, limit: &mut Limit) -> Result<(), Stop> {
         self.addresses.clear();
         for cursor in &self.lists {
@@ -179,7 +181,7 @@ impl Walker {
     }
 }
 
-/// Counts the chunks under a cursor and moves it on. Says whether there is more.
+/// Counts the chunks under a cursor and moves it on. Returns whether there is more in the list.
 fn advance<'a>(
     cursor: &mut Cursor,
     layout: Layout,
@@ -227,7 +229,7 @@ fn advance<'a>(
     }
 }
 
-/// Free bytes so far, and what they must keep to.
+/// The free bytes so far, and the limits for them.
 struct Sum<'a> {
     regions: &'a [Range<usize>],
     bytes: usize,

@@ -1,4 +1,4 @@
-//! glibc, compared with its own account.
+//! Compares the probe of glibc with glibc's own figures.
 
 use std::hint::black_box;
 
@@ -6,7 +6,7 @@ use super::super::pace::cpu_time;
 use super::super::symbols::Object;
 use super::*;
 
-/// What `mallinfo2` says.
+/// Returns malloc's own figures.
 fn told() -> super::super::glibc::Told {
     super::super::glibc::told(Object::of_malloc().unwrap())
 }
@@ -15,8 +15,8 @@ fn slices() -> Budget {
     Budget::new(Duration::from_micros(300))
 }
 
-/// A probe that counts for each measurement, and that no busy machine makes give up the lists: the
-/// limit of chunks is left.
+/// Makes a probe that counts at each measurement, and that does not give up the lists on a busy
+/// machine: only the limit of chunks applies.
 fn patient() -> HeapProbe {
     let mut probe = HeapProbe::new();
     glibc(&mut probe).counting.lists_time = Duration::from_secs(10);
@@ -31,10 +31,10 @@ fn glibc(probe: &mut HeapProbe) -> &mut Glibc {
     }
 }
 
-/// The probe must say what malloc says. The comparison allocates nothing in between.
+/// Checks that the probe and malloc report the same figures. Nothing is allocated between the two.
 fn agrees(probe: &mut HeapProbe) -> HeapReading {
     let (reading, steps, longest) = measure(probe, slices);
-    // The reading itself is memory, too: take it again, with as much of it in place.
+    // The reading itself takes memory, too: take it again while the first one exists.
     let told = told();
     println!("{reading:?}\n{told:?}\n{steps} steps, longest {longest:?}");
     let allocator = &reading.allocator;
@@ -101,7 +101,7 @@ pub fn case(name: &str) {
     }
 }
 
-/// Several arenas, one of more than one heap.
+/// Checks several arenas, one of them with more than one heap.
 fn threads(probe: &mut HeapProbe) {
     let (done, wait) = std::sync::mpsc::channel::<usize>();
     let gate = std::sync::Arc::new(std::sync::Barrier::new(5));
@@ -123,13 +123,13 @@ fn threads(probe: &mut HeapProbe) {
     assert!(blocks.iter().all(|block| inside(&reading, *block, 1100)));
     gate.wait();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    // The large arena has kept one heap and the small ones have few free chunks.
+    // The large arena has kept one heap, and the small ones have few free chunks.
     agrees(probe);
 }
 
-/// A mapping of someone else's, all in RAM, which the kernel places next to malloc's.
+/// Maps other memory, all of it in RAM, which the kernel places next to malloc's.
 fn foreign(size: usize) -> usize {
-    // SAFETY: a new anonymous mapping, written within its size.
+    // SAFETY: the mapping is new and anonymous, and is written within its size.
     unsafe {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -140,11 +140,11 @@ fn foreign(size: usize) -> usize {
     }
 }
 
-/// Blocks with mappings of their own, next to each other and to another's mapping.
+/// Checks blocks with mappings of their own, next to each other and to another mapping.
 fn mapped(probe: &mut HeapProbe) {
     let mut kept: Vec<Vec<u8>> = (0..20).map(|i| vec![1; (300 << 10) + i * 5000]).collect();
     let layout = std::alloc::Layout::from_size_align(400 << 10, 4096).unwrap();
-    // SAFETY: the layout is not empty; freed below with the same layout.
+    // SAFETY: the size in the layout is not 0; the block is freed below with the same layout.
     let aligned = unsafe { std::alloc::alloc(layout) };
     let foreign = foreign(64 << 20);
     kept.extend((0..5).map(|_| vec![1; 200 << 10]));
@@ -160,16 +160,16 @@ fn mapped(probe: &mut HeapProbe) {
     kept.truncate(7);
     let reading = agrees(probe);
     assert!(kept.iter().all(|block| inside(&reading, block.as_ptr() as usize, block.len())));
-    // SAFETY: allocated above with this layout.
+    // SAFETY: the block was allocated above with this layout.
     unsafe { std::alloc::dealloc(aligned, layout) };
     agrees(probe);
 }
 
-/// The probe works on in a child, which has no figures of its own at first.
+/// Checks that the probe works in a child, which has no figures of its own at first.
 fn forked(probe: &mut HeapProbe) {
     let block = vec![1u8; 500 << 10];
     agrees(probe);
-    // SAFETY: a single thread.
+    // SAFETY: the process has a single thread.
     match unsafe { libc::fork() } {
         0 => {
             let reading = agrees(probe);
@@ -178,14 +178,14 @@ fn forked(probe: &mut HeapProbe) {
         }
         child => {
             let mut status = 0;
-            // SAFETY: waits for the child just made.
+            // SAFETY: the call waits for the child that was just made.
             unsafe { libc::waitpid(child, &mut status, 0) };
             assert_eq!(status, 0);
         }
     }
 }
 
-/// A system call filter that refuses `process_vm_readv`, as containers may have.
+/// Installs a system call filter that refuses `process_vm_readv`, as some containers do.
 fn refused(probe: &mut HeapProbe) {
     let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     let refuse = 0x0005_0000 | libc::EPERM as u32;
@@ -196,7 +196,7 @@ fn refused(probe: &mut HeapProbe) {
         statement(0x06, 0x7fff_0000),
     ];
     let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: a filter program of four statements, for this process only.
+    // SAFETY: the filter program has four statements, and applies to this process only.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2, &program), 0);
@@ -208,7 +208,7 @@ fn refused(probe: &mut HeapProbe) {
         assert_eq!(reading.ranges.len(), 1, "the brk heap is known all the same");
         reading.allocator
     };
-    // What malloc said at the start is left, with its age.
+    // malloc's figures from the start remain, with their age.
     let before = read(probe);
     std::thread::sleep(Duration::from_millis(20));
     let after = read(probe);
@@ -223,20 +223,20 @@ fn refused(probe: &mut HeapProbe) {
         std::process::exit(0);
     }
     let mut status = 1;
-    // SAFETY: waits for the child just made.
+    // SAFETY: the call waits for the child that was just made.
     unsafe { libc::wait(&mut status) };
     assert_eq!(status, 0);
     let mut late = HeapProbe::new();
     assert_eq!(read(&mut late).arenas, None);
 }
 
-/// Figures that are not renewed say that they are old.
+/// Checks that figures that are not renewed are reported as old.
 fn old(probe: &mut HeapProbe) {
     let before = agrees(probe).allocator;
     let kept = fragment(100_000, 1100);
     let (probe, slice) = (glibc(probe), Budget::new(Duration::ZERO));
     probe.counting.lists_time = Duration::ZERO;
-    // A count is begun, and not waited for.
+    // A count is started, but not waited for.
     assert_eq!(probe.count(&slice), Progress::More);
     let read = |probe: &mut Glibc| {
         probe.begin(&[], &[]);
@@ -258,14 +258,14 @@ fn old(probe: &mut HeapProbe) {
     let after = read(probe).allocator;
     assert!(after.free.unwrap() > before.free.unwrap() + 100_000_000);
     assert_eq!(after.reserved, Some(after.free.unwrap() + after.in_use.unwrap()));
-    // It rests now.
+    // The count pauses now.
     probe.counting.pause = 1000;
     assert_eq!(probe.count(&Budget::unlimited()), Progress::Done);
     assert_eq!(figures(&read(probe).allocator), figures(&after));
     drop(black_box(kept));
 }
 
-/// Costs, to be looked at: run with `--release --nocapture --ignored`.
+/// Prints costs: run it with `--release --nocapture --ignored`.
 fn bench(probe: &mut HeapProbe) {
     let start = Instant::now();
     *probe = HeapProbe::new();
@@ -292,9 +292,10 @@ fn bench(probe: &mut HeapProbe) {
         drop(black_box(kept));
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(15)));
     }
-    // A block beside 512 MiB in RAM, found; then its header is spoilt, and all is searched for it.
+    // A block next to 512 MiB in RAM is found. Then its header is overwritten, and everything is
+    // searched.
     let layout = std::alloc::Layout::from_size_align(40 << 20, 4096).unwrap();
-    // SAFETY: not empty; never given back.
+    // SAFETY: the size is not 0; the block is never freed.
     let moved = unsafe { std::alloc::alloc(layout) };
     let size = 512 << 20;
     foreign(size);
@@ -302,7 +303,7 @@ fn bench(probe: &mut HeapProbe) {
         let (reading, steps, longest) = measure(probe, slices);
         println!("search {size}: {:?}, {steps} steps, longest {longest:?}", reading.notes);
     }
-    // SAFETY: the header of the block, in the page in front of it.
+    // SAFETY: the address is in the header of the block, in the page in front of it.
     unsafe { (black_box(moved as usize - 4096 + 8) as *mut usize).write_volatile(7) };
     for _ in 0..3 {
         let (reading, steps, longest) = measure(probe, slices);

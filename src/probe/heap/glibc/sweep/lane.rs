@@ -1,4 +1,4 @@
-//! One of the walks that go on side by side, and how it finds its place again.
+//! Does one of the walks that run side by side, and finds its place again after a break.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -8,17 +8,18 @@ use super::Stop;
 use crate::abi::glibc::{ALIGNMENT, MIN_CHUNK};
 use crate::sys::memory::Memory;
 
-/// Places that are remembered: every piece of the last ones, ever fewer of earlier ones.
+/// The maximum number of stored places: all recent ones, and increasingly fewer of earlier ones.
 const MARKS: usize = 32;
-/// Chunks in front of a place that must be the same.
+/// The number of chunks in front of a place that must be unchanged.
 pub const TRAIL: usize = 8;
 
-/// Where an arena's chunks are.
+/// The address ranges of an arena's chunks.
 #[derive(Debug, Clone, Default)]
 pub struct Extent {
-    /// From the first chunk to the end of what can be read, in the order in which they were made.
+    /// The parts in the order of their creation, each from its first chunk to the end of readable
+    /// memory.
     pub parts: Vec<Range<usize>>,
-    /// The topmost chunk, in the last part.
+    /// The address of the top chunk, which lies in the last part.
     pub top: usize,
 }
 
@@ -30,7 +31,7 @@ struct Trail {
 }
 
 impl Trail {
-    /// Goes on to the next chunk.
+    /// Appends the size of a chunk and moves on to the next one.
     fn push(&mut self, size: usize) {
         if let Some(place) = self.sizes.get_mut(self.pushed % TRAIL) {
             *place = size;
@@ -38,7 +39,7 @@ impl Trail {
         self.pushed = self.pushed.wrapping_add(1);
     }
 
-    /// The size of the chunk right in front; 0 at the start of a part.
+    /// Returns the size of the chunk directly in front; 0 at the start of a part.
     fn last(&self) -> usize {
         let last = self.pushed.checked_sub(1);
         last.and_then(|last| self.sizes.get(last % TRAIL)).copied().unwrap_or(0)
@@ -48,13 +49,13 @@ impl Trail {
         self.pushed >= TRAIL
     }
 
-    /// The sizes, by address.
+    /// Iterates over the sizes in ascending order of addresses.
     fn kept(&self) -> impl Iterator<Item = usize> + '_ {
         let from = self.pushed.saturating_sub(TRAIL);
         (from..self.pushed).filter_map(|i| self.sizes.get(i % TRAIL).copied())
     }
 
-    /// Whether headers are too far apart to read what is between them.
+    /// Returns whether headers are too far apart to read the memory between them as well.
     fn is_sparse<M: Memory>(&self) -> bool {
         M::BULK == 0 || self.bytes() / TRAIL > M::BULK
     }
@@ -64,21 +65,21 @@ impl Trail {
     }
 }
 
-/// Where the walk is, or has been.
+/// A current or earlier place of the walk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Position {
     part: usize,
-    /// The address.
+    /// The address of the chunk.
     pub at: usize,
     trail: Trail,
-    /// Free bytes so far, but for the chunk right in front.
+    /// Free bytes so far, without the chunk directly in front.
     free: usize,
-    /// Free chunks so far, but for the chunk right in front.
+    /// Free chunks so far, without the chunk directly in front.
     pub chunks: usize,
 }
 
 impl Position {
-    /// Whether a chunk still starts here, in the walk that began at `start`.
+    /// Returns whether a chunk still starts here, in the walk that began at `start`.
     pub fn holds<M: Memory>(
         &self,
         start: &Position,
@@ -110,19 +111,20 @@ impl Position {
 
 /// One of the walks side by side.
 pub struct Lane {
-    /// Where it starts.
+    /// The start of the walk.
     pub start: Position,
-    /// Where the next one starts; the last one goes on to the end.
+    /// The start of the next walk; `None` for the last walk, which continues to the end of the
+    /// arena.
     pub end: Option<usize>,
-    /// Where it is.
+    /// The current place.
     pub place: Position,
-    /// Where it has been, for the case that it must go back.
+    /// Earlier places, in case the walk has to go back.
     pub marks: Vec<Position>,
-    /// Where the walk failed last, and how often.
+    /// The address at which the walk last failed, and the number of failures there.
     pub broken: (usize, usize),
-    /// Whether it is at its end.
+    /// Whether the walk has reached its end.
     pub done: bool,
-    /// Free bytes, once it is done.
+    /// The free bytes, once the walk has reached its end.
     pub total: usize,
 }
 
@@ -149,7 +151,7 @@ impl Lane {
         (self.end, self.broken, self.done, self.total) = (None, (0, 0), false, 0);
     }
 
-    /// Counts the chunk in front and goes on to the next one.
+    /// Counts the chunk directly in front, and moves on to the next one.
     pub fn advance<M: Memory>(
         &mut self,
         memory: &M,
@@ -172,7 +174,7 @@ impl Lane {
         let chunks = place.chunks + usize::from(free != place.free);
         let size = header.size();
         let is_top = has_top && place.at == end;
-        // All parts but the last end with a header that is no chunk's.
+        // Every part except the last one ends with a header that belongs to no chunk.
         if is_top || (!has_top && size < MIN_CHUNK) {
             let at = extent.parts.get(place.part + 1).map(|next| next.start);
             match at {
@@ -201,13 +203,14 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether it has passed the start of the next one, where no chunk starts any more.
+    /// Returns whether the walk has passed the start of the next one, where no chunk starts any
+    /// more.
     pub fn is_past_end(&self, extent: &Extent) -> bool {
         let past = |end| self.place.at > end || self.place.at == extent.top;
         !self.done && self.end.is_some_and(past)
     }
 
-    /// Remembers the place.
+    /// Stores the current place.
     pub fn mark(&mut self) {
         if self.marks.len() >= MARKS {
             let mut i = 0usize;

@@ -1,4 +1,4 @@
-//! The walk on a heap made up for it, which changes between two steps as malloc changes one.
+//! Tests the walk on an artificial heap, which changes between two steps as malloc would change it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,15 +11,15 @@ use crate::sys::memory::Record;
 
 const START: usize = 0x1000_0000;
 const SIZE: usize = 8 << 20;
-/// Where the lists' heads are: one for each free chunk.
+/// The addresses of the list heads: one for each free chunk.
 const HEADS: usize = 0x9000_0000_0000;
 
-/// Words in memory, stale ones too, and what malloc knows.
+/// The words in memory, including stale ones, and the chunks that malloc knows.
 struct Heap {
     words: BTreeMap<usize, usize>,
-    /// Size, and whether it is free; the last one is the topmost.
+    /// Size of each chunk, and whether it is free; the last one is the top chunk.
     chunks: BTreeMap<usize, (usize, bool)>,
-    /// Bytes that have been allocated or freed.
+    /// The number of bytes that were allocated or freed.
     changed: usize,
     random: Random,
 }
@@ -42,7 +42,7 @@ impl Memory for Heap {
     }
 }
 
-/// As [`Heap`], with all that is between headers read with them.
+/// Like [`Heap`], but reads all memory between headers together with them.
 struct Bulk<'a>(&'a Heap);
 
 impl Memory for Bulk<'_> {
@@ -58,7 +58,7 @@ impl Memory for Bulk<'_> {
 }
 
 impl Heap {
-    /// A heap of chunks of up to `most` bytes, every other one free.
+    /// Makes a heap of chunks of up to `most` bytes; every second one is free.
     fn new(seed: u64, most: usize) -> Heap {
         let (words, chunks) = (BTreeMap::new(), BTreeMap::new());
         let mut heap = Heap { words, chunks, changed: 0, random: Random::new(seed) };
@@ -96,7 +96,7 @@ impl Heap {
         Extent { parts, top: self.top() }
     }
 
-    /// Writes what malloc has in front of, in and behind a chunk.
+    /// Writes the words that malloc has in front of, inside and behind a chunk.
     fn write(&mut self, at: usize) {
         let (size, free) = self.chunks[&at];
         let before = self.chunks.range(..at).next_back().is_none_or(|(_, (_, free))| !free);
@@ -125,7 +125,7 @@ impl Heap {
         self.words.remove(&(head + BACKWARD));
     }
 
-    /// Frees a chunk: it is merged with those beside it, whose headers stay in memory.
+    /// Frees a chunk: it is merged with its neighbours, whose headers stay in memory.
     fn give(&mut self, mut at: usize) {
         let (mut size, free) = self.chunks[&at];
         if free {
@@ -150,7 +150,7 @@ impl Heap {
         self.write(at);
     }
 
-    /// Allocates from a free chunk, and fills what it gives with garbage.
+    /// Allocates from a free chunk, and fills the allocated memory with garbage.
     fn take(&mut self, at: usize, wanted: usize) {
         let (size, free) = self.chunks[&at];
         if !free || size < wanted + MIN_CHUNK {
@@ -169,7 +169,7 @@ impl Heap {
         }
     }
 
-    /// What a program does between two steps.
+    /// Does what a program does between two steps.
     fn work(&mut self, calls: usize) {
         for _ in 0..calls {
             let near = START + self.below(self.top() + 1 - START);
@@ -185,8 +185,8 @@ impl Heap {
     }
 }
 
-/// Walks the heap, which `change` changes between two steps. Returns how far the sum is from what is
-/// free in the end, and what has changed meanwhile.
+/// Walks the heap, which `change` changes between two steps. Returns the difference between the sum
+/// and the free bytes at the end, and the number of bytes that changed meanwhile.
 fn walk(
     heap: &mut Heap,
     bulk: bool,
@@ -225,7 +225,7 @@ fn what_changes_meanwhile_bounds_the_error() {
     }
 }
 
-/// Every chunk at which a walk stands disappears into the one in front of it before the next step.
+/// Before each step, every chunk at which a walk stands is merged into the one in front of it.
 #[test]
 fn every_place_is_taken() {
     for (seed, bulk) in [(1, false), (2, true)] {
@@ -248,7 +248,7 @@ fn every_place_is_taken() {
     }
 }
 
-/// The end of the heap is trimmed, and what was walks side by side beyond it with it.
+/// The end of the heap is trimmed, together with the walks beyond it.
 #[test]
 fn the_end_is_given_back() {
     let mut heap = Heap::new(5, 300);
