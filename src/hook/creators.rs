@@ -1,12 +1,14 @@
-//! The places in the code that create pools, and their names: found once, in a forked child, from the
-//! machine code and the files it came from.
+//! Finds the places in the code that create pools, and names for them. This is done once, in a
+//! forked child, from the machine code and the files it was loaded from.
 //!
-//! In this order: the name of an exported function, one of `.symtab` in the file or in the file of
-//! debugging information for it, and else what the code itself says, see [`file`].
+//! A name is, in this order: that of an exported function; one from `.symtab`, in the file or in
+//! its file of debugging information; or else one that is derived from the code itself, see
+//! [`file`].
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The process has one thread: the loaded objects stay during the search, and in its child.
+//! 1. The process has one thread: the loaded objects stay loaded during the search, and in its
+//!    child.
 
 mod file;
 
@@ -29,11 +31,11 @@ use crate::sys::{functions, status, symbol, symbols};
 
 use file::{Functions, Named, Of};
 
-/// Places whose names are kept, and bytes of a name.
+/// The maximum number of named places, and the maximum length of a name.
 const PLACES: usize = 256;
 const NAME: usize = 64;
 
-/// A place: where its call returns to, and its name.
+/// A place: the return address of its call, and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     address: usize,
@@ -42,16 +44,16 @@ struct Place {
 
 #[derive(Debug)]
 struct Found {
-    /// The objects that were searched: their names, and where they are.
+    /// The objects that were searched: their names and addresses.
     objects: Vec<(String, usize)>,
     places: Vec<Place>,
 }
 
 static FOUND: RwLock<Found> = RwLock::new(Found { objects: Vec::new(), places: Vec::new() });
 
-/// Finds the creators in the loaded objects, unless these are the ones that were searched before.
+/// Finds the creators in the loaded objects, unless the same objects were searched before.
 ///
-/// Nothing is searched while the process has threads, as a single process may after a reload.
+/// Does nothing while the process has other threads, as a single process may have after a reload.
 pub fn find() {
     let loaded = objects();
     let key: Vec<_> = loaded.iter().map(|object| (object.name.clone(), object.bias)).collect();
@@ -66,7 +68,7 @@ pub fn find() {
     *found = Found { objects: key, places };
 }
 
-/// The name of the creator whose call returns to an address.
+/// Returns the name of the creator whose call returns to an address.
 pub fn name(address: usize) -> Option<String> {
     let found = FOUND.read().ok()?;
     let place = found.places.iter().find(|place| place.address == address)?;
@@ -77,14 +79,14 @@ fn search(loaded: &[LoadedObject]) -> Vec<Place> {
     let Some(create) = symbol::address(c"ngx_create_pool") else { return Vec::new() };
     let mut places = Vec::new();
     for (index, object) in loaded.iter().enumerate() {
-        // SAFETY: the objects stay (1).
+        // SAFETY: the objects stay loaded during the search (1).
         places.extend(unsafe { places_of(object, index == 0, create) }.unwrap_or_default());
     }
     places.truncate(PLACES);
     places
 }
 
-/// The places in an object.
+/// Returns the places in an object.
 ///
 /// # Safety
 ///
@@ -94,7 +96,7 @@ unsafe fn places_of(
     is_executable: bool,
     create: usize,
 ) -> Option<Vec<Place>> {
-    // SAFETY: by contract.
+    // SAFETY: the object is loaded and stays so, by contract (1).
     let (image, slots) = unsafe {
         let slots = imports(object, c"ngx_create_pool").ok().unwrap_or_default();
         (Image::new(object), slots)
@@ -108,7 +110,7 @@ unsafe fn places_of(
         .executable()
         .filter_map(|range| Some((range.start, image.bytes(range.start, range.len())?)))
         .collect();
-    // The stubs by which an object calls what it imports; an instruction may stand in front of the jump.
+    // The stubs by which an object calls imported functions. An instruction may precede the jump.
     let mut targets: Vec<usize> = if has_it { vec![create] } else { Vec::new() };
     for (at, bytes) in &code {
         references(bytes, *at, |found| {
@@ -139,12 +141,12 @@ unsafe fn places_of(
         return None;
     }
     functions.references.sort_unstable();
-    // SAFETY: by contract.
+    // SAFETY: the object is loaded and stays so, by contract (1).
     let exports = unsafe { exports::all(object) };
     let head = image.bytes(object.segments.first()?.range.start, HEAD)?;
     let file = path(object, is_executable).map(|path| symbols::of(&path, head));
     functions.named = named(&image, &exports, &functions.starts, file.unwrap_or_default());
-    // All of a file that nginx loads is of its modules.
+    // In a file that nginx loads, all code belongs to the file's modules.
     let of_modules = modules(&exports)
         .map(|(name, _)| name.to_owned())
         .reduce(|one, other| prefix(&one, &other).unwrap_or_default().to_owned());
@@ -162,10 +164,10 @@ unsafe fn places_of(
     Some(calls.into_iter().filter_map(place).collect())
 }
 
-/// Bytes at the start of a file by which it is known again: its headers.
+/// The number of bytes at the start of a file that identify it: its headers.
 const HEAD: usize = 512;
 
-/// The file of an object.
+/// Returns the path of an object's file.
 fn path(object: &LoadedObject, is_executable: bool) -> Option<PathBuf> {
     if is_executable {
         return Some(PathBuf::from("/proc/self/exe"));
@@ -175,7 +177,7 @@ fn path(object: &LoadedObject, is_executable: bool) -> Option<PathBuf> {
     Some(Path::new(OsStr::from_bytes(&path)).to_owned())
 }
 
-/// The functions with names, or whose files have names.
+/// Returns the functions that have a name, or whose source file has one.
 fn named(
     image: &Image,
     exports: &[Export],
@@ -200,41 +202,43 @@ fn named(
         })
     });
     let mut named: Vec<Named> = own.chain(local).chain(of_modules).collect();
-    // The first of several: an exported name, one of the file's, the module's.
+    // Of several names for one function, keep the first: an exported name, one of the file's, the
+    // module's.
     named.sort_by_key(|named| (named.start, named.of));
     named.dedup_by_key(|named| named.start);
     named
 }
 
-/// The modules that an object exports: their names without `_module`, and where they are.
+/// Returns the modules that an object exports: their names without `_module`, and their addresses.
 fn modules(exports: &[Export]) -> impl Iterator<Item = (&str, usize)> {
     let modules = exports.iter().filter(|export| !export.is_function && export.size == MODULE);
     modules.filter_map(|module| Some((module.name.strip_suffix("_module")?, module.address)))
 }
 
-/// The size of `ngx_module_t`, and where its parts are.
+/// The size of `ngx_module_t`, and the offsets of its fields, in bytes.
 const MODULE: usize = 200;
 const CONTEXT: usize = 56;
 const COMMANDS: usize = 64;
 const TYPE: usize = 72;
 const CALLBACKS: std::ops::Range<usize> = 80..136;
 
-/// `ngx_command_t`: its size, its function, and what is for that function's own use.
+/// The size of `ngx_command_t`, the offset of its function, and that of the data for this function,
+/// in bytes.
 const COMMAND: usize = 56;
 const SET: usize = 24;
 const POST: usize = 48;
 
-/// Commands of a module that are looked at.
+/// The maximum number of a module's commands to read.
 const MOST_COMMANDS: usize = 1024;
 
-/// The functions that a module gives to nginx: its callbacks, those of its context, those of its
-/// directives. What is static among them is of the module's source file.
+/// Returns the functions that a module passes to nginx: its callbacks, those of its context, and
+/// those of its directives. The static ones among them belong to the module's source file.
 fn functions_of_module(image: &Image, module: usize) -> Option<Vec<usize>> {
     let word = |at: usize| image.word(at).map(|word| word as usize);
     let mut found: Vec<usize> = CALLBACKS.step_by(8).filter_map(|at| word(module + at)).collect();
     let (context, kind) = (word(module + CONTEXT)?, word(module + TYPE)?);
     let words = match &(kind as u32).to_le_bytes() {
-        // The name, then two functions; eight functions.
+        // `CORE`: the name, then two functions. `HTTP`: eight functions.
         b"CORE" => 2..4,
         b"HTTP" => 0..8,
         _ => 0..0,

@@ -1,22 +1,22 @@
-//! The hook on Lua VMs: each gets an allocator that counts, from its birth to its end.
+//! The hook on Lua VMs: gives each VM an allocator that counts, from its creation to its end.
 //!
-//! A VM is made by `luaL_newstate` or `lua_newstate` and ended by `lua_close`. What objects call for
-//! these goes through here: a new VM's allocator is wrapped by `lua_setallocf`, and before a VM ends
-//! it gets its own back, since LuaJIT frees the whole arena only of its own allocator.
+//! A VM is created by `luaL_newstate` or `lua_newstate` and ended by `lua_close`. The calls that
+//! objects make to these functions go through here. The allocator of a new VM is wrapped with
+//! `lua_setallocf`. Before a VM ends it gets its own allocator back, because LuaJIT frees the whole
+//! arena only if the VM has LuaJIT's own allocator.
 //!
-//! A VM that was there before, or was made by a call that cannot be seen (with LuaJIT linked into
-//! the executable), is taken over by [`adopt`].
+//! [`adopt`] takes over a VM that was created before the hook, or by a call that the hook cannot
+//! see (when LuaJIT is linked into the executable).
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. The functions that stand in have the types of those they stand for, and get arguments good
-//!    for them.
-//! 2. `NEW`, `NEW_STATE` and `CLOSE` are null or what the slots held before. They are set before
-//!    the first slot changes.
-//! 3. A VM that a place in [`vm`] shows as live is alive: [`close`] takes it off before it ends, and
-//!    one that ends unseen takes itself off with its last block.
-//! 4. [`install`], [`uninstall`] and [`adopt`] run while the process reads its configuration, with
-//!    no Lua running, and where VMs are used by other threads, those are left alone.
+//! 1. The replacements have the types of their functions, and get valid arguments.
+//! 2. `NEW`, `NEW_STATE` and `CLOSE` are null or hold the functions that the slots held before.
+//!    They are set before the first slot changes.
+//! 3. A VM that a place in [`vm`] shows as live is alive: [`close`] removes it before it ends, and
+//!    a VM whose end is not announced removes itself when it frees its last block.
+//! 4. [`install`], [`uninstall`] and [`adopt`] run while the process reads its configuration, when
+//!    no Lua code runs. They leave VMs alone that other threads may be using.
 //! 5. Nothing here can unwind.
 
 use std::ffi::{c_void, CStr};
@@ -52,23 +52,23 @@ type New = unsafe extern "C" fn() -> Lua;
 type NewState = unsafe extern "C" fn(Option<Alloc>, *mut c_void) -> Lua;
 type Close = unsafe extern "C" fn(Lua);
 
-/// The functions behind the slots.
+/// The original functions, to which the slots led.
 static NEW: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static NEW_STATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static CLOSE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 static ENDED: [Ended; 3] = [const { Ended::new() }; 3];
-/// VMs whose count was not Lua's own when they ended.
+/// The number of VMs that ended with a count of bytes that differed from Lua's own.
 static MISCOUNTED: AtomicU64 = AtomicU64::new(0);
-/// VMs that could not be wrapped, for want of memory.
+/// The number of VMs that could not be wrapped for lack of memory.
 static UNWRAPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the making of every VM is seen.
+/// Whether the hook sees the creation of every VM.
 static ALL_SEEN: AtomicBool = AtomicBool::new(true);
 
 static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 
-/// Hooks all loaded objects that make or end VMs. May be called again, after objects were loaded.
+/// Hooks all loaded objects that create or end VMs. May be called again after objects were loaded.
 ///
 /// Call it while the process reads its configuration, with the module pinned (see [`super::pin`]).
 pub fn install() -> Result<(), Refusal> {
@@ -78,12 +78,12 @@ pub fn install() -> Result<(), Refusal> {
     result
 }
 
-/// Whether the hook is in place, after the last [`install`] or [`adopt`].
+/// Returns whether the hook is in place, as of the last [`install`] or [`adopt`].
 pub fn state() -> Hooked {
     STATE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Whether no VM can be there that is not known: there is no Lua, or the hook is in place.
+/// Returns whether every VM is known: no Lua is loaded, or the hook is in place.
 pub fn sees_all() -> bool {
     matches!(state(), Hooked::On | Hooked::Off(Refusal::NoLua))
 }
@@ -92,7 +92,7 @@ fn set_state(state: Hooked) {
     *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
 }
 
-/// What stands in for what.
+/// Returns each hooked function with its replacement and the variable for the original.
 fn hooks() -> [(&'static CStr, *const c_void, &'static AtomicPtr<c_void>); 3] {
     [
         (c"lua_close", close as Close as *const c_void, &CLOSE),
@@ -108,18 +108,18 @@ fn hook_all() -> Result<(), Refusal> {
     let mut made = Ok(());
     for (name, replacement, original) in hooks() {
         let definition = symbol::address(name).unwrap_or(0);
-        // The library's own calls are left alone: its luaL_newstate calls lua_newstate, for a VM
-        // that is wrapped anyway, and its os.exit may end one, with the process.
+        // The library's own calls are left alone: its luaL_newstate calls lua_newstate for a VM
+        // that is wrapped anyway, and its os.exit may end a VM together with the process.
         let wanted = |object: &&LoadedObject| {
             !object.contains(replacement as usize) && !object.contains(definition)
         };
-        // SAFETY: the objects are from now, and no other thread loads any while the process reads
-        // its configuration; the replacements have the types of the functions (1), and each
-        // pointer is for its own (2).
+        // SAFETY: the list of objects is current, and no other thread loads any while the process
+        // reads its configuration (4). The replacements have the types of the functions (1), and
+        // each variable is used for one function only (2).
         let patched =
             unsafe { got::patch(objects.iter().filter(wanted), name, replacement, original) }?;
         match name.to_bytes() {
-            // A VM whose end is not seen must not be wrapped.
+            // A VM whose end the hook does not see must not be wrapped.
             b"lua_close" => closes(&patched)?,
             b"luaL_newstate" if !patched.any() => {
                 patched.complete()?;
@@ -131,7 +131,7 @@ fn hook_all() -> Result<(), Refusal> {
     made
 }
 
-/// Keeps the library in the process for good, as the hook keeps the addresses of its functions.
+/// Pins the Lua library, because the hook keeps the addresses of its functions.
 pub fn keep() -> Result<(), Refusal> {
     let definitions = hooks().into_iter().filter_map(|(name, ..)| symbol::address(name));
     definitions.into_iter().try_for_each(|definition| pin(definition as *const c_void))
@@ -145,8 +145,9 @@ fn closes(patched: &Patched) -> Result<(), Refusal> {
     Err(Refusal::NotImported { symbol: "lua_close".to_owned() })
 }
 
-/// Takes the hook out, and gives the VMs their own allocators back. Where the process has other
-/// threads, those VMs that they may be using stay wrapped until they end, and so does the hook on that.
+/// Removes the hook, and gives the VMs their own allocators back. If the process has other threads,
+/// the VMs that these may be using stay wrapped until they end, and `lua_close` stays hooked for
+/// them.
 ///
 /// Call it while the process reads its configuration.
 pub fn uninstall() -> Result<(), Refusal> {
@@ -164,11 +165,11 @@ pub fn uninstall() -> Result<(), Refusal> {
         if original.is_null() || (left && name == c"lua_close") {
             continue;
         }
-        // SAFETY: the objects are from now; `patch` found the original (2).
+        // SAFETY: the list of objects is current (4), and `patch` found the original (2).
         unsafe { got::restore(&objects(), name, replacement, original) }?.complete()?;
     }
     if !left {
-        // Nobody calls the stand-ins any more, and the library may go.
+        // Nobody calls the replacements any more, and the library may be unloaded.
         hooks().iter().for_each(|(.., original)| {
             original.store(std::ptr::null_mut(), Ordering::Release);
         });
@@ -177,45 +178,46 @@ pub fn uninstall() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Gives a VM its own allocator back, and its place to others.
+/// Gives a VM its own allocator back, and frees its place.
 fn release(vm: &Vm) {
     if let (Some(api), (Some(alloc), data)) = (Api::get(), vm.original()) {
-        // SAFETY: alive (3) and nobody uses it now (4); `alloc` gave all that it has.
+        // SAFETY: the VM is alive (3), nobody uses it now (4), and its own allocator `alloc`
+        // allocated all of its blocks (3).
         unsafe { api.set_alloc(vm.lua(), alloc, data) };
     }
     vm.end();
 }
 
-/// Whether a VM is wrapped.
+/// Returns whether a VM is wrapped.
 ///
 /// # Safety
 ///
-/// `lua` is a VM that is alive and used by this thread only.
+/// `lua` is a VM that is alive and used only by this thread.
 pub unsafe fn is_known(lua: *mut c_void) -> bool {
     Api::get().is_some_and(|api| {
-        // SAFETY: the caller's contract.
+        // SAFETY: the VM is alive and this thread's, by contract (3).
         let (alloc, data) = unsafe { api.alloc(lua) };
         vm::of(alloc, data).is_some()
     })
 }
 
-/// Takes a cycle's own VM over: wraps it, if it is not yet, and knows it for what it is. `directs`
-/// are its direct mappings so far; `None` when they are not known.
+/// Takes over a cycle's own VM: wraps it unless it is wrapped, and marks it as the cycle's own.
+/// `directs` returns the direct mappings that it has so far; `None` if they are unknown.
 ///
 /// # Safety
 ///
-/// `lua` is a VM that is alive and used by this thread only.
+/// `lua` is a VM that is alive and used only by this thread.
 pub unsafe fn adopt(
     lua: *mut c_void,
     subsystem: Subsystem,
     directs: impl FnOnce() -> Option<Vec<Range<usize>>>,
 ) -> Result<(), Refusal> {
     let api = Api::find()?;
-    // SAFETY: the caller's contract.
+    // SAFETY: the VM is alive and this thread's, by contract (3).
     let (alloc, data) = unsafe { api.alloc(lua) };
     let wrapped = match vm::of(alloc, data) {
         Some(vm) => Some(vm),
-        // SAFETY: the caller's contract.
+        // SAFETY: the VM is alive and this thread's, by contract (3).
         None => unsafe { wrap(api, lua, subsystem, directs) },
     };
     if let Some(vm) = wrapped {
@@ -226,7 +228,8 @@ pub unsafe fn adopt(
     Ok(())
 }
 
-/// Before a VM ends that [`close`] will not see the end of: gives it its own allocator back.
+/// Must be called before the end of a VM if [`close`] will not see it: gives the VM its own
+/// allocator back.
 ///
 /// # Safety
 ///
@@ -241,21 +244,21 @@ pub unsafe fn end(lua: *mut c_void) {
 ///
 /// # Safety
 ///
-/// The VM is alive and used by this thread.
+/// The VM is alive and used only by this thread.
 unsafe fn wrap(
     api: &Api,
     lua: Lua,
     subsystem: Subsystem,
     directs: impl FnOnce() -> Option<Vec<Range<usize>>>,
 ) -> Option<&'static Vm> {
-    // SAFETY: the caller's contract.
+    // SAFETY: the VM is alive and this thread's, by contract (3).
     let (alloc, data) = unsafe { api.alloc(lua) };
     let alloc = alloc?;
     let Some(vm) = Vm::claim() else {
         UNWRAPPED.fetch_add(1, Ordering::Relaxed);
         return None;
     };
-    // SAFETY: the caller's contract.
+    // SAFETY: the VM is alive and this thread's, by contract (3).
     let live = unsafe { api.count(lua) };
     let heap = Footprint::read(&Own, data as usize, reading::SEGMENTS)
         .and_then(|heap| heap.verify(&Own, lua as usize));
@@ -264,7 +267,7 @@ unsafe fn wrap(
             live,
             blocks: Some((walk.blocks, walk.used)),
             state: walk.holding,
-            // What is in the chunks and in direct mappings is at least what Lua counts.
+            // The chunks and direct mappings together hold at least the bytes that Lua counts.
             directs: directs().filter(|directs| {
                 let direct: u64 = directs.iter().map(|range| range.len() as u64).sum();
                 walk.used.saturating_add(direct) >= live
@@ -274,15 +277,16 @@ unsafe fn wrap(
     };
     let ours = vm.begin(lua, (alloc, data), birth);
     vm.show(subsystem);
-    // SAFETY: the caller's contract; ours hands everything on to the one before it.
+    // SAFETY: the VM is alive and this thread's, by contract, and our allocator passes every call
+    // on to the VM's own allocator (3).
     unsafe { api.set_alloc(lua, ours, std::ptr::from_ref(vm).cast_mut().cast()) };
     Some(vm)
 }
 
-/// Takes the figures of a VM that ends, and gives it its own allocator back.
+/// Adds the figures of a VM that ends to the sums, and gives it its own allocator back.
 fn before_end(vm: &Vm) {
     let Some(api) = Api::get() else { return };
-    // SAFETY: alive (3), and this thread ends it.
+    // SAFETY: the VM is alive, and this thread ends it (3).
     if unsafe { api.count(vm.lua()) } != vm.tally.live() {
         MISCOUNTED.fetch_add(1, Ordering::Relaxed);
     }
@@ -290,7 +294,8 @@ fn before_end(vm: &Vm) {
     release(vm);
 }
 
-/// A VM has ended.
+/// Handles the end of a VM that has freed its last block: adds its figures to the sums, and frees
+/// its place.
 fn finish(vm: &Vm) {
     account(vm);
     vm.end();
@@ -303,22 +308,22 @@ fn account(vm: &Vm) {
     }
 }
 
-/// Stands in for `luaL_newstate`.
+/// Replaces `luaL_newstate`.
 pub(super) unsafe extern "C" fn new(caller: usize) -> Lua {
     let real = NEW.load(Ordering::Acquire);
     if real.is_null() {
         // Not reachable (2).
         return std::ptr::null_mut();
     }
-    // SAFETY: 2.
+    // SAFETY: `NEW` holds the original function, which has this type (2).
     let real = unsafe { std::mem::transmute::<*mut c_void, New>(real) };
-    // SAFETY: 1.
+    // SAFETY: the function takes no arguments (1).
     let lua = unsafe { real() };
-    // SAFETY: new, and this thread's.
+    // SAFETY: the VM is null, or new and this thread's (1).
     unsafe { born(lua, caller) }
 }
 
-/// Stands in for `lua_newstate`.
+/// Replaces `lua_newstate`.
 pub(super) unsafe extern "C" fn new_state(
     alloc: Option<Alloc>,
     data: *mut c_void,
@@ -329,33 +334,33 @@ pub(super) unsafe extern "C" fn new_state(
         // Not reachable (2).
         return std::ptr::null_mut();
     }
-    // SAFETY: 2.
+    // SAFETY: `NEW_STATE` holds the original function, which has this type (2).
     let real = unsafe { std::mem::transmute::<*mut c_void, NewState>(real) };
-    // SAFETY: 1.
+    // SAFETY: these are the caller's arguments (1).
     let lua = unsafe { real(alloc, data) };
-    // SAFETY: new, and this thread's.
+    // SAFETY: the VM is null, or new and this thread's (1).
     unsafe { born(lua, caller) }
 }
 
-/// Wraps a VM that was just made.
+/// Wraps a VM that was just created by a call that returns to address `caller`.
 ///
 /// # Safety
 ///
-/// `lua` is null or a VM that is alive and used by this thread.
+/// `lua` is null, or a VM that is alive and used only by this thread.
 unsafe fn born(lua: Lua, caller: usize) -> Lua {
     if let Some(api) = Api::get().filter(|_| !lua.is_null()) {
         let subsystem = caller::subsystem(caller);
-        // So small a VM has no direct mapping.
-        // SAFETY: the caller's contract.
+        // A new VM is too small to have a direct mapping.
+        // SAFETY: the VM is alive and this thread's, by contract (3).
         super::errno::keep_errno(|| unsafe { wrap(api, lua, subsystem, || Some(Vec::new())) });
     }
     lua
 }
 
-/// Stands in for `lua_close`.
+/// Replaces `lua_close`.
 unsafe extern "C" fn close(lua: Lua) {
     if let Some(api) = Api::get().filter(|_| !lua.is_null()) {
-        // SAFETY: 1: alive, and this thread ends it.
+        // SAFETY: the VM is alive, and this thread ends it (1).
         let (alloc, data) = unsafe { api.alloc(lua) };
         if let Some(vm) = vm::of(alloc, data) {
             before_end(vm);
@@ -366,9 +371,9 @@ unsafe extern "C" fn close(lua: Lua) {
         // Not reachable (2).
         return;
     }
-    // SAFETY: 2.
+    // SAFETY: `CLOSE` holds the original function, which has this type (2).
     let real = unsafe { std::mem::transmute::<*mut c_void, Close>(real) };
-    // SAFETY: 1.
+    // SAFETY: this is the caller's argument (1).
     unsafe { real(lua) }
 }
 

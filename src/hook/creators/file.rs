@@ -1,8 +1,8 @@
-//! Names for functions without one: by what refers to them.
+//! Derives names for functions without a name from the functions that refer to them.
 //!
-//! A static function of C is referred to from its own source file only. So the functions that lead to
-//! it, up to the first ones with a name, are of that file, and what their names begin with is what
-//! nginx's names in that file begin with. That depends on nothing but the code.
+//! A static function of C is referred to only from its own source file. So the functions that lead
+//! to it, back to the first ones with a name, belong to that file. Their names begin with the
+//! prefix that all of nginx's names in that file have. This depends on nothing but the code.
 #![forbid(unsafe_code)]
 
 use crate::report::naming::prefix;
@@ -12,54 +12,54 @@ use crate::report::naming::prefix;
 pub struct Named {
     /// Where it starts.
     pub start: usize,
-    /// Its name, or what the names of its file begin with.
+    /// Its name, or the prefix of the names in its file.
     pub name: String,
-    /// What the name is.
+    /// The source of the name.
     pub of: Of,
 }
 
-/// What a name is.
+/// The source of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Of {
-    /// That of an exported function.
+    /// The name of an exported function.
     Exported,
-    /// That of a function which only the file on disk names.
+    /// The name of a function that only the file on disk contains.
     Local,
-    /// What the names of its source file begin with.
+    /// The prefix of the names in its source file.
     File,
 }
 
-/// The functions of an object, and what refers to them.
+/// The functions of an object, and the references to them.
 #[derive(Debug, Default)]
 pub struct Functions {
-    /// Where functions start, in order.
+    /// The start addresses of the functions, sorted.
     pub starts: Vec<usize>,
-    /// Those with a name, by where they start.
+    /// The functions with a name, sorted by start address.
     pub named: Vec<Named>,
-    /// The start of a function, and a place that refers to it; in order.
+    /// References, sorted: the start of a function, and a place that refers to it.
     pub references: Vec<(usize, usize)>,
 }
 
-/// Functions that are followed at most.
+/// The maximum number of functions to follow.
 const MOST: usize = 256;
 
-/// Exported functions of one source file are not further apart.
+/// The maximum number of exported functions between two functions of one source file.
 const NEAR: usize = 8;
 
 impl Functions {
-    /// The start of the function that a place is in.
+    /// Returns the start of the function that contains a place.
     pub fn start(&self, place: usize) -> Option<usize> {
         let index = self.starts.partition_point(|start| *start <= place);
         self.starts.get(index.checked_sub(1)?).copied()
     }
 
-    /// What starts there.
+    /// Returns the named function that starts at an address.
     pub fn named(&self, start: usize) -> Option<&Named> {
         let index = self.named.binary_search_by_key(&start, |named| named.start).ok()?;
         self.named.get(index)
     }
 
-    /// The functions that refer to one.
+    /// Returns the functions that refer to a function.
     fn callers(&self, start: usize) -> Vec<usize> {
         let from = self.references.partition_point(|(to, _)| *to < start);
         let places = self.references.iter().skip(from).take_while(|(to, _)| *to == start);
@@ -70,7 +70,7 @@ impl Functions {
         callers
     }
 
-    /// A name for the function that a place is in.
+    /// Returns a name for the function that contains a place.
     pub fn name(&self, place: usize) -> Option<String> {
         let start = self.start(place)?;
         let own = self.named(start);
@@ -79,7 +79,7 @@ impl Functions {
         }
         let callers = self.callers(start);
         if let [only] = callers.as_slice() {
-            // A part of the one that calls it, whether or not the file names it.
+            // It is part of its only caller, whether or not the file on disk names it.
             if let Some(named) = self.named(*only).filter(|named| named.of == Of::Exported) {
                 if self.between(start, *only) <= NEAR {
                     return Some(named.name.clone());
@@ -94,7 +94,7 @@ impl Functions {
         self.file(callers).map(|prefix| format!("{prefix}_*"))
     }
 
-    /// Exported functions between two places.
+    /// Returns the number of exported functions between two places.
     fn between(&self, one: usize, other: usize) -> usize {
         let (low, high) = (one.min(other), one.max(other));
         let is_between =
@@ -102,7 +102,7 @@ impl Functions {
         self.named.iter().filter(is_between).count()
     }
 
-    /// What the names in the file of these functions begin with.
+    /// Returns the prefix of the names in the source file of these functions.
     fn file(&self, mut left: Vec<usize>) -> Option<String> {
         let mut seen = left.clone();
         let (mut own, mut files): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());

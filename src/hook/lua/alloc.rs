@@ -1,18 +1,18 @@
-//! The allocators that stand before a VM's own: they hand on and count.
+//! The allocators that wrap a VM's own: they count, and pass every call on.
 //!
-//! Nearly all calls are for small blocks, of which every instruction counts: those paths save no
-//! register but one, and a call that gives a block back ends in a jump. What is rare is done by
-//! [`any`], in full.
+//! Nearly all calls are for small blocks, where every instruction counts. These paths save only one
+//! register, and a call that frees a block ends in a jump. [`any`] handles the rare cases in full.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. While a Lua VM has one of the allocators below, its data is a [`Vm`] whose `original` and
-//!    `data` are what it had before, and only the thread that uses the VM calls it.
-//! 2. Blocks that come from an allocator of LuaJIT's own lie behind a chunk header of two words, as
-//!    [`crate::abi::luajit`] describes; that layout is verified before [`alloc_chunks`] is set.
-//! 3. A block whose size is less than [`Vm::small`] lies in a chunk of a segment, and is not the one
-//!    that the VM's own state is in. So does a new one of up to [`SMALL`] bytes: only larger
-//!    ones get a mapping of their own.
+//! 1. While a Lua VM has one of the allocators below, its allocator data is a [`Vm`] whose
+//!    `original` and `data` are the allocator and data that it had before, and only the thread that
+//!    uses the VM calls the allocator, with valid arguments.
+//! 2. A block of LuaJIT's own allocator lies behind a chunk header of two words, as
+//!    [`crate::abi::luajit`] describes. That layout is verified before [`alloc_chunks`] is set.
+//! 3. A block whose size is less than [`Vm::small`] lies in a chunk of a segment, and does not
+//!    contain the VM's own state. So does a new block of up to [`SMALL`] bytes: only larger blocks
+//!    get a mapping of their own.
 //! 4. Nothing here can unwind.
 
 use std::ffi::c_void;
@@ -22,21 +22,23 @@ use crate::abi::luajit::direct::{DIRECT, FOOT};
 use crate::abi::luajit::HEADER;
 use crate::tally::lua::{Place, SMALL};
 
-/// Where a block lies.
+/// The location of a block.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     place: Place,
-    /// Where its chunk starts, which in a direct mapping is the mapping.
+    /// The address of its chunk, which for a direct mapping is the address of the mapping.
     start: usize,
 }
 
 impl Block {
+    /// Returns the location of a block.
+    ///
     /// # Safety
     ///
-    /// The block is one that LuaJIT's own allocator gave, and not yet taken back (2).
+    /// LuaJIT's own allocator allocated the block, and it was not freed since (2).
     unsafe fn of(block: *mut c_void) -> Block {
         let start = (block as usize).wrapping_sub(HEADER);
-        // SAFETY: the caller's contract: two aligned words in front of the block.
+        // SAFETY: two aligned words precede the block, by contract (2).
         let [foot, head] = unsafe { (start as *const [usize; 2]).read() };
         let size = (head & !7) as u64;
         if head & 1 == 0 && foot & DIRECT != 0 {
@@ -46,57 +48,57 @@ impl Block {
     }
 }
 
-/// Bytes of the chunk that a block is in.
+/// Returns the size in bytes of the chunk that contains a block.
 ///
 /// # Safety
 ///
 /// As for [`Block::of`].
 #[inline]
 unsafe fn chunk(block: *mut c_void) -> usize {
-    // SAFETY: the caller's contract: an aligned word in front of the block.
+    // SAFETY: an aligned word precedes the block, by contract (2).
     unsafe { block.cast::<usize>().sub(1).read() & !7 }
 }
 
-/// Stands in for LuaJIT's own allocator.
+/// Wraps LuaJIT's own allocator.
 pub(super) unsafe extern "C" fn alloc_chunks(
     data: *mut c_void,
     block: *mut c_void,
     from: usize,
     to: usize,
 ) -> *mut c_void {
-    // SAFETY: 1.
+    // SAFETY: the allocator data is a `Vm` (1).
     let vm = unsafe { &*data.cast::<Vm>() };
     if block.is_null() {
         if to.wrapping_sub(1) < SMALL {
             vm.tally.ask(to);
-            // SAFETY: handed on.
+            // SAFETY: the arguments are the caller's (1).
             let given = unsafe { vm.call(block, from, to) };
             if given.is_null() {
                 vm.tally.refused();
             } else {
-                // SAFETY: 2: just given.
+                // SAFETY: the allocator just returned this block (2).
                 vm.tally.given(unsafe { chunk(given) });
             }
             return given;
         }
-    // SAFETY: 1.
+    // SAFETY: this thread uses the VM (1).
     } else if from < unsafe { vm.small() } {
         if to == 0 {
-            // SAFETY: 2 and 3: a block of this VM, in a chunk.
+            // SAFETY: this is a block of the VM (2), in a chunk (3).
             vm.tally.freed(from, Place::Chunk(unsafe { chunk(block) } as u64));
-            // SAFETY: handed on.
+            // SAFETY: the arguments are the caller's (1).
             return unsafe { vm.call(block, from, to) };
         }
         if to <= SMALL {
-            // SAFETY: handed on.
+            // SAFETY: the arguments are the caller's (1).
             return unsafe { resize(data, block, from, to) };
         }
     }
-    // SAFETY: handed on.
+    // SAFETY: the arguments are the caller's (1).
     unsafe { any(data, block, from, to) }
 }
 
-/// A small block becomes another.
+/// Resizes a small block to another small size.
 #[inline(never)]
 unsafe extern "C" fn resize(
     data: *mut c_void,
@@ -104,23 +106,24 @@ unsafe extern "C" fn resize(
     from: usize,
     to: usize,
 ) -> *mut c_void {
-    // SAFETY: 1.
+    // SAFETY: the allocator data is a `Vm` (1).
     let vm = unsafe { &*data.cast::<Vm>() };
-    // SAFETY: 2 and 3: a block of this VM, in a chunk.
+    // SAFETY: this is a block of the VM (2), in a chunk (3).
     let before = unsafe { chunk(block) };
-    // SAFETY: handed on.
+    // SAFETY: the arguments are the caller's (1).
     let result = unsafe { vm.call(block, from, to) };
     if result.is_null() {
         vm.tally.failed();
     } else {
-        // SAFETY: 2 and 3: of a block in a chunk comes one in a chunk.
+        // SAFETY: this is a block of the VM (2), and a small block in a chunk stays in a chunk (3).
         let after = unsafe { chunk(result) };
         vm.tally.resized((from, Place::Chunk(before as u64)), (to, Place::Chunk(after as u64)));
     }
     result
 }
 
-/// Any call: a large block may have a mapping of its own, and may be the last one of the VM.
+/// Handles any call: a large block may have a mapping of its own, and may be the last block of the
+/// VM.
 #[inline(never)]
 unsafe extern "C" fn any(
     data: *mut c_void,
@@ -128,11 +131,11 @@ unsafe extern "C" fn any(
     from: usize,
     to: usize,
 ) -> *mut c_void {
-    // SAFETY: 1.
+    // SAFETY: the allocator data is a `Vm` (1).
     let vm = unsafe { &*data.cast::<Vm>() };
-    // SAFETY: 1 and 2: a block of this VM.
+    // SAFETY: the caller passed a block of this VM (1), which has a chunk header (2).
     let before = (!block.is_null()).then(|| unsafe { Block::of(block) });
-    // SAFETY: handed on.
+    // SAFETY: the arguments are the caller's (1).
     let result = unsafe { vm.call(block, from, to) };
     if result.is_null() {
         match before {
@@ -146,7 +149,7 @@ unsafe extern "C" fn any(
         }
         return result;
     }
-    // SAFETY: 1 and 2: just given.
+    // SAFETY: the allocator just returned this block (1), which has a chunk header (2).
     let after = unsafe { Block::of(result) };
     match before {
         Some(before) => {
@@ -167,16 +170,16 @@ fn went(vm: &Vm, block: Block) {
     }
 }
 
-/// Stands in for another allocator.
+/// Wraps any other allocator.
 pub(super) unsafe extern "C" fn alloc_plain(
     data: *mut c_void,
     block: *mut c_void,
     from: usize,
     to: usize,
 ) -> *mut c_void {
-    // SAFETY: 1.
+    // SAFETY: the allocator data is a `Vm` (1).
     let vm = unsafe { &*data.cast::<Vm>() };
-    // SAFETY: handed on.
+    // SAFETY: the arguments are the caller's (1).
     let result = unsafe { vm.call(block, from, to) };
     match (block.is_null(), result.is_null()) {
         (_, true) if to != 0 => vm.tally.failed(),

@@ -1,13 +1,15 @@
-//! Lua's C interface, as far as the hook needs it: found when a Lua library is in the process.
+//! The part of Lua's C interface that the hook needs. It is found when a Lua library is loaded in
+//! the process.
 //!
-//! The declarations are those of Lua 5.1's `lua.h`, which LuaJIT keeps for good as its binary
-//! interface. They are written out, so that the module builds where no Lua is installed.
+//! The declarations are those of `lua.h` of Lua 5.1, which LuaJIT keeps as its stable binary
+//! interface. They are written out here so that the module can be built where no Lua is installed.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. A symbol of Lua's name is Lua's: nginx's modules could not use it otherwise. It has the type
-//!    that `lua.h` gives it.
-//! 2. Its object is pinned before it is kept, so it stays good for as long as the process lives.
+//! 1. A symbol with the name of a Lua function is that function, because nginx's modules could not
+//!    use it otherwise. It has the type that `lua.h` declares.
+//! 2. The object that contains a function is pinned before its address is kept, so the address
+//!    stays valid as long as the process lives.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::OnceLock;
@@ -19,7 +21,7 @@ use crate::report::model::lua::Gc;
 /// `lua_State *`.
 pub type Lua = *mut c_void;
 
-/// `lua_Alloc`: the data, the block, its size, the size wanted.
+/// `lua_Alloc`: takes the data, the block, its size, and the requested size, in bytes.
 pub type Alloc = unsafe extern "C" fn(*mut c_void, *mut c_void, usize, usize) -> *mut c_void;
 
 type GetAlloc = unsafe extern "C" fn(Lua, *mut *mut c_void) -> Option<Alloc>;
@@ -32,7 +34,7 @@ const SET_PAUSE: c_int = 6;
 const SET_STEPMUL: c_int = 7;
 const IS_RUNNING: c_int = 9;
 
-/// The functions.
+/// The functions of Lua that the hook calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Api {
     get_alloc: GetAlloc,
@@ -43,7 +45,7 @@ pub struct Api {
 static API: OnceLock<Api> = OnceLock::new();
 
 impl Api {
-    /// The functions, if they were found.
+    /// Returns the functions, if they were found.
     pub fn get() -> Option<&'static Api> {
         API.get()
     }
@@ -59,7 +61,7 @@ impl Api {
         for function in [get_alloc, set_alloc, collect, symbol(c"lua_close")?] {
             pin(function)?;
         }
-        // SAFETY: 1 and 2.
+        // SAFETY: the functions have these types (1), and stay loaded (2).
         let api = unsafe {
             Api {
                 get_alloc: std::mem::transmute::<*const c_void, GetAlloc>(get_alloc),
@@ -70,14 +72,15 @@ impl Api {
         Ok(API.get_or_init(|| api))
     }
 
-    /// The allocator of a VM, and its data.
+    /// Returns the allocator of a VM, and its data.
     ///
     /// # Safety
     ///
-    /// The VM is alive, and this thread's.
+    /// The VM is alive and used only by this thread.
     pub unsafe fn alloc(&self, lua: Lua) -> (Option<Alloc>, *mut c_void) {
         let mut data = std::ptr::null_mut();
-        // SAFETY: the caller's contract; 1.
+        // SAFETY: the VM is alive and this thread's, by contract, and the function has this type
+        // (1).
         let alloc = unsafe { (self.get_alloc)(lua, &mut data) };
         (alloc, data)
     }
@@ -86,34 +89,39 @@ impl Api {
     ///
     /// # Safety
     ///
-    /// As for [`Api::alloc`]; and the allocator can take back what the one before it gave.
+    /// As for [`Api::alloc`]. The new allocator can also free and resize the blocks of the one
+    /// before it.
     pub unsafe fn set_alloc(&self, lua: Lua, alloc: Alloc, data: *mut c_void) {
-        // SAFETY: the caller's contract; 1.
+        // SAFETY: the VM is alive and this thread's, by contract, and the function has this type
+        // (1).
         unsafe { (self.set_alloc)(lua, Some(alloc), data) }
     }
 
-    /// Bytes that the VM counts.
+    /// Returns the number of bytes that the VM counts.
     ///
     /// # Safety
     ///
     /// As for [`Api::alloc`].
     pub unsafe fn count(&self, lua: Lua) -> u64 {
-        // SAFETY: the caller's contract; 1. Reads two numbers.
+        // SAFETY: the VM is alive and this thread's, by contract, and the calls only read two
+        // numbers (1).
         let (kib, bytes) =
             unsafe { ((self.collect)(lua, COUNT, 0), (self.collect)(lua, COUNT_BYTES, 0)) };
-        // The first is a C int: of a VM of a terabyte and more its sign is a digit.
+        // The first number is a C int: in a VM of a terabyte or more its sign is part of the
+        // number.
         u64::from(kib as u32) * 1024 + u64::from(bytes as u32)
     }
 
-    /// The state of its garbage collector. Lua tells the parameters only when they are set: they
-    /// get another value for a moment, in which nothing runs.
+    /// Returns the state of the VM's garbage collector. Lua returns a parameter only when it is
+    /// set, so each parameter gets another value for a moment, in which no Lua code runs.
     ///
     /// # Safety
     ///
     /// As for [`Api::alloc`].
     pub unsafe fn gc(&self, lua: Lua) -> Gc {
         let exchange = |what: c_int, usual: c_int| {
-            // SAFETY: the caller's contract; 1. Exchanges a number, and puts it back.
+            // SAFETY: the VM is alive and this thread's, by contract; the calls exchange a number
+            // and restore it (1).
             unsafe {
                 let value = (self.collect)(lua, what, usual);
                 (self.collect)(lua, what, value);
@@ -121,20 +129,21 @@ impl Api {
             }
         };
         let (pause, stepmul) = (exchange(SET_PAUSE, 200), exchange(SET_STEPMUL, 200));
-        // SAFETY: the caller's contract; 1. Reads a number; -1 where Lua does not know the question.
+        // SAFETY: the VM is alive and this thread's, by contract. The call reads a number, which is
+        // -1 if Lua does not know the request (1).
         let running = match unsafe { (self.collect)(lua, IS_RUNNING, 0) } {
             0 => Some(false),
             1 => Some(true),
             _ => None,
         };
-        // Unsigned numbers to LuaJIT.
+        // LuaJIT treats them as unsigned numbers.
         let (pause, stepmul) = (Some((pause as u32).into()), Some((stepmul as u32).into()));
         Gc { running, pause, stepmul, gc64: None, limit_bytes: None }
     }
 }
 
 fn symbol(name: &CStr) -> Result<*const c_void, Refusal> {
-    // SAFETY: looks a NUL-terminated name up, without effect.
+    // SAFETY: the lookup has no effect, and the name ends in NUL (1).
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (!found.is_null()).then_some(found.cast_const()).ok_or(Refusal::NoLua)
 }

@@ -1,8 +1,8 @@
-//! Whose VM is made: by the address that `luaL_newstate` returns to.
+//! Finds the subsystem that creates a VM, by the return address of its call to `luaL_newstate`.
 //!
-//! In a dynamic module the name of its file tells. In an executable that has the modules linked in,
-//! the names of its functions do: those that have none, being static, lie behind one that has one,
-//! of the same source file or its neighbour.
+//! For a dynamic module the name of its file is decisive. For an executable with linked-in modules,
+//! the names of its functions are. A static function has no name; it lies behind a named function
+//! of the same source file or of a neighbouring one.
 //!
 //! Invariants for `unsafe`:
 //!
@@ -14,12 +14,12 @@ use crate::report::model::lua::Subsystem;
 use crate::sys::elf::objects;
 use crate::sys::exports::around;
 
-/// Addresses that were asked about before.
+/// The answers for the addresses of earlier calls.
 static KNOWN: [Known; 16] = [const { Known::new() }; 16];
 
 struct Known {
     address: AtomicUsize,
-    /// The subsystem's place in [`Subsystem::ALL`], plus one; 0: not written yet.
+    /// The subsystem's index in [`Subsystem::ALL`], plus one; 0: not written yet.
     answer: AtomicUsize,
 }
 
@@ -29,7 +29,7 @@ impl Known {
     }
 }
 
-/// Whose code an address is in.
+/// Returns the subsystem whose code contains an address.
 pub fn subsystem(address: usize) -> Subsystem {
     for known in &KNOWN {
         match known.address.load(Ordering::Acquire) {
@@ -53,7 +53,7 @@ pub fn subsystem(address: usize) -> Subsystem {
     ask(address)
 }
 
-/// Forgets the answers: other objects may be at the addresses now.
+/// Forgets the answers, because other objects may be at the addresses now.
 pub fn forget() {
     for known in &KNOWN {
         known.answer.store(0, Ordering::Release);
@@ -112,7 +112,7 @@ mod tests {
             let at = |name: &CStr| library.symbol(name) as usize;
             assert_eq!(subsystem(at(c"ngx_other")), Subsystem::Other);
             assert_eq!(subsystem(at(c"ngx_stream_lua_first")), Subsystem::Stream);
-            // SAFETY: the function has this type.
+            // SAFETY: the function has this type, and its library is loaded (1).
             let hidden = unsafe {
                 std::mem::transmute::<*const std::ffi::c_void, extern "C" fn() -> usize>(
                     library.symbol(c"where"),

@@ -8,17 +8,17 @@ use std::ops::Range;
 
 use crate::abi::luajit::direct::THRESHOLD;
 
-/// Direct mappings.
+/// The list of a VM's direct mappings.
 #[derive(Debug, Default)]
 pub struct Directs {
-    /// Their sizes by their addresses.
+    /// Their sizes in bytes, by address.
     sizes: HashMap<usize, usize, BuildHasherDefault<DefaultHasher>>,
-    /// Those that were made shorter than any that is new, as when a buffer shrinks.
+    /// The number of mappings that became shorter than any new mapping, as when a buffer shrinks.
     short: usize,
 }
 
 impl Directs {
-    /// Lists a mapping; false when there is no memory for it.
+    /// Adds a mapping. Returns false if there is no memory for it.
     pub fn insert(&mut self, range: Range<usize>) -> bool {
         if self.sizes.try_reserve(1).is_err() {
             return false;
@@ -28,20 +28,20 @@ impl Directs {
         true
     }
 
-    /// Takes a mapping off the list.
+    /// Removes a mapping.
     pub fn remove(&mut self, start: usize) {
         if let Some(size) = self.sizes.remove(&start) {
             self.short -= usize::from(size < THRESHOLD);
         }
     }
 
-    /// Whether a block in one of them may be small. LuaJIT leaves a mapping as it is when its block
-    /// shrinks by 64 KiB at most.
+    /// Returns whether a block in one of the mappings may be small. LuaJIT keeps a mapping
+    /// unchanged when its block shrinks by at most 64 KiB.
     pub fn any_short(&self) -> bool {
         self.short > 0
     }
 
-    /// Where they are.
+    /// Returns the address ranges of the mappings.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.sizes.iter().map(|(at, size)| *at..at.saturating_add(*size))
     }

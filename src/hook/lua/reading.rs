@@ -1,12 +1,12 @@
-//! What is known of the VMs at a moment.
+//! Reads the figures of the VMs at one moment.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. A VM that a place in [`vm`] shows as live is alive, as [`super`] sees to.
-//! 2. A cycle's own VM is used by the main thread only, which is also who reads.
-//! 3. LuaJIT's allocator keeps its state, its list of segments and its trees of free chunks in memory
-//!    that stays mapped as long as the VM lives, and follows the same words at each call.
-//!    [`Footprint::verify`] has checked their layout before [`Vm::heap`] says where they are.
+//! 1. A VM that a place in [`vm`] shows as live is alive (rule 3 of [`super`]).
+//! 2. Only the main thread uses a cycle's own VM, and the main thread is the one that reads.
+//! 3. LuaJIT's allocator keeps its state, its list of segments and its trees of free chunks in
+//!    memory that stays mapped as long as the VM lives, and follows the same words at each call.
+//!    [`Footprint::verify`] has checked their layout before [`Vm::heap`] returns their address.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -20,43 +20,43 @@ use crate::report::model::lua::{Gc, Subsystem};
 use crate::sys::memory::{Direct, Own};
 use crate::tally::lua::{Ended, Figures};
 
-/// More segments are not followed: some milliseconds' worth.
+/// The maximum number of segments to follow, which takes some milliseconds.
 pub(super) const SEGMENTS: usize = 16_384;
-/// And in a VM that another thread may be using, where each costs a system call.
+/// The maximum for a VM that another thread may be using, where each segment costs a system call.
 const SEGMENTS_ELSEWHERE: usize = 512;
 
-/// What is known of all VMs of the process.
+/// The figures of all VMs of the process.
 #[derive(Debug, Default)]
 pub struct Reading {
-    /// Those that are alive, in the order of their birth.
+    /// The live VMs, in the order of their creation.
     pub vms: Vec<VmReading>,
-    /// The sums over those that have ended, in the order of [`Subsystem::ALL`].
+    /// The sums over the VMs that have ended, in the order of [`Subsystem::ALL`].
     pub ended: [Figures; 3],
-    /// VMs whose count was not Lua's own when they ended.
+    /// The number of VMs that ended with a count of bytes that differed from Lua's own.
     pub miscounted: u64,
-    /// VMs that could not be wrapped.
+    /// The number of VMs that could not be wrapped.
     pub unwrapped: u64,
-    /// Whether there may be VMs that are not known.
+    /// Whether there may be unknown VMs.
     pub unseen: bool,
 }
 
-/// What is known of a VM.
+/// The figures of one VM.
 #[derive(Debug)]
 pub struct VmReading {
-    /// Whose it is.
+    /// The subsystem that the VM belongs to.
     pub subsystem: Subsystem,
-    /// What it has got.
+    /// The figures of the VM's memory.
     pub figures: Figures,
-    /// What Lua counts, and the state of its collector: of a cycle's own VM.
+    /// For a cycle's own VM: the number of bytes that Lua counts, and the state of its collector.
     pub counted: Option<(u64, Gc)>,
-    /// Its mappings; or why they are not known.
+    /// Its mappings, or the reason why they are unknown.
     pub heap: Result<Heap, &'static str>,
     serial: u64,
 }
 
 #[cfg(test)]
 impl VmReading {
-    /// A made-up one.
+    /// Returns a made-up reading.
     pub fn new(
         subsystem: Subsystem,
         figures: Figures,
@@ -70,13 +70,14 @@ impl VmReading {
 /// The mappings of a VM.
 #[derive(Debug, Default)]
 pub struct Heap {
-    /// Its segments, and what of them is no block.
+    /// Its segments, and the parts of them that are not blocks.
     pub footprint: Footprint,
     /// Its direct mappings.
     pub directs: Vec<Range<usize>>,
 }
 
-/// Reads all VMs. Call it on the main thread. Takes some microseconds, and 100 ns a segment.
+/// Reads all VMs. Call it on the main thread. Takes some microseconds, plus 100 ns for each
+/// segment.
 pub fn read() -> Reading {
     let Some(api) = Api::get() else {
         return Reading::default();
@@ -93,7 +94,7 @@ pub fn read() -> Reading {
 }
 
 fn read_vm(api: &Api, vm: &Vm) -> Option<VmReading> {
-    /// What another thread changes meanwhile is read again so often.
+    /// The number of attempts to read a VM that another thread changes meanwhile.
     const TRIES: usize = 3;
     for _ in 0..TRIES {
         let (serial, figures) = (vm.serial(), vm.tally.figures());
@@ -104,7 +105,7 @@ fn read_vm(api: &Api, vm: &Vm) -> Option<VmReading> {
         let reading = VmReading {
             subsystem: vm.subsystem(),
             figures,
-            // SAFETY: alive (1) and this thread's (2).
+            // SAFETY: the VM is alive (1) and this thread's (2).
             counted: main.then(|| unsafe { (api.count(vm.lua()), gc(api, vm)) }),
             heap: heap(vm, main),
             serial,
@@ -127,13 +128,16 @@ fn read_vm(api: &Api, vm: &Vm) -> Option<VmReading> {
     })
 }
 
+/// Returns the state of a VM's garbage collector.
+///
 /// # Safety
 ///
-/// The VM is alive and this thread's.
+/// The VM is alive and used only by this thread.
 unsafe fn gc(api: &Api, vm: &Vm) -> Gc {
-    /// Where a build without GC64 has all its memory: `LJ_MAX_MEM` and the addresses below 2 GB.
+    /// The upper end of the addresses that a build without GC64 uses for all its memory:
+    /// `LJ_MAX_MEM`, the first 2 GB.
     const LOW: u64 = 1 << 31;
-    // SAFETY: the caller's contract.
+    // SAFETY: the VM is alive (1) and this thread's (2), by contract.
     let mut gc = unsafe { api.gc(vm.lua()) };
     if vm.heap().is_some() {
         let is_low = (vm.lua() as u64) < LOW;
@@ -146,7 +150,7 @@ fn heap(vm: &Vm, main: bool) -> Result<Heap, &'static str> {
     let state = vm.heap().ok_or("its allocator is not LuaJIT's own")?;
     let footprint = if main {
         // SAFETY: only words that the allocator itself follows are read, which are mapped while the
-        // VM lives (1, 3); it cannot run meanwhile, for its thread is this one (2).
+        // VM lives (1, 3). The allocator cannot run meanwhile, because its thread is this one (2).
         let memory = unsafe { Direct::new(0..usize::MAX) };
         Footprint::read(&memory, state, SEGMENTS)
     } else {

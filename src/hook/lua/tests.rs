@@ -1,4 +1,5 @@
-//! With a made-up Lua: VMs with an allocator of their own, which tells whose it is when it ends.
+//! Tests with a made-up Lua, whose VMs have an allocator that reports which allocator is set when a
+//! VM ends.
 
 use super::*;
 use crate::sys::testing::{isolated, Library};
@@ -61,10 +62,10 @@ struct World {
     user: Library,
 }
 
-// SAFETY: libraries that stay loaded, whose functions use what they are given and atomics.
+// SAFETY: the libraries stay loaded, and their functions use only their arguments and atomics.
 unsafe impl Sync for World {}
 
-/// As nginx loads modules, so that `dlsym` finds what is in them.
+/// Loads a library as nginx loads modules, so that `dlsym` finds its symbols.
 fn load() -> World {
     let lua = Library::build("liblua-made-up.so", LUA, &[]);
     lua.make_global();
@@ -75,7 +76,8 @@ fn load() -> World {
 impl World {
     fn call(&self, library: &Library, name: &CStr, arguments: [usize; 4]) -> usize {
         type Function = unsafe extern "C" fn(usize, usize, usize, usize) -> usize;
-        // SAFETY: the functions of the test take at most four words, and give one back or none.
+        // SAFETY: the functions of the test take at most four words, and return one word or
+        // nothing.
         unsafe {
             let function = std::mem::transmute::<*const c_void, Function>(library.symbol(name));
             let [a, b, c, d] = arguments;
@@ -96,7 +98,7 @@ impl World {
     }
 
     fn counter(&self, name: &CStr) -> i32 {
-        // SAFETY: an int of the library.
+        // SAFETY: the symbol is an int of the library.
         unsafe { self.lua.symbol(name).cast::<i32>().read() }
     }
 }
@@ -117,7 +119,7 @@ fn no_lua() {
 fn from_birth_to_end() {
     isolated("hook::lua::tests::from_birth_to_end", || {
         let world = load();
-        // One that was there before.
+        // A VM that is older than the hook.
         let old = world.make();
         assert_eq!(install(), Ok(()));
         assert_eq!(install(), Ok(()));
@@ -151,11 +153,11 @@ fn from_birth_to_end() {
         assert!(reading.vms[0].heap.is_err(), "not LuaJIT's own allocator");
         assert_eq!(reading.vms[0].counted, None);
 
-        // The cycle's own are known for what they are.
+        // Adopted VMs are known as the cycle's own.
         for state in [old, lua] {
-            // SAFETY: alive, and used here only.
+            // SAFETY: the VM is alive, and used only here.
             unsafe { adopt(state as *mut c_void, Subsystem::Http, || None) }.unwrap();
-            // SAFETY: as above.
+            // SAFETY: the VM is alive, and used only here.
             assert!(unsafe { is_known(state as *mut c_void) });
         }
         let reading = read();
@@ -176,14 +178,14 @@ fn from_birth_to_end() {
         assert_eq!((reading.ended[0].allocations, reading.ended[0].frees), (2, 2));
         assert_eq!((reading.ended[0].peak, reading.ended[0].live), (size + 3017, 0));
 
-        // The place is used again.
+        // The place is reused.
         let places = vm::all().count();
         let again = world.make();
         assert_eq!(vm::all().count(), places);
         let born = Figures { live: size, peak: size, ..Figures::default() };
         assert_eq!(figures(Subsystem::Stream), std::slice::from_ref(&born));
 
-        // One that is made with an allocator of its maker's.
+        // A VM that is created with an allocator of its creator.
         let (alloc, data) = vm::all().find(|vm| vm.is_live()).unwrap().original();
         let alloc = alloc.map_or(0, |alloc| alloc as usize);
         let with =
@@ -202,12 +204,12 @@ fn taken_out() {
         install().unwrap();
         let lua = world.make();
         world.alloc(lua, 0, 0, 100);
-        // SAFETY: alive, and used here only.
+        // SAFETY: the VM is alive, and used only here.
         unsafe { adopt(lua as *mut c_void, Subsystem::Stream, || None) }.unwrap();
         uninstall().unwrap();
         assert_eq!(state(), Hooked::NotInstalled);
         assert!(read().vms.is_empty());
-        // SAFETY: as above.
+        // SAFETY: the VM is alive, and used only here.
         assert!(!unsafe { is_known(lua as *mut c_void) });
         world.end(lua);
         let unseen = world.make();
@@ -224,14 +226,14 @@ fn ends_that_are_not_seen() {
         let world = load();
         install().unwrap();
         let lua = world.make();
-        // Called in its library, as where nothing imports it.
+        // Called within the library, as when no module imports it.
         world.call(&world.lua, c"lua_close", [lua, 0, 0, 0]);
         assert!(read().vms.is_empty());
         assert_eq!(read().ended[1].frees, 1);
         assert_eq!(world.counter(c"ended_with_own"), 0);
-        // Announced.
+        // The end is announced.
         let lua = world.make();
-        // SAFETY: alive, and used here only.
+        // SAFETY: the VM is alive, and used only here.
         unsafe { end(lua as *mut c_void) };
         assert!(read().vms.is_empty());
         world.call(&world.lua, c"lua_close", [lua, 0, 0, 0]);
@@ -239,7 +241,7 @@ fn ends_that_are_not_seen() {
     });
 }
 
-/// VMs come and go on threads while they are read.
+/// VMs are created and ended on threads while they are read.
 #[test]
 fn on_threads() {
     isolated("hook::lua::tests::on_threads", || {

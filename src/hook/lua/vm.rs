@@ -1,13 +1,14 @@
-//! The VMs of this process: what each has got, and from which allocator.
+//! The VMs of this process: the memory that each holds, and its original allocator.
 //!
 //! What the unsafe code below relies on:
 //!
-//! 1. A [`Vm`] is never freed once it is in the list, only used again for another VM: whoever finds
-//!    one, also on another thread, finds a valid one.
-//! 2. While a Lua VM has one of the allocators of [`super::alloc`], its data is a `Vm` whose
-//!    `original` and `data` are what it had before.
-//! 3. Of a place that is taken, only the thread that uses the VM writes `small`.
-//! 4. Nothing here can unwind: no indexing, no overflowing arithmetic, memory by `try_reserve`.
+//! 1. A [`Vm`] is never freed once it is in the list, only reused for another VM. Whoever finds
+//!    one, on any thread, finds a valid one.
+//! 2. While a Lua VM has one of the allocators of [`super::alloc`], its allocator data is a `Vm`
+//!    whose `original` and `data` are the allocator and data that it had before.
+//! 3. While a place is taken, only the thread that uses its VM writes `small`.
+//! 4. Nothing here can unwind: there is no indexing and no overflowing arithmetic, and memory is
+//!    reserved by `try_reserve`.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -26,18 +27,19 @@ const FREE: u8 = 0;
 const BUSY: u8 = 1;
 const LIVE: u8 = 2;
 
-/// A VM, or a place for one. What every call to the allocator needs lies in one line of the cache.
+/// A VM, or a free place for one. The fields that every call of the allocator needs lie in one
+/// cache line.
 #[repr(C, align(64))]
 pub struct Vm {
     original: AtomicPtr<c_void>,
     data: AtomicPtr<c_void>,
     small: AtomicUsize,
-    /// What it has got.
+    /// The figures of the VM's memory.
     pub tally: Tally,
-    /// `small` while all direct mappings are long.
+    /// The value of `small` while no direct mapping is short.
     usual: AtomicUsize,
     lua: AtomicPtr<c_void>,
-    /// Held while a mapping comes or goes, and while they are read.
+    /// Locked while a mapping is added, removed or read.
     directs: Mutex<Directs>,
     /// Whether some direct mappings are not known.
     unlisted: AtomicBool,
@@ -46,7 +48,7 @@ pub struct Vm {
     subsystem: AtomicU8,
     /// Whether it is a cycle's own VM, which only the main thread uses.
     main: AtomicBool,
-    /// VMs in the order of their birth.
+    /// The position of the VM in the order of creation.
     serial: AtomicU64,
     state: AtomicU8,
     next: AtomicPtr<Vm>,
@@ -55,21 +57,22 @@ pub struct Vm {
 static HEAD: AtomicPtr<Vm> = AtomicPtr::new(std::ptr::null_mut());
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
-/// What a VM had when its allocator was wrapped.
+/// The memory of a VM at the time when its allocator was wrapped.
 #[derive(Debug, Default)]
 pub struct Birth {
-    /// Bytes that it counts.
+    /// The number of bytes that Lua counts.
     pub live: u64,
-    /// Its blocks and the bytes of their chunks; `None` where the allocator is not LuaJIT's own.
+    /// The number of its blocks, and the bytes of their chunks; `None` if the allocator is not
+    /// LuaJIT's own.
     pub blocks: Option<(u64, u64)>,
-    /// Bytes of the chunk that its own state is in; 0 when it is in none.
+    /// The size in bytes of the chunk that contains its own state; 0 if no chunk does.
     pub state: usize,
-    /// Its direct mappings; `None`: there may be some that are not known.
+    /// Its direct mappings; `None` if there may be unknown ones.
     pub directs: Option<Vec<Range<usize>>>,
 }
 
 impl Vm {
-    /// A place for a VM; `None` without memory.
+    /// Takes a free place for a VM, or creates one. Returns `None` if there is no memory.
     pub fn claim() -> Option<&'static Vm> {
         let free = all().find(|vm| {
             vm.state.compare_exchange(FREE, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -78,14 +81,14 @@ impl Vm {
             return Some(vm);
         }
         let layout = std::alloc::Layout::new::<Vm>();
-        // SAFETY: the type has a size.
+        // SAFETY: the size of the type is not 0, and nobody else has the block (1).
         let place = unsafe { std::alloc::alloc(layout) }.cast::<Vm>();
         if place.is_null() {
             return None;
         }
-        // SAFETY: allocated above for this type.
+        // SAFETY: the block was allocated above for this type (1).
         unsafe { place.write(Vm::new()) };
-        // SAFETY: just written, and never freed from here on (1).
+        // SAFETY: the place was just initialised, and is never freed from here on (1).
         let vm = unsafe { &*place };
         let push = |head: *mut Vm| {
             vm.next.store(head, Ordering::Relaxed);
@@ -114,8 +117,8 @@ impl Vm {
         }
     }
 
-    /// Fills the place in for a VM that this thread uses now, with the allocator and the data that it has now.
-    /// The allocator to set instead.
+    /// Fills in the place for a VM that this thread uses, with the VM's current allocator and data.
+    /// Returns the allocator to set instead.
     pub fn begin(&self, lua: Lua, (alloc, data): (Alloc, *mut c_void), birth: Birth) -> Alloc {
         self.original.store(alloc as *mut c_void, Ordering::Relaxed);
         self.data.store(data, Ordering::Relaxed);
@@ -138,72 +141,73 @@ impl Vm {
         }
     }
 
-    /// The VM is there, for whoever reads.
+    /// Shows the VM to readers.
     pub fn show(&self, subsystem: Subsystem) {
         self.set_subsystem(subsystem);
         self.state.store(LIVE, Ordering::Release);
     }
 
-    /// The VM is gone: the place is free.
+    /// Frees the place, after the end of its VM.
     pub fn end(&self) {
         self.lua.store(std::ptr::null_mut(), Ordering::Relaxed);
         *self.directs.lock().unwrap_or_else(PoisonError::into_inner) = Directs::default();
         self.state.store(FREE, Ordering::Release);
     }
 
-    /// Whether there is a VM here.
+    /// Returns whether there is a live VM in this place.
     pub fn is_live(&self) -> bool {
         self.state.load(Ordering::Acquire) == LIVE
     }
 
-    /// Whether it is a cycle's own VM, which only the main thread uses. One that was made for a
-    /// task may be on any thread.
+    /// Returns whether it is a cycle's own VM, which only the main thread uses. A VM that was
+    /// created for a task may run on any thread.
     pub fn is_main(&self) -> bool {
         self.main.load(Ordering::Relaxed)
     }
 
-    /// It is a cycle's own VM.
+    /// Marks the VM as a cycle's own.
     pub fn set_main(&self) {
         self.main.store(true, Ordering::Relaxed);
     }
 
-    /// Its state; null when it is gone.
+    /// Returns the Lua state of the VM; null after its end.
     pub fn lua(&self) -> Lua {
         self.lua.load(Ordering::Relaxed)
     }
 
-    /// The allocator it was made with, and its data.
+    /// Returns the allocator that the VM was created with, and its data.
     pub fn original(&self) -> (Option<Alloc>, *mut c_void) {
         let alloc = self.original.load(Ordering::Relaxed);
-        // SAFETY: null or a function of this type (2); both are what the option can be.
+        // SAFETY: the pointer is null or a function of this type, and the option can be either (2).
         let alloc = unsafe { std::mem::transmute::<*mut c_void, Option<Alloc>>(alloc) };
         (alloc, self.data.load(Ordering::Relaxed))
     }
 
-    /// Where its allocator's state is; `None` when it is not LuaJIT's own.
+    /// Returns the address of the allocator's state; `None` if the allocator is not LuaJIT's own.
     pub fn heap(&self) -> Option<usize> {
         let data = self.data.load(Ordering::Relaxed) as usize;
         self.chunks.load(Ordering::Relaxed).then_some(data)
     }
 
-    /// Whose it is.
+    /// Returns the subsystem that the VM belongs to.
     pub fn subsystem(&self) -> Subsystem {
         let place = usize::from(self.subsystem.load(Ordering::Relaxed));
         Subsystem::ALL.get(place).copied().unwrap_or(Subsystem::Other)
     }
 
-    /// Says whose it is.
+    /// Sets the subsystem that the VM belongs to.
     pub fn set_subsystem(&self, subsystem: Subsystem) {
         let place = Subsystem::ALL.iter().position(|s| *s == subsystem).unwrap_or(2);
         self.subsystem.store(place as u8, Ordering::Relaxed);
     }
 
-    /// Its place in the order of births.
+    /// Returns the VM's position in the order of creation.
     pub fn serial(&self) -> u64 {
         self.serial.load(Ordering::Relaxed)
     }
 
-    /// Its direct mappings; `None` when not all are known, or one comes or goes right now.
+    /// Returns the VM's direct mappings; `None` if not all are known, or if one is being added or
+    /// removed right now.
     pub fn directs(&self) -> Option<Vec<Range<usize>>> {
         if self.unlisted.load(Ordering::Relaxed) {
             return None;
@@ -211,19 +215,20 @@ impl Vm {
         Some(self.directs.try_lock().ok()?.ranges().collect())
     }
 
-    /// A block of less than this size lies in a chunk of a segment, and is not the one that the VM's
-    /// own state is in.
+    /// Returns the size limit of small blocks, in bytes. A block below this size lies in a chunk of
+    /// a segment, and does not contain the VM's own state.
     ///
     /// # Safety
     ///
     /// Called on the thread that uses the VM.
     #[inline]
     pub unsafe fn small(&self) -> usize {
-        // SAFETY: 3. Not as an atomic, which compilers load by an instruction of its own.
+        // Not read as an atomic, because compilers use a separate load instruction for that.
+        // SAFETY: only this thread writes the word (3).
         unsafe { self.small.as_ptr().read() }
     }
 
-    /// Calls the allocator it was made with.
+    /// Calls the VM's original allocator.
     ///
     /// # Safety
     ///
@@ -231,19 +236,21 @@ impl Vm {
     #[inline]
     pub unsafe fn call(&self, block: *mut c_void, from: usize, to: usize) -> *mut c_void {
         let alloc = self.original.load(Ordering::Relaxed);
-        // SAFETY: 2: set before the VM got this `Vm` for its data, and a function of this type.
+        // SAFETY: the word was set before this `Vm` became the VM's allocator data, and holds a
+        // function of this type (2).
         let alloc = unsafe { std::mem::transmute::<*mut c_void, Alloc>(alloc) };
-        // SAFETY: the caller's contract; 2.
+        // SAFETY: the arguments are those of a call to the VM's allocator, by contract, and the
+        // data is the original's (2).
         unsafe { alloc(self.data.load(Ordering::Relaxed), block, from, to) }
     }
 
-    /// A direct mapping came.
+    /// Adds a new direct mapping.
     #[cold]
     pub fn list(&self, range: Range<usize>) {
         self.change_directs(|directs| directs.insert(range));
     }
 
-    /// A direct mapping went.
+    /// Removes the direct mapping that starts at `start`.
     #[cold]
     pub fn unlist(&self, start: usize) {
         self.change_directs(|directs| {
@@ -254,11 +261,12 @@ impl Vm {
 
     /// Changes the list of direct mappings. `change` returns false when one could not be listed.
     ///
-    /// The only place behind a VM's allocator that takes a lock and may allocate. It runs when a block
-    /// of 128 KB or more comes or goes, for which LuaJIT has just called `mmap` or `munmap`; blocks below
-    /// that never get here. The lock is this VM's, and only [`Vm::directs`] takes it on another thread,
-    /// which tries once and copies the list. The list is memory of this module, not of a Lua VM, so it
-    /// does not come back here; without memory for it the VM is marked, and its mappings are unknown.
+    /// This is the only code behind a VM's allocator that takes a lock and may allocate. It runs
+    /// when a block of 128 KB or more is allocated or freed, for which LuaJIT has just called
+    /// `mmap` or `munmap`; smaller blocks never get here. The lock is this VM's. On another thread
+    /// only [`Vm::directs`] takes it, which tries once and copies the list. The list is in this
+    /// module's memory, not in that of a Lua VM, so the allocation does not recurse. If there is no
+    /// memory for the list, the VM is marked, and its mappings are unknown.
     fn change_directs(&self, change: impl FnOnce(&mut Directs) -> bool) {
         keep_errno(|| {
             let mut directs = self.directs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -271,8 +279,8 @@ impl Vm {
         });
     }
 
-    /// Notices the end of a VM that nobody announced: the last block it frees is the one with its
-    /// own state in it.
+    /// Notices the end of a VM that was not announced: the last block that a VM frees contains its
+    /// own state.
     pub fn notice_end(&self, block: *mut c_void, size: usize) {
         let offset = (self.lua.load(Ordering::Relaxed) as usize).wrapping_sub(block as usize);
         if offset < size {
@@ -281,16 +289,16 @@ impl Vm {
     }
 }
 
-/// All places.
+/// Returns all places, free or taken.
 pub fn all() -> impl Iterator<Item = &'static Vm> {
     let first = HEAD.load(Ordering::Acquire);
-    // SAFETY: 1, for each.
+    // SAFETY: the pointer is null or leads to a place that is never freed (1).
     let next = |vm: &&'static Vm| unsafe { vm.next.load(Ordering::Acquire).as_ref() };
-    // SAFETY: 1.
+    // SAFETY: the pointer is null or leads to a place that is never freed (1).
     std::iter::successors(unsafe { first.as_ref() }, next)
 }
 
-/// The VM that an allocator and its data are of, if they are ours.
+/// Returns the VM to which an allocator and its data belong, if they are ours.
 pub fn of(alloc: Option<Alloc>, data: *mut c_void) -> Option<&'static Vm> {
     let ours = [alloc_chunks as Alloc as usize, alloc_plain as Alloc as usize];
     let found = all().find(|vm| std::ptr::from_ref::<Vm>(vm).cast() == data.cast_const());
