@@ -2,7 +2,7 @@
 //!
 //! | name | meaning |
 //! |---|---|
-//! | `plan`, `REACH` | detours: how to replace a function's first instructions by a jump, and its range |
+//! | `plan`, `REACH` | detours: how a jump replaces a function's first instructions, and its range |
 //! | `flush` | makes written code visible to the processor |
 //! | `references` | finds what machine code refers to |
 //! | `thread_pointer` | distinguishes threads at the cost of one instruction |

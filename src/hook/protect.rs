@@ -24,7 +24,7 @@ pub struct Protections(Vec<(Range<usize>, c_int)>);
 /// The kernel lets nobody map a page below this address (the usual maximum of `vm.mmap_min_addr`).
 const LOWEST: usize = 0x1_0000;
 
-/// Why a slot was not written.
+/// The reason why a slot was not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The slot does not hold the expected value.

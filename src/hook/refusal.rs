@@ -15,13 +15,13 @@ pub enum Refusal {
     /// The loader finds no definition of the function, or only stubs that lead to one.
     #[error("{symbol} cannot be resolved")]
     Unresolved {
-        /// The function.
+        /// The name of the function.
         symbol: String,
     },
     /// A slot leads to a different function than the other slots do: somebody else has hooked it.
     #[error("{object} has another {symbol} than the rest")]
     Foreign {
-        /// The function.
+        /// The name of the function.
         symbol: String,
         /// The importing object's base name.
         object: String,
@@ -56,7 +56,7 @@ pub enum Refusal {
     /// The hook does not see how VMs are created.
     #[error("no module imports {symbol}")]
     NotImported {
-        /// The function.
+        /// The name of the function.
         symbol: String,
     },
     /// The process has more than one thread. Code that other threads may be running cannot be
@@ -69,7 +69,7 @@ pub enum Refusal {
     /// The function's first instructions cannot be moved.
     #[error("the first instructions of {symbol} cannot be moved")]
     Code {
-        /// The function.
+        /// The name of the function.
         symbol: String,
     },
     /// A structure of nginx differs from the one that the module was built for.
@@ -78,7 +78,7 @@ pub enum Refusal {
     /// Somebody else has changed the function's code since it was hooked.
     #[error("the code of {symbol} was changed by somebody else")]
     Overwritten {
-        /// The function.
+        /// The name of the function.
         symbol: String,
     },
     /// No child process could be created for the trial.

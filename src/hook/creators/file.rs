@@ -10,7 +10,7 @@ use crate::report::naming::prefix;
 /// A function that has a name, or whose file has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// Where it starts.
+    /// Its start address.
     pub start: usize,
     /// Its name, or the prefix of the names in its file.
     pub name: String,

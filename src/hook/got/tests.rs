@@ -31,7 +31,7 @@ fn take(
     original: &AtomicPtr<c_void>,
 ) -> Patched {
     let original = original.load(Ordering::Relaxed);
-    // SAFETY: as in `put`.
+    // SAFETY: each test has a process of its own, and `original` is what `patch` found.
     unsafe { restore(objects, SYMBOL, replacement as *const c_void, original) }.unwrap()
 }
 

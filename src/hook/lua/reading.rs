@@ -56,7 +56,7 @@ pub struct VmReading {
 
 #[cfg(test)]
 impl VmReading {
-    /// Returns a made-up reading.
+    /// Returns a reading with the given values, for tests.
     pub fn new(
         subsystem: Subsystem,
         figures: Figures,

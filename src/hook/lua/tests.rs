@@ -1,5 +1,5 @@
-//! Tests with a made-up Lua, whose VMs have an allocator that reports which allocator is set when a
-//! VM ends.
+//! Tests with a fake Lua, whose VMs have an allocator that reports, at the end of a VM, which
+//! allocator the VM has.
 
 use super::*;
 use crate::sys::testing::{isolated, Library};

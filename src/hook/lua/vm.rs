@@ -41,7 +41,7 @@ pub struct Vm {
     lua: AtomicPtr<c_void>,
     /// Locked while a mapping is added, removed or read.
     directs: Mutex<Directs>,
-    /// Whether some direct mappings are not known.
+    /// Whether some direct mappings are unknown.
     unlisted: AtomicBool,
     /// Whether its blocks lie in chunks of LuaJIT's own allocator.
     chunks: AtomicBool,

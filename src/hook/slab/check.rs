@@ -1,12 +1,12 @@
-//! The trial of the hooks on the slab allocator. It proves the layout of slab pools, and that the hooks
-//! count. It runs in a child process, with the hooks installed there.
+//! The trial of the hooks on the slab allocator. It verifies the layout of slab pools, and that the
+//! hooks count. It runs in a child process, with the hooks in place there.
 //!
 //! Invariants for `unsafe`:
 //!
 //! 1. The functions have the types that nginx declares. If they do not, only the child can crash.
 //! 2. A log of zeroes logs nothing, because nginx compares its level first.
-//! 3. The pool lies in memory that [`check`] allocated, aligned to a page. nginx's slab functions use
-//!    it like a zone. Only blocks of this pool are freed in it.
+//! 3. The pool lies in memory that [`check`] allocated, aligned to a page. nginx's slab functions
+//!    use it like a zone. Only blocks of this pool are freed in it.
 
 use std::alloc::Layout as Room;
 use std::ffi::{c_void, CStr};
@@ -38,7 +38,7 @@ pub fn check(layout: &Layout, make: Make) -> Result<(), Refusal> {
     begin_process();
     let room = Room::from_size_align(PAGES * page_size(), page_size());
     let Ok(room) = room else { return Err(Refusal::Memory) };
-    // SAFETY: the size is not 0.
+    // SAFETY: the size is not 0, and the memory is aligned to a page (3).
     let start = unsafe { std::alloc::alloc_zeroed(room) };
     if start.is_null() {
         return Err(Refusal::Memory);
@@ -103,7 +103,7 @@ unsafe fn is_counted(start: *mut u8, layout: &Layout, make: Make) -> Result<bool
         let class = used.classes.iter().find(|class| class.size == size);
         class.map(|class| (class.used, class.reqs, class.fails))
     };
-    // One page has the two slots; the others are free again, behind it.
+    // The two slots share one page. All other pages are free again, in one run.
     Ok(blocks
         && is_empty
         && counts(at) == Some(counted)
@@ -157,7 +157,7 @@ fn mappings_are_seen() -> Result<bool, Refusal> {
     if unsafe { make(shm) } != OK {
         return Ok(false);
     }
-    // SAFETY: `shm` points to the structure above.
+    // SAFETY: `shm` points to the structure above, which `make` filled in (1).
     let at = unsafe { (*shm).addr } as usize;
     let begun = seen(at).filter(|mapping| mapping.size == page_size());
     // No pool is there; the counters of its address are.

@@ -216,7 +216,7 @@ fn a_creation_that_fails() {
             // SAFETY: the address of errno is valid as long as the thread lives.
             unsafe { libc::__errno_location().write(77) };
             let result = create(attributes.as_ptr(), returns, 0);
-            // SAFETY: as above.
+            // SAFETY: the address of errno is valid as long as the thread lives.
             (result, unsafe { libc::__errno_location().read() })
         };
         let unhooked = fail();

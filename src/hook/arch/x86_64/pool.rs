@@ -142,7 +142,7 @@ global_asm!(
     "or rdx, [rdi + {LARGE}]",
     "jnz .Ldestroy_one_block_one_large",
     end!("ENDED_1"),
-    ".Ldestroy_three_blocks:", // Three blocks, and no large allocation? The checks above must be repeated one by one.
+    ".Ldestroy_three_blocks:", // Three blocks, no large allocation? Repeats the checks above.
     "mov rsi, [rsi + {NEXT}]",
     "test rsi, rsi",
     "jz .Ldestroy_two_blocks_one_large",
