@@ -8,6 +8,7 @@
 //!    uses it: its blocks and its list of large allocations are as nginx left them. Each function
 //!    requires this of its caller.
 //! 2. A large allocation that is not null came from the system allocator, which knows its size.
+//! 3. The memory at the address has the size of a header, and nobody writes to it during the call.
 
 use std::ffi::c_void;
 
@@ -198,9 +199,9 @@ pub unsafe fn size(pool: usize) -> u64 {
 ///
 /// # Safety
 ///
-/// The memory at `pool` has the size of a header, and nobody writes to it during the call.
+/// `pool` satisfies 3.
 pub unsafe fn header(pool: usize) -> Header {
-    // SAFETY: the caller guarantees readable memory of this size, by the contract above.
+    // SAFETY: the caller passes memory of this size that nobody writes to (3).
     unsafe { (pool as *const Header).read() }
 }
 

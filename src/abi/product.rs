@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn this_program_is_no_nginx() {
-        // The literals of these tests are in it.
+        // This program contains the literals of these tests.
         assert!(of_executable().is_err());
     }
 }

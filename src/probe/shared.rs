@@ -4,7 +4,8 @@
 //! reused until twenty times its duration has passed.
 //!
 //! Invariant of the unsafe code: **M1** `mincore` only examines addresses, and writes one byte per
-//! page into a vector of that length; an address that is not mapped is an error, not a crash.
+//! page into a vector of that length; an address that is not mapped is an error, not a crash. In the
+//! tests: **T1** a mapping from `shared` is new and stays mapped, and only its test writes to it.
 
 use std::io;
 use std::ops::Range;
@@ -108,7 +109,7 @@ pub(crate) mod tests {
     /// Maps shared memory for the rest of the process. Returns its address.
     pub(crate) fn shared(pages: usize, access: i32) -> usize {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: the kernel chooses the address of a new mapping, so no existing one changes.
+        // SAFETY: the kernel chooses the address, so no existing mapping changes (T1).
         let start =
             unsafe { libc::mmap(std::ptr::null_mut(), pages * page_size(), access, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED);
@@ -119,7 +120,7 @@ pub(crate) mod tests {
     pub(crate) fn touch(range: &Range<usize>, pages: usize) {
         assert!(pages * page_size() <= range.len());
         for page in 0..pages {
-            // SAFETY: the page lies within the mapping, which is writable.
+            // SAFETY: the page lies within the mapping (T1).
             unsafe { (range.start as *mut u8).add(page * page_size()).write(1) };
         }
     }
@@ -127,7 +128,7 @@ pub(crate) mod tests {
     /// Writes to the start of a range from [`shared`].
     pub(crate) fn fill(range: &Range<usize>, bytes: &[u8]) {
         assert!(bytes.len() <= range.len());
-        // SAFETY: the bytes lie within the mapping, which is writable.
+        // SAFETY: the bytes lie within the mapping (T1).
         unsafe { (range.start as *mut u8).copy_from(bytes.as_ptr(), bytes.len()) };
     }
 

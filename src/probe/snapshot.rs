@@ -48,7 +48,7 @@ const SHARED: &str = "system.resident_private, resident_shared";
 pub struct Taken {
     /// The figures.
     pub process: Process,
-    /// The complete zones, if this process may be the only one that has them mapped.
+    /// The zones with all their figures, if this process may be the only one that has them mapped.
     pub zones: Vec<(String, SharedZone)>,
     /// Which of its pages other processes also map.
     pub sharing: Option<Sharing>,

@@ -10,11 +10,11 @@ use crate::report::model::zones::{SharedZone, ZoneUse, ZoneUses};
 use crate::report::model::Named;
 use crate::tally::zones::Counts;
 
-/// Bytes of a slot reserved for the uses of zones, and as many for the zones from before a reload.
+/// The most bytes of a slot for the uses of zones, and the same again for zones from before a reload.
 const ROOM: usize = 10 * 1024;
 /// The maximum size of one use in bytes, without its name: eight figures.
 const USE: usize = 80;
-/// The maximum size of one complete zone in bytes, without its names and notes.
+/// The maximum size of a zone with all its figures, in bytes, without its names and notes.
 const FULL: usize = 14 * 40 + 170;
 
 /// Returns how this process uses the zones. Adds the reasons for missing figures to `notes`.

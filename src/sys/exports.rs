@@ -36,7 +36,7 @@ type Found = (usize, usize);
 ///
 /// The object is loaded, and stays loaded during the call.
 pub unsafe fn around(object: &LoadedObject, address: usize, function: usize) -> Neighbours {
-    // SAFETY: the caller keeps the object loaded during the call, as rule 1 of `image` requires.
+    // SAFETY: the caller keeps the object loaded during the call (rule 1 of `image`).
     let image = unsafe { Image::new(object) };
     neighbours(&image, address, function).unwrap_or_default()
 }
@@ -95,7 +95,7 @@ pub struct Export {
 ///
 /// The object is loaded, and stays loaded during the call.
 pub unsafe fn all(object: &LoadedObject) -> Vec<Export> {
-    // SAFETY: the caller keeps the object loaded during the call, as rule 1 of `image` requires.
+    // SAFETY: the caller keeps the object loaded during the call (rule 1 of `image`).
     let image = unsafe { Image::new(object) };
     let mut all = exports(&image).unwrap_or_default();
     all.sort_by(|a, b| a.address.cmp(&b.address).then_with(|| a.name.cmp(&b.name)));

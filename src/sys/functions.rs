@@ -48,7 +48,7 @@ mod tests {
         let objects = objects();
         let getpid = symbol::address(c"getpid").unwrap();
         let libc = objects.iter().find(|object| object.contains(getpid)).unwrap();
-        // SAFETY: the C library stays loaded, as rule 1 of `image` requires.
+        // SAFETY: the C library stays loaded (rule 1 of `image`).
         let starts = starts(&unsafe { Image::new(libc) });
         assert!(starts.len() > 1000, "{}", starts.len());
         assert!(starts.binary_search(&getpid).is_ok());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::sys::memory::{Record, RECORD};
 
-/// Memory at made-up addresses.
+/// Memory at artificial addresses.
 pub(crate) struct Fake {
     bytes: Vec<u8>,
 }

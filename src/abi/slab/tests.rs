@@ -76,7 +76,7 @@ impl Pool {
         }
     }
 
-    /// The memory in front of the pages.
+    /// Returns the memory in front of the pages.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let start = self.at;
         let lists = LAYOUT.size;

@@ -1,4 +1,12 @@
 //! Compares the probe of glibc with glibc's own figures.
+//!
+//! Invariants of the unsafe code:
+//!
+//! 1. A block is allocated with a layout of a size that is not 0, and freed with the same layout or
+//!    never. The page in front of a block of this size and alignment has its header.
+//! 2. The process that forks has one thread, and waits for its only child.
+//! 3. A mapping is new, anonymous and writable, and is written within its size.
+//! 4. The filter program has four statements, and applies to this process only.
 
 use std::hint::black_box;
 
@@ -129,7 +137,7 @@ fn threads(probe: &mut HeapProbe) {
 
 /// Maps other memory, all of it in RAM, which the kernel places next to malloc's.
 fn foreign(size: usize) -> usize {
-    // SAFETY: the mapping is new and anonymous, and is written within its size.
+    // SAFETY: the mapping is new and is written within its size (3).
     unsafe {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -144,7 +152,7 @@ fn foreign(size: usize) -> usize {
 fn mapped(probe: &mut HeapProbe) {
     let mut kept: Vec<Vec<u8>> = (0..20).map(|i| vec![1; (300 << 10) + i * 5000]).collect();
     let layout = std::alloc::Layout::from_size_align(400 << 10, 4096).unwrap();
-    // SAFETY: the size in the layout is not 0; the block is freed below with the same layout.
+    // SAFETY: the size is not 0; the block is freed below with the same layout (1).
     let aligned = unsafe { std::alloc::alloc(layout) };
     let foreign = foreign(64 << 20);
     kept.extend((0..5).map(|_| vec![1; 200 << 10]));
@@ -160,7 +168,7 @@ fn mapped(probe: &mut HeapProbe) {
     kept.truncate(7);
     let reading = agrees(probe);
     assert!(kept.iter().all(|block| inside(&reading, block.as_ptr() as usize, block.len())));
-    // SAFETY: the block was allocated above with this layout.
+    // SAFETY: the block was allocated above with this layout (1).
     unsafe { std::alloc::dealloc(aligned, layout) };
     agrees(probe);
 }
@@ -169,7 +177,7 @@ fn mapped(probe: &mut HeapProbe) {
 fn forked(probe: &mut HeapProbe) {
     let block = vec![1u8; 500 << 10];
     agrees(probe);
-    // SAFETY: the process has a single thread.
+    // SAFETY: the process has one thread (2).
     match unsafe { libc::fork() } {
         0 => {
             let reading = agrees(probe);
@@ -178,7 +186,7 @@ fn forked(probe: &mut HeapProbe) {
         }
         child => {
             let mut status = 0;
-            // SAFETY: the call waits for the child that was just made.
+            // SAFETY: the call waits for the child that was just made (2).
             unsafe { libc::waitpid(child, &mut status, 0) };
             assert_eq!(status, 0);
         }
@@ -196,7 +204,7 @@ fn refused(probe: &mut HeapProbe) {
         statement(0x06, 0x7fff_0000),
     ];
     let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: the filter program has four statements, and applies to this process only.
+    // SAFETY: the program describes four statements, as its length says (4).
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, 2, &program), 0);
@@ -217,13 +225,13 @@ fn refused(probe: &mut HeapProbe) {
     glibc(probe).counting.old = Duration::ZERO;
     let (reading, _, _) = measure(probe, slices);
     assert!(reading.notes.iter().any(|note| note.contains("s old: the system does not allow")));
-    // SAFETY: the process has one thread.
+    // SAFETY: the process has one thread (2).
     if unsafe { libc::fork() } == 0 {
         assert_eq!(read(probe).reserved, None, "they are another process's");
         std::process::exit(0);
     }
     let mut status = 1;
-    // SAFETY: the call waits for the child that was just made.
+    // SAFETY: the call waits for the child that was just made (2).
     unsafe { libc::wait(&mut status) };
     assert_eq!(status, 0);
     let mut late = HeapProbe::new();
@@ -295,7 +303,7 @@ fn bench(probe: &mut HeapProbe) {
     // A block next to 512 MiB in RAM is found. Then its header is overwritten, and everything is
     // searched.
     let layout = std::alloc::Layout::from_size_align(40 << 20, 4096).unwrap();
-    // SAFETY: the size is not 0; the block is never freed.
+    // SAFETY: the size is not 0; the block is never freed (1).
     let moved = unsafe { std::alloc::alloc(layout) };
     let size = 512 << 20;
     foreign(size);
@@ -303,7 +311,7 @@ fn bench(probe: &mut HeapProbe) {
         let (reading, steps, longest) = measure(probe, slices);
         println!("search {size}: {:?}, {steps} steps, longest {longest:?}", reading.notes);
     }
-    // SAFETY: the address is in the header of the block, in the page in front of it.
+    // SAFETY: the address is in the header of the block, in the page in front of it (1).
     unsafe { (black_box(moved as usize - 4096 + 8) as *mut usize).write_volatile(7) };
     for _ in 0..3 {
         let (reading, steps, longest) = measure(probe, slices);
