@@ -4,6 +4,7 @@
 pub mod html;
 pub mod json;
 mod layout;
+mod order;
 pub mod prometheus;
 pub mod text;
 mod units;

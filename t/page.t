@@ -161,11 +161,11 @@ $browser->open($t->base . '/memstat');
 my ($worker) = $t->workers;
 $browser->run('window.mark = 7; window.row = document.querySelector("#table-zones tr[data-key^=dict]")');
 $browser->click("#p$worker summary");
-my $in_use = 'return +document.querySelector("#table-zones tr[data-key^=dict]").cells[4].dataset.sort';
+my $in_use = 'return +document.querySelector("#table-zones tr[data-key^=dict]").cells[3].dataset.sort';
 my $before = $browser->run($in_use);
 my $time   = $browser->run('return document.querySelector("#time").textContent');
 is $t->get('/set')->{status}, 200, 'a megabyte';
-my $after = $browser->wait_for('the new figure', "const n = +document.querySelector('#table-zones tr[data-key^=dict]').cells[4].dataset.sort; return n >= $before + 1048576 && n");
+my $after = $browser->wait_for('the new figure', "const n = +document.querySelector('#table-zones tr[data-key^=dict]').cells[3].dataset.sort; return n >= $before + 1048576 && n");
 is $after, $t->memstat->{shared_zones}{dict}{in_use}, 'as in JSON';
 isnt $browser->run('return document.querySelector("#time").textContent'), $time, 'the time of the reply';
 is $browser->run('return window.mark'), 7, 'the same page';
@@ -231,19 +231,19 @@ is $browser->run('return document.querySelector("#reserved").getAttribute("aria-
 $browser->click('#resident');
 
 my $column = sub { my ($i) = @_; return @{ $browser->run("return [...document.querySelectorAll('#table-processes tbody tr')].map((r) => +r.cells[$i].dataset.sort)") } };
-$browser->click('#table-processes th:nth-child(6) button');
-my @resident = $column->(5);
+$browser->click('#table-processes th:nth-child(2) button');
+my @resident = $column->(1);
 is_deeply \@resident, [ sort { $b <=> $a } @resident ], 'largest first';
-is $browser->run('return document.querySelector("#table-processes th:nth-child(6)").getAttribute("aria-sort")'), 'descending', 'it says so';
+is $browser->run('return document.querySelector("#table-processes th:nth-child(2)").getAttribute("aria-sort")'), 'descending', 'it says so';
 # Enter on the column head with the focus.
-$browser->type('#table-processes th:nth-child(2) button', "\x{e007}");
+$browser->type('#table-processes th:nth-child(4) button', "\x{e007}");
 $browser->press("\x{e007}");
-my @pids = $column->(1);
+my @pids = $column->(3);
 is_deeply \@pids, [ sort { $a <=> $b } @pids ], 'smallest first, by keyboard';
 $time = $browser->run('return document.querySelector("#time").textContent');
 $browser->wait_for('a refresh', "return document.querySelector('#time').textContent !== '$time'");
-is_deeply [ $column->(1) ], \@pids, 'sorted after a refresh too';
-is $browser->run('return document.activeElement.closest("th")?.cellIndex'), 1, 'the focus stays';
+is_deeply [ $column->(3) ], \@pids, 'sorted after a refresh too';
+is $browser->run('return document.activeElement.closest("th")?.cellIndex'), 3, 'the focus stays';
 ok $browser->run('return getComputedStyle(document.activeElement).outlineStyle !== "none"'), 'the focus is seen';
 quiet($t);
 

@@ -14,7 +14,7 @@ use crate::abi::slab::runs::Runs;
 use crate::abi::slab::{Header, Layout};
 use crate::budget::{Budget, Progress};
 use crate::hook::slab;
-use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse};
+use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse, NO_POOL};
 use crate::report::model::Named;
 use crate::sys::pagemap::page_size;
 use crate::sys::window::Window;
@@ -124,8 +124,7 @@ impl ZonesReading {
         while let Some(mapping) = self.mappings.get(self.done.len()) {
             match std::mem::replace(&mut self.stage, Stage::Next) {
                 Stage::Next if !mapping.is_zone => {
-                    let why = "it is no zone of the configuration, so it has no slab pool";
-                    self.stage = known(blank(mapping, Some(why.to_owned())));
+                    self.stage = known(blank(mapping, Some(NO_POOL.to_owned())));
                 }
                 Stage::Next => {
                     self.stage = begin(mapping, open(&mut window, mapping), &self.layout)

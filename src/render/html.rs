@@ -56,12 +56,13 @@ pub fn content_security_policy() -> &'static str {
 }
 
 /// The sections of the page.
-const SECTIONS: [fn(&Server) -> Section; 9] = [
+const SECTIONS: [fn(&Server) -> Section; 10] = [
     |server| Section::whole(notices(server)),
     |server| Section::whole(back(server)),
     |server| {
         section_if(is_whole(server), server, |server| Section::whole(overview::server(server)))
     },
+    |server| section_if(is_of_a_process(server), server, details::processes),
     |server| section_if(!server.narrowed, server, overview::processes),
     zones::zones,
     |server| section_if(is_whole(server), server, lua::server),
@@ -70,7 +71,7 @@ const SECTIONS: [fn(&Server) -> Section; 9] = [
             Section::whole(pools::server(&server.processes))
         })
     },
-    |server| section_if(!server.narrowed, server, details::processes),
+    |server| section_if(is_whole(server), server, details::processes),
     |server| Section::whole(notes(server)),
 ];
 
@@ -168,6 +169,11 @@ fn head(server: &Server) -> Markup {
 /// Whether the reply has all processes of the server.
 fn has_all(server: &Server) -> bool {
     u64::try_from(server.processes.len()) == Ok(server.totals.processes)
+}
+
+/// Whether the reply is about one process only.
+fn is_of_a_process(server: &Server) -> bool {
+    !has_all(server) && !server.narrowed
 }
 
 fn is_whole(server: &Server) -> bool {

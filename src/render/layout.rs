@@ -1,11 +1,19 @@
 //! Tables and paragraphs of a fixed width.
 #![forbid(unsafe_code)]
 
+use std::collections::{HashMap, HashSet};
+
 /// The maximum width of a line, in characters.
 pub(crate) const WIDTH: usize = 100;
 
-/// The maximum width of a cell, in characters. Longer cells are cut.
+/// The maximum width of a figure or a head, in characters. Longer ones are cut.
 const CELL: usize = 24;
+
+/// The maximum width of a name. Names are shortened further if the line needs the room.
+const NAME: usize = 64;
+
+/// The minimum width to which a line shortens its names.
+const SHORT_NAME: usize = 24;
 
 /// The alignment of the cells of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,27 +42,41 @@ pub(crate) struct Table {
 impl Table {
     /// Adds a column that names the rows.
     pub(crate) fn name(&mut self, head: &[&str], cells: Vec<String>) {
-        self.names.push(Column::new(Align::Left, head, cells));
+        self.names.push(Column::new(Align::Left, head, cells, shorten_all));
     }
 
     /// Adds a column.
     pub(crate) fn column(&mut self, align: Align, head: &[&str], cells: Vec<String>) {
-        self.columns.push(Column::new(align, head, cells));
+        self.columns.push(Column::new(align, head, cells, cut_all));
     }
 
     /// The number of blocks.
     pub(crate) fn blocks(&self) -> usize {
-        self.split().1.len()
+        self.fitted().split().1.len()
     }
 
     /// Prints all lines.
     pub(crate) fn print(&self, out: &mut String) {
-        self.print_blocks(out, usize::MAX);
+        self.fitted().print_blocks(out, usize::MAX);
     }
 
     /// Prints the lines of the first block only: columns that do not fit into it are left out.
     pub(crate) fn print_first(&self, out: &mut String) {
-        self.print_blocks(out, 1);
+        self.fitted().print_blocks(out, 1);
+    }
+
+    /// The table with its names shortened as much as one line needs, and no more.
+    fn fitted(&self) -> Table {
+        let mut fitted = self.clone();
+        let full = |column: &Column| column.width.saturating_add(1);
+        let all = self.names.iter().chain(&self.columns);
+        let width = all.map(full).sum::<usize>().saturating_sub(1);
+        let widest = fitted.names.iter_mut().max_by_key(|column| column.width);
+        if let Some(column) = widest.filter(|_| width > WIDTH) {
+            let room = column.width.saturating_sub(width.saturating_sub(WIDTH));
+            column.shorten(room.max(SHORT_NAME));
+        }
+        fitted
     }
 
     fn print_blocks(&self, out: &mut String, most: usize) {
@@ -109,22 +131,81 @@ impl Table {
 }
 
 impl Column {
-    fn new(align: Align, head: &[&str], cells: Vec<String>) -> Self {
-        let head: Vec<String> = head.iter().map(|line| cut((*line).to_owned())).collect();
-        let cells: Vec<String> = cells.into_iter().map(cut).collect();
-        let width = head.iter().chain(&cells).map(String::len).max().unwrap_or(0);
-        Column { align, width, head, cells }
+    /// A column whose cells are made to fit by `fit`.
+    fn new(
+        align: Align,
+        head: &[&str],
+        mut cells: Vec<String>,
+        fit: fn(&[String]) -> Vec<String>,
+    ) -> Self {
+        let head = head.iter().map(|line| cut((*line).to_owned())).collect();
+        // After this, each character is one byte, so that cutting cannot split one.
+        cells.iter_mut().for_each(|cell| cell.retain(|c| matches!(c, ' '..='~')));
+        let mut column = Column { align, width: 0, head, cells: fit(&cells) };
+        column.measure();
+        column
+    }
+
+    fn measure(&mut self) {
+        let lines = self.head.iter().chain(&self.cells);
+        self.width = lines.map(String::len).max().unwrap_or(0);
+    }
+
+    fn shorten(&mut self, width: usize) {
+        self.cells = shorten(&self.cells, width);
+        self.measure();
     }
 }
 
 fn cut(mut cell: String) -> String {
-    // After this, each character is one byte, so that cutting cannot split one.
-    cell.retain(|c| matches!(c, ' '..='~'));
     if cell.len() > CELL {
         cell.truncate(CELL.saturating_sub(1));
         cell.push('~');
     }
     cell
+}
+
+fn cut_all(cells: &[String]) -> Vec<String> {
+    cells.iter().cloned().map(cut).collect()
+}
+
+fn shorten_all(cells: &[String]) -> Vec<String> {
+    shorten(cells, NAME)
+}
+
+/// Shortens names to this width by leaving out their middle. Names that differ stay different: where
+/// the middle is what differs, another part is left out, and as a last resort they are numbered.
+fn shorten(names: &[String], width: usize) -> Vec<String> {
+    let room = width.saturating_sub(1);
+    let different: HashSet<&String> = names.iter().collect();
+    // The middle first, then ever more of the end, then ever more of the start.
+    let tails = (room / 2..=room).chain((0..room / 2).rev());
+    for tail in tails {
+        let short: Vec<String> =
+            names.iter().map(|name| without_middle(name, room, tail)).collect();
+        if short.iter().collect::<HashSet<_>>().len() == different.len() {
+            return short;
+        }
+    }
+    let mut numbers: HashMap<&String, usize> = HashMap::new();
+    let numbered = names.iter().map(|name| {
+        let next = numbers.len().saturating_add(1);
+        let number = numbers.entry(name).or_insert(next);
+        let end = format!("~{number}");
+        let start = name.get(..width.saturating_sub(end.len())).unwrap_or(name);
+        format!("{start}{end}")
+    });
+    numbered.collect()
+}
+
+/// A name of at most `room` characters and a `~`, which stands before the last `tail` of them.
+fn without_middle(name: &str, room: usize, tail: usize) -> String {
+    if name.len() <= room.saturating_add(1) {
+        return name.to_owned();
+    }
+    let start = name.get(..room.saturating_sub(tail)).unwrap_or(name);
+    let end = name.get(name.len().saturating_sub(tail)..).unwrap_or_default();
+    format!("{start}~{end}")
 }
 
 fn print_line<'a>(
@@ -234,6 +315,43 @@ mod tests {
                 assert_eq!(heads, columns);
             }
         }
+    }
+
+    #[test]
+    fn names_stay_different() {
+        let owned =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names = owned(&["a_long_name_of_dict_1", "a_long_name_of_dict_12", "short", "short"]);
+        let expected = owned(&["a_long~ict_1", "a_long~ct_12", "short", "short"]);
+        assert_eq!(shorten(&names, 12), expected);
+        // What differs is in the middle.
+        let names = owned(&["front_AA_ending", "front_BB_ending"]);
+        assert_eq!(shorten(&names, 10), owned(&["f~A_ending", "f~B_ending"]));
+        // In the middle of what is left out at either end.
+        let names: Vec<String> =
+            (1..30).map(|n| format!("{}{n}{}", "x".repeat(40), "y".repeat(40))).collect();
+        let short = shorten(&names, 24);
+        assert_eq!(short.iter().collect::<HashSet<_>>().len(), names.len());
+        assert!(short.iter().all(|name| name.len() <= 24), "{short:?}");
+    }
+
+    #[test]
+    fn names_are_whole_where_there_is_room() {
+        let name = "a".repeat(NAME);
+        let mut table = Table::default();
+        table.name(&["zone"], vec![name.clone()]);
+        table.column(Align::Right, &["size"], cells(20, 1));
+        let print = |table: &Table| {
+            let mut out = String::new();
+            table.print(&mut out);
+            out
+        };
+        assert!(print(&table).contains(&name));
+        table.column(Align::Right, &["in use"], cells(20, 1));
+        let out = print(&table);
+        assert!(!out.contains(&name) && out.contains('~'), "{out}");
+        assert!(out.lines().all(|line| line.len() <= WIDTH));
+        assert_eq!(table.blocks(), 1);
     }
 
     #[test]

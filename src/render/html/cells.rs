@@ -51,8 +51,12 @@ pub(super) enum Cell {
     Size(Option<u64>),
     /// A number.
     Count(Option<u64>),
-    /// A lower bound of a number.
+    /// A lower bound of a number that should be 0.
     AtLeast(u64),
+    /// A number that should be 0.
+    Alarm(u64),
+    /// A figure that there is not, so that none is missing.
+    None,
     /// Seconds.
     Seconds(Option<u64>),
     /// Milliseconds.
@@ -67,7 +71,13 @@ impl Cell {
     fn is_figure(&self) -> bool {
         matches!(
             self,
-            Cell::Size(_) | Cell::Count(_) | Cell::AtLeast(_) | Cell::Seconds(_) | Cell::Millis(_)
+            Cell::Size(_)
+                | Cell::Count(_)
+                | Cell::AtLeast(_)
+                | Cell::Alarm(_)
+                | Cell::None
+                | Cell::Seconds(_)
+                | Cell::Millis(_)
         )
     }
 
@@ -78,7 +88,8 @@ impl Cell {
             Cell::Size(n) | Cell::Count(n) | Cell::Seconds(n) | Cell::Millis(n) => {
                 n.map_or_else(|| "-1".to_owned(), |n| n.to_string())
             }
-            Cell::Markup(_, n) | Cell::AtLeast(n) => n.to_string(),
+            Cell::Markup(_, n) | Cell::AtLeast(n) | Cell::Alarm(n) => n.to_string(),
+            Cell::None => "-1".to_owned(),
         }
     }
 
@@ -89,8 +100,10 @@ impl Cell {
             Cell::Size(bytes) => known(*bytes, size),
             Cell::Count(number) => known(*number, count),
             Cell::AtLeast(number) => html! {
-                abbr title="a lower bound, see the notes" { "≥ " (count(*number)) }
+                abbr.alarm title="a lower bound, see the notes" { "≥ " (count(*number)) }
             },
+            Cell::Alarm(number) => html! { strong.alarm { (count(*number)) } },
+            Cell::None => html! { "-" },
             Cell::Seconds(s) => known(*s, seconds),
             Cell::Millis(ms) => known(*ms, millis),
             Cell::Markup(markup, _) => html! { (markup) },

@@ -8,7 +8,7 @@ use super::palette::{class, label};
 use super::pie::{bar, legend, pie, total, Slice};
 use super::section::{Section, ROWS};
 use crate::render::units::{millis, size};
-use crate::render::who;
+use crate::render::{order, who};
 use crate::report::model::{Category, Process, Region, Server, State, System};
 
 type Figure = fn(Region) -> Option<u64>;
@@ -140,16 +140,25 @@ pub(super) fn server(server: &Server) -> Markup {
     let tile = |name: &str, figure: Option<u64>, note: &str| {
         html! { div.tile { dt { (name) } dd { (known(figure, size)) } dd.note { (note) } } }
     };
+    // Pages of zones stay in RAM when the processes that touched them have ended.
+    let once = match totals.resident_unique > totals.resident {
+        true => "each page once, with shared memory that no process maps at the moment",
+        false => "each page once",
+    };
     html! {
         section #server data-label="Whole server" data-history=[totals.resident_unique.or(totals.resident)] aria-labelledby="server-title" {
             h2 #server-title { "Whole server" }
             dl.tiles {
-                (tile("In RAM", totals.resident_unique, "each page once"))
+                (tile("In RAM", totals.resident_unique, once))
                 (tile("Summed up", totals.resident, "sum of the processes, as in top"))
                 (tile("Shared memory", totals.shared_memory, "of nginx, in RAM"))
                 (tile("Swap", totals.swap, "swapped out"))
             }
             (pies.markup())
+            p.more {
+                "Virtual and resident add up the processes as top shows them. Application level counts \
+                 nginx's shared memory once for all of them."
+            }
         }
     }
 }
@@ -167,12 +176,12 @@ pub(super) fn processes(server: &Server) -> Section {
         caption: "Processes and their resident memory by category",
         heads: &[
             "Process",
+            "Resident",
+            "By category",
             "Pid",
             "Gen.",
             "State",
             "Uptime",
-            "Resident",
-            "By category",
             "Anon",
             "File",
             "Shmem",
@@ -182,6 +191,7 @@ pub(super) fn processes(server: &Server) -> Section {
         ],
         rows: Vec::new(),
     };
+    let places = order::processes(processes);
     let first = processes.first().map(|process| row(process, longest));
     let markup = html! {
         section #processes aria-labelledby="processes-title" {
@@ -190,7 +200,7 @@ pub(super) fn processes(server: &Server) -> Section {
         }
     };
     Section::with_rows(markup, move |server, place| {
-        Some(row(server.processes.get(place)?, longest).markup())
+        Some(row(server.processes.get(*places.get(place)?)?, longest).markup())
     })
 }
 
@@ -217,12 +227,12 @@ fn row(p: &Process, longest: (u64, u64)) -> Row {
         p.pid.to_string(),
         vec![
             Cell::Markup(html! { a href=(format!("#p{}", p.pid)) { (name) } }, order),
+            Cell::Size(resident),
+            Cell::Markup(bars, resident.unwrap_or(0)),
             Cell::Count(u64::try_from(p.pid).ok()),
             Cell::Count(p.generation),
             Cell::Markup(state(p), u64::from(p.state != State::Active)),
             Cell::Seconds(p.uptime_s),
-            Cell::Size(resident),
-            Cell::Markup(bars, resident.unwrap_or(0)),
             Cell::Size(resident_anon),
             Cell::Size(resident_file),
             Cell::Size(resident_shmem),

@@ -6,43 +6,41 @@ use maud::{html, Markup};
 use super::cells::{unknown, visible, Cell, Row, Table};
 use super::section::{Section, ROWS};
 use crate::render::units::count;
-use crate::render::who;
+use crate::render::{order, who};
 use crate::report::model::zones::{SharedZone, ZoneUse};
 use crate::report::model::{Process, Server};
 
 /// The section of all zones.
 pub(super) fn zones(server: &Server) -> Section {
-    let mappings = || {
-        let zones = server.shared_zones.0.iter();
-        zones.flat_map(|(name, zone)| zone.all().map(move |mapping| (name, mapping)))
-    };
-    let Some((name, zone)) = mappings().next() else { return Section::none() };
+    let mappings = order::mappings(server);
+    let Some((name, zone)) = mappings.first() else { return Section::none() };
     let table = Table {
         id: "table-zones".to_owned(),
         caption:
             "Zones; the bar shows the bytes in use and the resident bytes as parts of the size",
         heads: &[
             "Zone",
+            "Full",
+            "Failures",
+            "In use",
+            "Size",
+            "Resident",
+            "Largest allocation",
+            "Free pages",
             "Owner",
             "Gen.",
-            "Full",
-            "In use",
-            "Resident",
-            "Size",
-            "Free pages",
-            "Largest allocation",
-            "Failures",
         ],
         rows: Vec::new(),
     };
-    let notes = mappings().flat_map(|(name, zone)| zone.notes.iter().map(move |note| (name, note)));
+    let notes = mappings.iter().filter(|(_, zone)| !order::has_no_pool(zone));
+    let notes = notes.flat_map(|(name, zone)| zone.notes.iter().map(move |note| (name, note)));
     let markup = html! {
         section #zones aria-labelledby="zones-title" {
             h2 #zones-title { "Shared memory zones" }
-            (table.around(&row(name, zone), mappings().nth(1).is_some(), ROWS))
+            (table.around(&row(name, zone), mappings.len() > 1, ROWS))
             @if server.narrowed {
                 (uses(&server.processes))
-                @for (_, zone) in mappings() { (slots(zone)) }
+                @for (_, zone) in &mappings { (slots(zone)) }
             }
             ul.notes {
                 @for (name, note) in notes {
@@ -51,27 +49,35 @@ pub(super) fn zones(server: &Server) -> Section {
             }
         }
     };
-    Section::with_rows(markup, |server, place| {
-        let (name, zone) = server.shared_zones.0.get(place)?;
+    let places = order::zones(server);
+    Section::with_rows(markup, move |server, place| {
+        let (name, zone) = server.shared_zones.0.get(*places.get(place)?)?;
         Some(html! { @for mapping in zone.all() { (row(name, mapping).markup()) } })
     })
 }
 
 fn row(name: &str, zone: &SharedZone) -> Row {
     let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
+    let key = format!("{name} {generation} {}", zone.size);
+    let generation = match zone.generation {
+        None if order::has_no_pool(zone) => "-".to_owned(),
+        _ if zone.current => generation,
+        _ => format!("{generation}, old"),
+    };
+    let of_pool = |cell: Cell| if order::has_no_pool(zone) { Cell::None } else { cell };
     Row(
-        format!("{name} {generation} {}", zone.size),
+        key,
         vec![
             Cell::Name(name.to_owned()),
-            Cell::Name(zone.owner.clone().unwrap_or_else(|| "?".to_owned())),
-            Cell::Text(if zone.current { generation } else { format!("{generation}, old") }),
-            Cell::Markup(fill(zone), zone.fill_percent.unwrap_or(0)),
-            Cell::Size(zone.in_use),
-            Cell::Size(zone.resident),
+            of_pool(Cell::Markup(fill(zone), zone.fill_percent.unwrap_or(0))),
+            of_pool(failures(zone)),
+            of_pool(Cell::Size(zone.in_use)),
             Cell::Size(Some(zone.size)),
-            Cell::Count(zone.pages.map(|pages| pages.free)),
-            Cell::Size(zone.largest_allocation),
-            failures(zone),
+            Cell::Size(zone.resident),
+            of_pool(Cell::Size(zone.largest_allocation)),
+            of_pool(Cell::Count(zone.pages.map(|pages| pages.free))),
+            of_pool(Cell::Name(zone.owner.clone().unwrap_or_else(|| "?".to_owned()))),
+            Cell::Text(generation),
         ],
     )
 }
@@ -80,6 +86,7 @@ fn row(name: &str, zone: &SharedZone) -> Row {
 fn failures(zone: &SharedZone) -> Cell {
     match (zone.failures, zone.failures_at_least.filter(|failures| *failures > 0)) {
         (None, Some(failures)) => Cell::AtLeast(failures),
+        (Some(failures), _) if failures > 0 => Cell::Alarm(failures),
         (failures, _) => Cell::Count(failures),
     }
 }
@@ -90,12 +97,10 @@ fn fill(zone: &SharedZone) -> Markup {
         let share = bytes.unwrap_or(0) as f64 * 100.0 / zone.size.max(1) as f64;
         format!("{:.2}", share.min(100.0))
     };
-    let (class, title) = match zone.fill_percent {
-        Some(percent) if percent >= 90 && !is_own(zone) => {
-            ("fill full", format!("{percent}% full"))
-        }
-        Some(percent) => ("fill", format!("{percent}% full")),
-        None => ("fill", "fill level unknown".to_owned()),
+    let class = if order::is_pressed(zone) { "fill full" } else { "fill" };
+    let title = match zone.fill_percent {
+        Some(percent) => format!("{percent}% full"),
+        None => "fill level unknown".to_owned(),
     };
     html! {
         svg class=(class) viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label=(title) {
@@ -105,11 +110,6 @@ fn fill(zone: &SharedZone) -> Markup {
         }
         span.percent { @match zone.fill_percent { Some(p) => { (p) "%" }, None => { (unknown()) } } }
     }
-}
-
-/// Whether it is the module's own zone, all of which is always in use.
-fn is_own(zone: &SharedZone) -> bool {
-    zone.owner.as_deref() == Some("ngx_http_memstat_module")
 }
 
 /// The use of the requested zone by each process.

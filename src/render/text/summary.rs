@@ -8,12 +8,14 @@ use super::zones::failures;
 use super::{age, ages, once, section, systems};
 use crate::format::ascii;
 use crate::render::layout::{paragraph, Align, Table};
+use crate::render::order;
 use crate::render::units::{count, known, share, size};
 use crate::render::who::label;
 use crate::report::merge::lua::by_subsystem;
 use crate::report::merge::pools::sum_by_creator;
 use crate::report::model::lua::{Lua, Subsystem};
 use crate::report::model::pools::Pools;
+use crate::report::model::zones::SharedZone;
 use crate::report::model::{Category, Process, Server};
 
 /// The maximum number of rows of processes.
@@ -31,8 +33,9 @@ const COLUMNS: usize = 5;
 
 pub(super) fn summary(out: &mut String, server: &Server) {
     totals(out, server);
-    let mut processes: Vec<&Process> = server.processes.iter().collect();
-    processes.sort_by_key(|p| Reverse(p.system.resident));
+    let places = order::processes(&server.processes);
+    let processes: Vec<&Process> =
+        places.iter().filter_map(|place| server.processes.get(*place)).collect();
     table(out, &processes);
     breakdowns(out, &processes);
     super::mappings::lines(out, &processes);
@@ -126,17 +129,13 @@ fn breakdowns(out: &mut String, processes: &[&Process]) {
     table.print_first(out);
 }
 
+/// The zones that need attention, then the largest; the module's own are left out where that makes
+/// room for others.
 fn zones(out: &mut String, server: &Server) {
-    let mut zones: Vec<_> = server
-        .shared_zones
-        .0
-        .iter()
-        .flat_map(|(name, zone)| zone.all().map(move |mapping| (name, mapping)))
-        .collect();
+    let mut zones = order::mappings(server);
     if zones.is_empty() {
         return;
     }
-    zones.sort_by_key(|(_, zone)| Reverse((zone.resident, zone.size)));
     let all = zones.len();
     zones.truncate(ZONES);
     let mut table = Table::default();
@@ -146,12 +145,20 @@ fn zones(out: &mut String, server: &Server) {
     });
     table.name(&[&format!("zone{}", rest(all, ZONES))], names.collect());
     let mut column = |head: &str, cells: Vec<String>| table.column(Align::Right, &[head], cells);
-    column("resident", zones.iter().map(|(_, z)| known(z.resident, size)).collect());
-    column("in use", zones.iter().map(|(_, z)| known(z.in_use, size)).collect());
+    // A mapping without a slab pool has none of these figures, and nothing to look for.
+    let of_pool = |zone: &SharedZone, figure: String| match order::has_no_pool(zone) {
+        true => "-".to_owned(),
+        false => figure,
+    };
+    let cells = |cell: fn(&SharedZone) -> String| {
+        zones.iter().map(|(_, zone)| of_pool(zone, cell(zone))).collect()
+    };
+    column("failures", cells(failures));
+    column("full", cells(|z| known(z.fill_percent, |p| format!("{p}%"))));
+    column("in use", cells(|z| known(z.in_use, size)));
     column("size", zones.iter().map(|(_, z)| size(z.size)).collect());
-    column("full", zones.iter().map(|(_, z)| known(z.fill_percent, |p| format!("{p}%"))).collect());
-    column("largest alloc", zones.iter().map(|(_, z)| known(z.largest_allocation, size)).collect());
-    column("failures", zones.iter().map(|(_, z)| failures(z)).collect());
+    column("resident", zones.iter().map(|(_, z)| known(z.resident, size)).collect());
+    column("largest alloc", cells(|z| known(z.largest_allocation, size)));
     out.push('\n');
     table.print(out);
 }

@@ -66,6 +66,9 @@ pub struct SharedZone {
     pub notes: Vec<String>,
 }
 
+/// The reason for the missing figures of a mapping that nginx itself makes, for its counters.
+pub const NO_POOL: &str = "it is no zone of the configuration, so it has no slab pool";
+
 /// The pages of a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pages {

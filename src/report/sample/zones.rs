@@ -3,7 +3,7 @@
 
 use super::Random;
 use crate::report::merge::zones::Reported;
-use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse, ZoneUses};
+use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse, ZoneUses, NO_POOL};
 use crate::report::model::Named;
 
 const K: u64 = 1024;
@@ -139,7 +139,7 @@ pub(super) fn reported() -> Vec<Reported> {
         resident: Some(4 * K),
         resident_ms_ago: Some(0),
         page_size: 4096,
-        notes: vec!["pages, slots: it is no zone of the configuration".to_owned()],
+        notes: vec![format!("pages, slots: {NO_POOL}")],
         ..SharedZone::default()
     };
     let new = vec![
