@@ -23,7 +23,8 @@ const STRAY: usize = 16;
 #[derive(Debug)]
 pub struct CodeReader {
     mappings: Vec<Range<usize>>,
-    /// Addresses at which an area may begin, each with the number of pages before it without an area.
+    /// Addresses at which an area may begin, each with the number of pages before it without an
+    /// area.
     pending: Vec<(usize, usize)>,
     areas: BTreeMap<usize, usize>,
 }

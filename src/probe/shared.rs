@@ -4,8 +4,9 @@
 //! reused until twenty times its duration has passed.
 //!
 //! Invariant of the unsafe code: **M1** `mincore` only examines addresses, and writes one byte per
-//! page into a vector of that length; an address that is not mapped is an error, not a crash. In the
-//! tests: **T1** a mapping from `shared` is new and stays mapped, and only its test writes to it.
+//! page into a vector of that length; an address that is not mapped is an error, not a crash. In
+//! the tests: **T1** a mapping from `shared` is new and stays mapped, and only its test writes to
+//! it.
 
 use std::io;
 use std::ops::Range;

@@ -10,7 +10,8 @@ use crate::report::model::zones::{SharedZone, ZoneUse, ZoneUses};
 use crate::report::model::Named;
 use crate::tally::zones::Counts;
 
-/// The most bytes of a slot for the uses of zones, and the same again for zones from before a reload.
+/// The most bytes of a slot for the uses of zones, and the same again for zones from before a
+/// reload.
 const ROOM: usize = 10 * 1024;
 /// The maximum size of one use in bytes, without its name: eight figures.
 const USE: usize = 80;

@@ -40,7 +40,8 @@ pub const DF_1_NOW: usize = 1;
 
 /// `Elf64_Rela`: `r_offset`, `r_info`, `r_addend`.
 pub const RELA_SIZE: usize = 24;
-/// `Elf64_Sym`: `st_name` (4), `st_info`, `st_other`, `st_shndx` (2), `st_value` (8), `st_size` (8).
+/// `Elf64_Sym`: `st_name` (4), `st_info`, `st_other`, `st_shndx` (2), `st_value` (8), `st_size`
+/// (8).
 pub const SYM_SIZE: usize = 24;
 /// `Elf64_Dyn`: `d_tag`, `d_val`.
 const DYN_SIZE: usize = 16;

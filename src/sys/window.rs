@@ -27,8 +27,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Opens a window on a range of whole pages. If the kernel refuses it, the memory is read at its
-    /// own addresses.
+    /// Opens a window on a range of whole pages. If the kernel refuses it, the memory is read at
+    /// its own addresses.
     pub fn open(of: Range<usize>) -> Self {
         let none = std::ptr::null_mut::<libc::c_void>();
         let from = of.start as *mut libc::c_void;

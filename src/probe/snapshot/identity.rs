@@ -16,21 +16,21 @@ use crate::report::model::{Hooks, Kind, State};
 /// The properties of the process that only nginx knows.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// See [`Process::kind`].
+    /// See [`Process::kind`](crate::report::model::Process::kind).
     pub kind: Kind,
-    /// See [`Process::id`].
+    /// See [`Process::id`](crate::report::model::Process::id).
     pub id: Option<u32>,
-    /// See [`Process::pid`].
+    /// See [`Process::pid`](crate::report::model::Process::pid).
     pub pid: i32,
-    /// See [`Process::generation`].
+    /// See [`Process::generation`](crate::report::model::Process::generation).
     pub generation: u64,
-    /// See [`Process::state`].
+    /// See [`Process::state`](crate::report::model::Process::state).
     pub state: State,
     /// The time at which the process started to run the module's code.
     pub started: Instant,
-    /// See [`Process::hooks`].
+    /// See [`Process::hooks`](crate::report::model::Process::hooks).
     pub hooks: Hooks,
-    /// See [`Own::bytes`].
+    /// See [`Own::bytes`](crate::report::model::Own::bytes).
     pub own_bytes: u64,
     /// A number that changes whenever a process of the server starts or exits.
     pub membership: u64,
