@@ -17,6 +17,7 @@ use crate::nginx::global::MainThread;
 use crate::nginx::process;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::report::model::{HookState, Hooks, Kind};
+use crate::report::peak::Worst;
 use crate::scoreboard::{Asker, Board};
 
 pub use collect::Collected;
@@ -26,6 +27,7 @@ use master::Master;
 use peers::Peer;
 use place::{WAKERS, WITHOUT_SLOT};
 use reading::Zones;
+use second::Looks;
 pub use ticket::Refresh;
 use ticket::Ticket;
 
@@ -34,6 +36,7 @@ mod master;
 mod peers;
 mod place;
 mod reading;
+mod second;
 mod ticket;
 
 /// The time that a turn of the event loop spends on readings and answers.
@@ -97,6 +100,7 @@ struct Local {
     /// Collected figures that can be taken, and their tickets.
     ready: VecDeque<(usize, Collected)>,
     timer: Timer,
+    looks: Looks,
 }
 
 impl Exchange {
@@ -141,6 +145,7 @@ impl Exchange {
         if masters_cycle.is_some() && !answers {
             exchange.take_master();
         }
+        exchange.look_at_reload();
         exchange.settle(now_ms());
         Ok(exchange)
     }
@@ -150,10 +155,11 @@ impl Exchange {
         self.local.is_some()
     }
 
-    /// Joins the exchange. The event loop calls `woken` when this process is woken, and `tick` when the
-    /// timer expires.
-    pub fn join(&mut self, tick: Handler, woken: Handler) {
+    /// Joins the exchange. The event loop calls `woken` when this process is woken, `tick` when the timer
+    /// expires, and `second` once a second.
+    pub fn join(&mut self, tick: Handler, woken: Handler, second: Handler) {
         self.master.forget();
+        self.probes.worst = Worst::default();
         self.local = Some(Local {
             me: None,
             claim_ms: 0,
@@ -172,6 +178,7 @@ impl Exchange {
             collecting: None,
             ready: VecDeque::new(),
             timer: Timer::new(tick),
+            looks: Looks::begin(second),
         });
         self.settle(now_ms());
         if !self.has_slot() {

@@ -153,7 +153,7 @@ unsafe extern "C" fn init_process(_cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guard(NGX_OK as ngx_int_t, || {
         EXCHANGE.with(|exchange| {
             if let Some(exchange) = exchange.as_mut().filter(|exchange| !exchange.has_joined()) {
-                exchange.join(answer::tick, answer::woken);
+                exchange.join(answer::tick, answer::woken, answer::second);
             }
         });
         NGX_OK as ngx_int_t

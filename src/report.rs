@@ -12,6 +12,7 @@ pub mod merge;
 pub mod model;
 pub mod naming;
 pub mod narrow;
+pub mod peak;
 #[cfg(test)]
 mod roundtrip;
 #[cfg(test)]

@@ -16,7 +16,7 @@ sub is_full {
     my ($t, $master) = @_;
     is $master->{state}, 'active', 'the master answers';
     ok defined $master->{$_}, $_
-        for qw(generation uptime_s breakdown allocator pools zones lua text stacks hooks self);
+        for qw(generation uptime_s breakdown allocator pools peak zones lua text stacks hooks self);
     return unless $master->{breakdown};
     adds_up($master, 'the master');
     my %status = proc_status($master->{pid});

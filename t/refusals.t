@@ -24,7 +24,7 @@ sub off {
         ok $process->{breakdown}, 'with a breakdown' or diag join "\n", @{ $process->{notes} };
         if ($hook eq 'pool') {
             is $process->{pools}, undef, 'no pools';
-            is scalar(grep { /^pools, allocator\.pools: $reason$/ } @{ $process->{notes} }), 1, 'a note';
+            is scalar(grep { /^pools, allocator\.pools, peak\.pools: $reason$/ } @{ $process->{notes} }), 1, 'a note';
         }
     }
     my %what = (pool => "nginx's pools", slab => "nginx's slab allocator");

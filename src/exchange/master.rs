@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::reading::{publish, refresh};
+use super::second::look_at_once;
 use super::ticket::FRESH_MS;
 use super::{now_ms, Exchange, EXCHANGE, SLICE, WAKERS};
 use crate::budget::{Budget, Progress};
@@ -15,7 +16,7 @@ use crate::hook::sleep::{Event, Next};
 use crate::nginx::event::Waker;
 use crate::nginx::{guard, process};
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
-use crate::report::model::{Kind, Process};
+use crate::report::model::{HookState, Kind, Process};
 use crate::scoreboard::{Asker, Board};
 use crate::sys::{life, status};
 
@@ -236,6 +237,15 @@ impl Exchange {
         let is_old = awake.published_ms.is_none_or(|ms| ms.saturating_add(FRESH_MS) < now);
         let is_wanted = awake.fresh || (is_old && !awake.askers.is_empty());
         awake.job.is_none() && is_wanted
+    }
+
+    /// Looks at a master that reloads: it has two configurations now.
+    pub(super) fn look_at_reload(&mut self) {
+        let has_pools = self.hooks.pool == HookState::On;
+        if let Some(awake) = self.master.awake.as_mut().filter(|_| process::is_master()) {
+            awake.job = None;
+            look_at_once(&mut awake.probes, has_pools, MOST_AT_ONCE);
+        }
     }
 
     /// Takes a snapshot of the master when it has read the configuration, because a master that does

@@ -128,6 +128,13 @@ pub unsafe extern "C" fn tick(_event: *mut ngx_event_t) {
     });
 }
 
+/// A second is over.
+pub unsafe extern "C" fn second(_event: *mut ngx_event_t) {
+    guard((), || {
+        with_both(|exchange, _| exchange.second());
+    });
+}
+
 /// Called when nginx is about to free a held request.
 unsafe extern "C" fn gone(request: *mut c_void) {
     guard((), || forget(request as usize));

@@ -112,6 +112,13 @@ impl Timer {
         Timer { event, _connection: connection }
     }
 
+    /// A timer that is not set, and that nginx does not wait for when the process ends.
+    pub fn cancelable(handler: Handler) -> Self {
+        let mut timer = Timer::new(handler);
+        timer.event.set_cancelable(1);
+        timer
+    }
+
     /// Sets the timer to fire in `ms` milliseconds. Replaces an earlier setting.
     pub fn set(&mut self, ms: u64) {
         self.unset();

@@ -32,7 +32,7 @@ pub fn read(
         return None;
     }
     let mut notes = vec![format!(
-        "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: {reason}"
+        "generation, breakdown, allocator, pools, peak, zones, lua, text, stacks, hooks, self: {reason}"
     )];
     let master_zones = is_master.then(|| {
         Named(zones().into_iter().map(|zone| (zone.name.clone(), zone.uses_by_master())).collect())
@@ -40,7 +40,7 @@ pub fn read(
     let is_uncounted = |(_, uses): &(String, ZoneUse)| uses.allocations.is_none();
     if is_master {
         notes = vec![
-            format!("generation, breakdown, allocator, pools, text, stacks, hooks, self: {reason}"),
+            format!("generation, breakdown, allocator, pools, peak, text, stacks, hooks, self: {reason}"),
             format!("zones, touched: {reason}"),
         ];
         if master_zones.as_ref().is_some_and(|zones| zones.0.iter().any(is_uncounted)) {
@@ -71,6 +71,7 @@ pub fn read(
         limits: limits::of(pid).ok().map(Named),
         allocator: None,
         pools: None,
+        peak: None,
         zones: master_zones,
         lua: None,
         text: None,
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!((process.kind, process.state), (Kind::Other, State::Unresponsive));
         assert!(process.system.resident.is_some_and(|bytes| bytes > 0), "{process:?}");
         let note =
-            "generation, breakdown, allocator, pools, zones, lua, text, stacks, hooks, self: \
+            "generation, breakdown, allocator, pools, peak, zones, lua, text, stacks, hooks, self: \
                     it is stopped";
         assert_eq!(process.notes, [note]);
         assert_eq!((process.breakdown, process.zones), (None, None));

@@ -18,6 +18,7 @@ use std::ops::ControlFlow;
 use crate::abi::pool::{Held, Reading};
 use crate::budget::{Budget, Progress};
 use crate::hook;
+use crate::report::model::peak::PeakPools;
 use crate::report::model::pools::{Creator, Kind, LivePool, Pools, Sizes};
 use crate::tally::pools::{self as tally, Pool};
 
@@ -37,6 +38,24 @@ const TRACE: usize = 16;
 
 /// The number of connections examined between two checks of the budget.
 const CONNECTIONS: usize = 512;
+
+/// What a walk has read.
+#[derive(Debug)]
+pub struct PoolsRead {
+    /// The figures.
+    pub pools: Pools,
+    /// The largest pool of a request.
+    pub request: Option<LivePool>,
+    /// Notes about the figures.
+    pub notes: Vec<String>,
+}
+
+impl PoolsRead {
+    /// What is remembered of it, if this is the worst moment.
+    pub fn moment(&self) -> PeakPools {
+        PeakPools::of(&self.pools, self.request.clone())
+    }
+}
 
 /// The state kept from one walk to the next, and the walk in progress.
 #[derive(Debug, Default)]
@@ -61,6 +80,7 @@ struct Walk {
     cycles: Top,
     oldest: Top,
     largest: Top,
+    largest_request: Top,
     now: u32,
 }
 
@@ -80,6 +100,7 @@ impl PoolsProbe {
             cycles: Top::new(TOLD),
             oldest: Top::new(TOLD),
             largest: Top::new(TOLD),
+            largest_request: Top::new(1),
             now: hook::pool::now(),
         });
     }
@@ -103,9 +124,9 @@ impl PoolsProbe {
         }
     }
 
-    /// Returns the figures with notes about them, or the reason why there are none. `requests`
+    /// Returns what the walk has read, or the reason why there are none. `requests`
     /// selects whether request lines are included.
-    pub fn finish(&mut self, requests: bool) -> Result<(Pools, Vec<String>), &'static str> {
+    pub fn finish(&mut self, requests: bool) -> Result<PoolsRead, &'static str> {
         let walk = self.walk.take().ok_or("they were not read")?;
         let names = &mut self.names;
         hook::pool::with(|pools| walk.finish(pools, names, requests))
@@ -161,15 +182,13 @@ impl Walk {
         } else if !is_idle {
             self.oldest.offer(age, pool, held);
         }
+        if kind == Kind::Request {
+            self.largest_request.offer(held.size(), pool, held);
+        }
         self.largest.offer(held.size(), pool, held);
     }
 
-    fn finish(
-        mut self,
-        pools: &mut tally::Pools,
-        names: &mut Names,
-        requests: bool,
-    ) -> (Pools, Vec<String>) {
+    fn finish(mut self, pools: &mut tally::Pools, names: &mut Names, requests: bool) -> PoolsRead {
         pools.settle();
         for top in [&self.cycles, &self.oldest, &self.largest] {
             for (pool, held) in top.iter() {
@@ -211,6 +230,7 @@ impl Walk {
         report.cycles = told(&self.cycles);
         report.oldest = told(&self.oldest);
         report.largest = told(&self.largest);
+        let request = told(&self.largest_request).pop();
         report.idle = self.whose.idle;
         let [by_server, by_upstream, by_listener] = self.whose.finish().map(Some);
         report = Pools { by_server, by_upstream, by_listener, ..report };
@@ -224,7 +244,7 @@ impl Walk {
             )
         });
         let notes = unrecorded.into_iter().chain(peaks).collect();
-        (report, notes)
+        PoolsRead { pools: report, request, notes }
     }
 }
 

@@ -8,6 +8,7 @@ mod breakdown;
 mod identity;
 mod text;
 mod unclaimed;
+pub mod worst;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use procfs::process::MemoryMap;
 
 use super::heap::HeapReading;
 use super::layout::{Layout, Target};
-use super::pools::PoolsProbe;
+use super::pools::{PoolsProbe, PoolsRead};
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
 use crate::budget::{Budget, Job, Progress};
@@ -24,7 +25,6 @@ use crate::hook;
 use crate::probe::mcode::CodeReader;
 use crate::report::balance::settle;
 use crate::report::model::lua::Lua;
-use crate::report::model::pools::Pools;
 use crate::report::model::sharing::Sharing;
 use crate::report::model::zones::{SharedZone, ZoneUses};
 use crate::report::model::{Allocator, Own, Process, State, System};
@@ -292,7 +292,7 @@ impl Snapshot {
         let (mut system, threads) = match status::own() {
             Ok(reading) => (reading.system, Some(reading.threads)),
             Err(error) => {
-                self.notes.push(format!("system: /proc/self/status: {error}"));
+                self.notes.push(format!("system, peak: /proc/self/status: {error}"));
                 (System::default(), None)
             }
         };
@@ -314,7 +314,9 @@ impl Snapshot {
             None => (None, Vec::new()),
         };
         self.notes.extend(heap_notes);
-        let pools = self.pools(identity, &mut probes.pools);
+        let read = self.pools(identity, &mut probes.pools);
+        let peak = worst::see(probes, &system, || read.as_ref().map(PoolsRead::moment));
+        let pools = read.map(|read| read.pools);
         let allocator = allocator.map(|allocator| Allocator {
             pools: pools.as_ref().map(|pools| pools.bytes.saturating_add(pools.large_bytes)),
             ..allocator
@@ -340,6 +342,7 @@ impl Snapshot {
             limits,
             allocator,
             pools,
+            peak,
             zones: self.uses,
             lua,
             text: Some(text(&self.layout.objects, &self.maps)),
@@ -356,18 +359,18 @@ impl Snapshot {
     }
 
     /// Returns the pools if the hooks that record them are in place.
-    fn pools(&mut self, identity: &Identity, probe: &mut PoolsProbe) -> Option<Pools> {
+    fn pools(&mut self, identity: &Identity, probe: &mut PoolsProbe) -> Option<PoolsRead> {
         let read = match identity.hooks.pool.reason() {
             Some(reason) => Err(reason),
             None => probe.finish(identity.requests),
         };
         match read {
-            Ok((pools, notes)) => {
-                self.notes.extend(notes);
-                Some(pools)
+            Ok(mut read) => {
+                self.notes.append(&mut read.notes);
+                Some(read)
             }
             Err(reason) => {
-                self.notes.push(format!("pools, allocator.pools: {reason}"));
+                self.notes.push(format!("pools, allocator.pools, peak.pools: {reason}"));
                 None
             }
         }

@@ -13,6 +13,7 @@ mod lua;
 mod mappings;
 mod overview;
 mod palette;
+mod peak;
 mod pie;
 mod pools;
 mod section;

@@ -7,6 +7,7 @@
 mod lua;
 mod mappings;
 mod matrix;
+mod peaks;
 pub(super) mod pools;
 mod summary;
 mod zones;
@@ -68,6 +69,9 @@ fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
     }
     if wants("pools") {
         pools::pools(out, &server.processes);
+    }
+    if wants("peak") {
+        peaks::peaks(out, &server.processes);
     }
     if wants("lua") {
         lua::vms(out, &server.processes, &names);

@@ -43,6 +43,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "limits",
             "allocator",
             "pools",
+            "peak",
             "zones",
             "lua",
             "text",

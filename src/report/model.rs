@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod lua;
 pub mod mappings;
 pub mod named;
+pub mod peak;
 pub mod pools;
 pub mod process;
 pub mod server;

@@ -28,4 +28,9 @@ pub fn forget_requests(processes: &mut [Process]) {
             pool.request = None;
         }
     }
+    for pools in processes.iter_mut().filter_map(|p| p.peak.as_mut()?.pools.as_mut()) {
+        if let Some(request) = &mut pools.request {
+            request.request = None;
+        }
+    }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod mappings;
+mod peak;
 mod random;
 mod shares;
 mod zones;
@@ -82,6 +83,7 @@ pub(crate) fn bare() -> Process {
         limits: None,
         allocator: None,
         pools: None,
+        peak: None,
         zones: None,
         lua: None,
         text: None,
@@ -153,6 +155,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             measured_over_ms: Some(0),
         }),
         pools: Some(pools()),
+        peak: Some(peak::full()),
         zones: Some(zones::uses()),
         lua: Some(vec![lua()]),
         text: Some(Text {

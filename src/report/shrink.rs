@@ -7,7 +7,7 @@ use super::model::Published;
 type Part = (&'static str, fn(&mut Published));
 
 /// The parts that can be left out: the longest and least important first.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("zones", |published| {
         published.zones = Vec::new();
         published.process.zones = None;
@@ -22,6 +22,11 @@ const PARTS: [Part; 8] = [
     ("pools.by_server, pools.by_upstream, pools.by_listener", |published| {
         if let Some(pools) = &mut published.process.pools {
             (pools.by_server, pools.by_upstream, pools.by_listener) = (None, None, None);
+        }
+    }),
+    ("peak.pools", |published| {
+        if let Some(peak) = &mut published.process.peak {
+            peak.pools = None;
         }
     }),
     ("notes", |published| published.process.notes = Vec::new()),
@@ -79,7 +84,7 @@ mod tests {
         let process = last.unwrap().process;
         assert_eq!((process.pools, process.text, process.zones), (None, None, None));
         let note = "zones, mappings, text, pools.oldest, pools.largest, pools.by_server, pools.by_upstream, \
-                    pools.by_listener, notes, totals.resident_unique, pools: left out, the snapshot was too long";
+                    pools.by_listener, peak.pools, notes, totals.resident_unique, pools: left out, the snapshot was too long";
         assert_eq!(process.notes, [note]);
     }
 }

@@ -9,6 +9,8 @@ use rustix::time::{clock_gettime, ClockId};
 
 use serde::{Deserialize, Serialize};
 
+use super::pagemap::page_size;
+
 /// The memory of a process as the kernel accounts it, in bytes, from `/proc/PID/status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
@@ -60,6 +62,15 @@ pub struct Reading {
 /// Reads the status of this process.
 pub fn own() -> io::Result<Reading> {
     read("/proc/self/status")
+}
+
+/// Returns the bytes of this process in RAM: fast, and off by up to some dozen pages per processor.
+pub fn own_resident() -> io::Result<u64> {
+    // In pages: all mappings, those in RAM, and more.
+    let pages = |statm: &str| statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
+    let pages = pages(&read_file("/proc/self/statm")?);
+    let bytes = pages.and_then(|pages| pages.checked_mul(page_size() as u64));
+    bytes.ok_or_else(|| io::Error::other("it is not of the form it should have"))
 }
 
 /// Reads the status of another process.

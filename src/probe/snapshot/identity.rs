@@ -12,6 +12,7 @@ use crate::probe::sharing::SharingProbe;
 use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::{Hooks, Kind, State};
+use crate::report::peak::Worst;
 
 /// The properties of the process that only nginx knows.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub struct Probes {
     pub pools: PoolsProbe,
     /// Mappings that nothing claims.
     pub mappings: MappingsProbe,
+    /// The worst moment so far.
+    pub worst: Worst,
     /// Touched pages of zones.
     pub touched: Touched,
     /// Pages that other processes also map.
@@ -69,6 +72,7 @@ impl Default for Probes {
             heap: HeapProbe::new(),
             pools: PoolsProbe::default(),
             mappings: MappingsProbe::default(),
+            worst: Worst::default(),
             touched: Touched::default(),
             sharing: SharingProbe::default(),
             refresh_zones: false,

@@ -5,7 +5,7 @@ use maud::{html, Markup};
 
 use super::cells::{known, visible, Cell, Row, Table};
 use super::section::{Section, ROWS};
-use super::{lua, mappings, overview, pools, zones};
+use super::{lua, mappings, overview, peak, pools, zones};
 use crate::render::units::{count, micros, millis, seconds, size};
 use crate::render::who::{self, label};
 use crate::report::model::{Hooks, Process, Server};
@@ -62,6 +62,7 @@ fn details(process: &Process, open: bool) -> Markup {
                 (allocator(process))
                 (lua::process(process))
                 (pools::process(process))
+                (peak::process(process))
                 (uses(process))
                 (code(process))
                 @if !process.notes.is_empty() {

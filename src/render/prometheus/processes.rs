@@ -56,6 +56,17 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
             })
         }),
     );
+    families.bytes(
+        Name("process_peak_seen", "Resident memory at the worst moment that the process has seen."),
+        groups.iter().map(|g| (g.labels(&[]), g.sum(|p| Some(p.peak.as_ref()?.resident)))),
+    );
+    families.seconds(
+        Name("process_peak_seen_timestamp", "When that was, since 1970; of several the last one."),
+        groups.iter().map(|g| {
+            let at = g.max(|p| Some(p.peak.as_ref()?.at.0));
+            (g.labels(&[]), at.map(|ms| ms as f64 / 1e3))
+        }),
+    );
     families.seconds(
         Name("process_uptime", "The time since the process started."),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.uptime_s).map(|s| s as f64))),

@@ -8,6 +8,7 @@ use super::hooks::Hooks;
 use super::lua::Lua;
 use super::mappings::Mappings;
 use super::named::Named;
+use super::peak::Peak;
 use super::pools::Pools;
 use super::sharing::Sharing;
 use super::zones::{SharedZone, ZoneUses};
@@ -75,6 +76,8 @@ pub struct Process {
     pub allocator: Option<Allocator>,
     /// nginx's pools; `null` if the pool allocator is not hooked.
     pub pools: Option<Pools>,
+    /// The worst moment that the process has seen of itself.
+    pub peak: Option<Peak>,
     /// The shared memory zones that it has mapped, by name, and its use of them.
     pub zones: Option<ZoneUses>,
     /// Lua VMs by subsystem; empty if there are none.

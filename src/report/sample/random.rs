@@ -125,6 +125,7 @@ impl Random {
                 measured_over_ms: r.maybe_figure(),
             }),
             pools: self.maybe(Self::pools),
+            peak: self.maybe(Self::peak),
             zones: self.maybe(|r| {
                 let names = r.names();
                 Named(names.into_iter().map(|name| (name, r.zone_use())).collect())
@@ -163,7 +164,7 @@ impl Random {
 }
 
 impl Random {
-    fn kind(&mut self) -> pools::Kind {
+    pub(super) fn kind(&mut self) -> pools::Kind {
         pools::Kind::ALL[self.below(8) as usize]
     }
 
@@ -202,7 +203,7 @@ impl Random {
         }
     }
 
-    fn live_pool(&mut self) -> LivePool {
+    pub(super) fn live_pool(&mut self) -> LivePool {
         LivePool {
             creator: self.maybe(Self::text),
             kind: self.kind(),

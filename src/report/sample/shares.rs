@@ -8,8 +8,12 @@ pub(super) fn sum(random: &mut Random) -> Sum {
     Sum { live: random.figure(), bytes: random.figure(), large_bytes: random.figure() }
 }
 
+pub(super) fn share(random: &mut Random) -> Share {
+    Share::new(random.text(), sum(random))
+}
+
 pub(super) fn shares(random: &mut Random) -> Shares {
-    let names = random.many(|r| Share::new(r.text(), sum(r)));
+    let names = random.many(share);
     Shares { largest: names, other: sum(random), none: sum(random) }
 }
 
