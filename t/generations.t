@@ -88,36 +88,43 @@ $reply = $t->wait_for('the others have slots', sub {
 }) // $t->fresh;
 is_deeply [ wrong($t, $reply) ], [], 'free slots are claimed';
 
-=== TEST 3: workers that exit are not in the answer, and no answer waits for them
+=== TEST 3: workers that exit are not in the answer
 --- main_config
-worker_processes 4;
+load_module $TEST_NGINX_BUILT_ngx_ending_test_module;
+worker_processes 2;
+ending_test_give_back 384m;
 --- config
 location /memstat { memstat; }
-location /grow {
-    content_by_lua_block { big = {} for i = 1, 96 do big[i] = string.rep(i .. "x", 500000) end }
-}
 --- perl
-my ($answers, @wrong) = (0);
-for my $round (1 .. 8) {
-    $t->get('/grow') for 1 .. 12;
-    my @old = $t->workers;
-    kill HUP => $t->master;
-    $t->wait_for('the old workers are gone', sub {
-        my $reply = $t->memstat;
+# The kernel has taken the memory of a worker and still works at its end: it has no title then.
+my $is_ending = sub {
+    my %status = proc_status($_[0]);
+    return $status{State} && $status{State} !~ /^[ZX]/ && !defined $status{VmSize};
+};
+my ($meanwhile, $answers, @wrong) = (0, 0);
+for my $round (1 .. 20) {
+    my ($ending, $other) = $t->workers;
+    kill TERM => $ending;
+    while (kill 0 => $ending) {
+        my $before = $is_ending->($ending);
+        # One that it has taken in ends with it.
+        my $reply = eval { $t->memstat } // next;
+        $meanwhile++ if $before && $is_ending->($ending);
         $answers++;
-        for my $process (@{ $reply->{processes} }) {
-            push @wrong, "$process->{kind} $process->{state}: @{ $process->{notes} }"
-                if $process->{kind} eq 'other' || !defined $process->{system}{virtual};
-        }
-        my %now = map { $_ => 1 } children($t->master);
-        return !grep { $now{$_} } @old;
-    });
+        push @wrong, map { "$_->{kind} $_->{state}: @{ $_->{notes} }" }
+            grep { $_->{kind} eq 'other' || !defined $_->{system}{virtual} } @{ $reply->{processes} };
+    }
+    $t->wait_for('its successor', sub { $t->workers == 2 });
+    last if $meanwhile >= 5;
 }
+cmp_ok $meanwhile, '>', 0, 'answers while a worker had no memory any more and was no zombie yet';
 is_deeply \@wrong, [], "no process without memory in $answers answers";
 
 === TEST 4: no answer waits for a process that was killed before it answered
 --- main_config
 worker_processes 2;
+--- http_config
+memstat_hooks pool slab lua thread;
 --- config
 location /memstat { memstat; }
 location /status { stub_status; }
@@ -130,10 +137,14 @@ $t->signal(STOP => $stopped);
 my $client = $t->expire->connect->send(GET => '/memstat');
 $t->wait_for('the request waits for it', sub { $t->status->{writing} == 1 });
 ok !$client->has_begun, 'there is no answer yet';
+# The master neither reaps it nor makes a successor, which would wake who asked.
+$t->signal(STOP => $t->master);
 $t->signal(KILL => $stopped);
 my $reply = $t->decode($client->receive->{body});
 is scalar(process_with($reply, pid => $stopped)), 0, 'and the process is not in it';
 is process_of($reply, $other)->{state}, 'active', 'the other is';
+$t->signal(CONT => $t->master);
+$t->wait_for('the successor', sub { $t->workers == 2 });
 
 === TEST 5: a killed worker that the master has not reaped
 --- main_config
@@ -159,37 +170,41 @@ $t->wait_for('the successor', sub { $t->workers == 2 });
 === TEST 6: a worker that ends before it answers
 --- main_config
 worker_processes 2;
+--- http_config
+memstat_hooks pool slab lua thread;
 --- config
 location /memstat { memstat; }
 location /status { stub_status; }
-location /busy {
-    content_by_lua_block {
-        local function exists(name)
-            local file = io.open(ngx.var.document_root .. name)
-            return file and file:close()
-        end
-        local function write(name, text)
-            local file = io.open(ngx.var.document_root .. name, "w")
-            file:write(text)
-            file:close()
-        end
-        write("/busy", tostring(ngx.worker.pid()) .. "\n")
-        while not exists("/go") do os.execute("sleep 0.02") end
-        ngx.say("done")
-    }
-}
 --- perl
-chmod 0777, $t->root . '/html';
+my ($ends, $other) = $t->workers;
 $t->fresh;
-my $busy = $t->connect->send(GET => '/busy');
-my ($pid) = $t->wait_for('a worker is busy', sub { (read_file($t->root . '/html/busy') // '') =~ /^(\d+)\n/ ? $1 : undef });
+$t->signal(STOP => $ends);
 my $client = $t->expire->connect->send(GET => '/memstat');
-# The other one keeps the worker busy.
-$t->wait_for('the request waits for it', sub { $t->status->{writing} == 2 });
+$t->wait_for('the request waits for it', sub { $t->status->{writing} == 1 });
 ok !$client->has_begun, 'there is no answer yet';
-$t->signal(TERM => $pid);
-open my $go, '>', $t->root . '/html/go' or die;
-close $go;
+# Nobody takes its place, which would wake who asked: it must do so itself when it ends.
+$t->signal(STOP => $t->master);
+$t->signal(TERM => $ends);
+$t->signal(CONT => $ends);
 my $reply = $t->decode($client->receive->{body});
-isnt $reply->{answered_by}{pid}, $pid, 'the other worker answers';
-is scalar(grep { $_->{pid} == $pid } @{ $reply->{processes} }), 0, 'the one that ended is not there';
+is $reply->{answered_by}{pid}, $other, 'the other worker answers';
+is scalar(process_with($reply, pid => $ends)), 0, 'the one that ended is not there';
+$t->signal(CONT => $t->master);
+$t->wait_for('the successor', sub { $t->workers == 2 });
+
+=== TEST 7: a worker that has left and still runs
+--- main_config
+load_module $TEST_NGINX_BUILT_ngx_ending_test_module;
+worker_processes 2;
+ending_test_wait 3s;
+--- config
+location /memstat { memstat; }
+--- perl
+my ($ends, $other) = $t->workers;
+$t->fresh;
+$t->signal(TERM => $ends);
+my @replies;
+$t->wait_for('it has ended', sub { push @replies, $t->fresh; !kill 0 => $ends });
+my @told = map { process_with($_, pid => $ends) } @replies;
+cmp_ok scalar @replies, '>', 3, 'answers meanwhile';
+is_deeply [ map { "@{ $_->{notes} }" } grep { !$_->{breakdown} } @told ], [], 'it is told with its breakdown, or not at all';
