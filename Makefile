@@ -32,10 +32,11 @@ IN_CASE = TEST_NGINX_WITHOUT_LUA='$(TEST_NGINX_WITHOUT_LUA)' TEST_NGINX_BINARY='
 CURRENT       = $(abspath $(BUILD)/nginx-current)
 # The tests that depend on nginx's core, build and modules. The others test the same code on any nginx:
 # `make matrix` runs all of t/ on the current version.
-CURRENT_TESTS = $(patsubst %,t/%.t,answer conf first install layout lifecycle lua_stream master names \
+CURRENT_TESTS = $(patsubst %,t/%.t,answer conf first install layout lifecycle lua_stream master methods names \
 	pools pools_by pools_creators processes product reload targets)
-CURRENT_FLAGS = --with-compat --with-debug --with-threads --with-stream --with-http_v2_module \
-	--with-http_ssl_module --with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
+CURRENT_FLAGS = --with-compat --with-debug --with-poll_module --with-select_module --with-threads \
+	--with-stream --with-http_v2_module --with-http_ssl_module \
+	--with-http_stub_status_module --add-module='$(abspath t/modules/stream_lua)'
 
 .PHONY: help run stop case guide build install uninstall deb test unit integration current matrix soak bench sanitize check clean tree
 

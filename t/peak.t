@@ -31,7 +31,7 @@ sub hold_and_end {
     my $client = $t->connect->send(POST => 'http://a.example/held?secret', body => 'x' x $bytes);
     my $held = $upstream->accept // die "nobody came: $!\n";
     my $before = sleeps($worker) + 3;
-    $t->wait_for('it has looked', 30, sub { sleeps($worker) > $before });
+    $t->wait_for('it has looked', sub { sleeps($worker) > $before });
     $held->syswrite("HTTP/1.0 200 OK\r\n\r\n");
     $held->shutdown(1);
     $client->receive;
@@ -155,7 +155,7 @@ like $prometheus, qr/^nginx_memstat_process_peak_seen_timestamp_seconds\{[^}]*wo
 $t->get('/memstat') for 1 .. 20;
 is_deeply worst_of($t, $worker), $peak, 'it stays';
 $t->reload;
-$t->wait_for('the old worker is gone', 10, sub { children($t->master) == 1 });
+$t->wait_for('the old worker is gone', sub { children($t->master) == 1 });
 my ($new) = $t->workers;
 cmp_ok worst_of($t, $new)->{resident}, '<', 24 << 20, 'a new worker starts afresh';
 
@@ -218,7 +218,7 @@ open my $map, '>', $t->root . '/html/map' or die "cannot write: $!\n";
 print $map "key$_ value$_;\n" for 1 .. 30_000;
 close $map;
 $t->reload for 1 .. 2;
-my $peak = $t->wait_for('a worse moment', 10, sub {
+my $peak = $t->wait_for('a worse moment', sub {
     my $peak = worst_of($t, $t->master);
     my ($cycles) = grep { $_->{kind} eq 'cycle' } @{ $peak->{pools}{by_creator} };
     return $cycles->{live} == 2 ? $peak : undef;

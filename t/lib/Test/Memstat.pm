@@ -6,6 +6,7 @@
 #     --- config            inside server
 #     --- user_files        files below html/, ">>> name" before each
 #     --- env               variables of nginx's environment, NAME=value lines
+#     --- with              what nginx must be configured with, as nginx -V says; else it is skipped
 #     --- under             a command that runs nginx
 #     --- timeout           memstat_timeout, or "default"; without it longer than any client waits
 #     --- module_copy       1: nginx loads a separate copy of the module, see copy_module
@@ -53,7 +54,7 @@ our @EXPORT = (
         children cpu_time maps milliseconds open_files page_size proc_status read_file threads uptime),
 );
 
-my $KNOWN = join '|', qw(main_config http_config config user_files env under module_copy timeout request more_headers
+my $KNOWN = join '|', qw(main_config http_config config user_files env with under module_copy timeout request more_headers
     error_code response_body response_body_like response_headers error_log no_error_log must_die
     perl);
 
@@ -96,6 +97,11 @@ sub run_block {
             module_copy timeout);
     if ($ENV{TEST_NGINX_WITHOUT_LUA} && Test::Memstat::Configuration::needs_lua(join ' ', values %sections)) {
         plan(skip_all => 'this nginx has no Lua');
+        return;
+    }
+    my ($with) = lines($block->with);
+    if (defined $with && index(Test::Memstat::Configuration::nginx_version(), $with) < 0) {
+        plan(skip_all => "this nginx is not configured $with");
         return;
     }
     my $t = Test::Memstat::Server->new(%sections);
