@@ -34,6 +34,13 @@ const NONCONTIGUOUS: u32 = 2;
 /// The lowest address that is accepted.
 const LOWEST: usize = 1 << 16;
 
+/// The least size of a page, and the most that an arena of mappings is taken to have.
+const PAGE: usize = 4096;
+const MOST_MAPPED: usize = 1 << 40;
+
+/// Where chunks can be: all of the address space.
+pub const ANYWHERE: Range<usize> = LOWEST..1 << 47;
+
 /// The alignment of every chunk, in bytes.
 pub const ALIGNMENT: usize = 16;
 /// The size of the smallest chunk, in bytes.
@@ -232,6 +239,8 @@ pub fn find_main_arena(
         all && empty >= EMPTY_BINS
             && system != 0
             && system <= heap.end.saturating_sub(heap.start)
+            // Mappings are of whole pages; where the heap can be anywhere, pointers look like sizes.
+            && (*heap != ANYWHERE || (system % PAGE == 0 && system <= MOST_MAPPED))
             && word(data, at + MAX_SYSTEM_MEM_AT) >= system
             && next >= LOWEST
             && next % 8 == 0
@@ -272,12 +281,12 @@ impl Counters {
 
 /// Finds the counters in the writable data of the C library. The values must equal those that
 /// `mallinfo2` returned (`told`), and the fields around them must be plausible, above all the
-/// address at which the heap begins.
+/// address at which the heap begins, one of `starts`.
 pub fn find_counters(
     data: &[u8],
     base: usize,
     told: Mmapped,
-    heap: &Range<usize>,
+    starts: &[usize],
     page_size: usize,
 ) -> Option<Counters> {
     let last = data.len().checked_sub(COUNTERS)?;
@@ -302,8 +311,7 @@ pub fn find_counters(
             && peak_bytes % page_size == 0
             && (peak == 0) == (peak_bytes == 0)
             && sbrk_base % page_size == 0
-            && sbrk_base >= heap.start
-            && sbrk_base < heap.start + page_size;
+            && starts.contains(&sbrk_base);
         good.then_some(counters)
     });
     let counters = found.next()?;

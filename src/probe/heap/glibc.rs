@@ -41,7 +41,7 @@ pub use ffi::version;
 #[cfg(test)]
 pub use ffi::Told;
 
-use crate::abi::glibc::Mmapped;
+use crate::abi::glibc::{Mmapped, ANYWHERE};
 use counting::Counting;
 use ffi::Functions;
 use mapped::Finder;
@@ -59,8 +59,8 @@ pub struct Glibc {
     functions: Functions,
     /// Where malloc's state is and how to read it, or the reason why that is unknown.
     state: Result<(State, Reader), &'static str>,
-    /// The start of the `brk` heap.
-    heap_start: usize,
+    /// The start of the `brk` heap, if there is one.
+    heap_start: Option<usize>,
     /// Whether the mappings of the heap had no gap when they were last read.
     heap_is_whole: bool,
     /// The schedule of counts of free chunks, and the last totals.
@@ -117,7 +117,7 @@ impl Glibc {
 
     /// Counts the free memory if the last figures are old enough, or continues a count in progress.
     pub fn count(&mut self, budget: &Budget) -> Progress {
-        let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
+        let heap = heap_from(self.heap_start);
         let alone = self.functions.single_threaded() && self.heap_is_whole;
         let Ok((state, reader)) = &mut self.state else { return Progress::Done };
         self.counting.step(state, reader, heap, alone, budget)
@@ -140,8 +140,7 @@ impl Glibc {
             claimed: normalize(claimed.to_vec()),
             ..Now::default()
         };
-        let heap = self.heap_start..ffi::heap_end().max(self.heap_start);
-        self.heap_is_whole = readable(&self.now.heap, &heap);
+        self.heap_is_whole = readable(&self.now.heap, &heap_from(self.heap_start));
         self.stage = Stage::Arenas;
     }
 
@@ -313,6 +312,11 @@ fn is_anonymous(map: &MemoryMap) -> bool {
 fn readable(mappings: &[Range<usize>], heap: &Range<usize>) -> bool {
     let mappings = normalize(mappings.to_vec());
     mappings.len() == 1 && mappings.first().is_some_and(|map| map.start <= heap.start)
+}
+
+/// Returns the range in which chunks of the first arena can be.
+fn heap_from(start: Option<usize>) -> Range<usize> {
+    start.map_or(ANYWHERE, |start| start..ffi::heap_end().max(start))
 }
 
 /// Returns the parts of `region` that lie in the `mappings`, which are normalized.

@@ -4,15 +4,15 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use procfs::process::{MMapPath, Process};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use super::super::symbols::Object;
 use super::arenas::{Reader, State};
-use super::count::{Count, Place};
+use super::count::{self, Count};
 use super::elf;
 use super::ffi::{self, Functions, Told};
 use super::walk::{Limit, Stop};
-use crate::abi::glibc::{find_counters, find_main_arena, Layout, Mmapped};
+use crate::abi::glibc::{find_counters, find_main_arena, Layout, Mmapped, ANYWHERE};
 use crate::budget::{Budget, Progress};
 use crate::sys::maps;
 use crate::sys::memory::{Memory, Own};
@@ -27,33 +27,37 @@ const MOST_DATA: usize = 4 << 20;
 pub struct Calibration {
     /// The location of malloc's state and a reader for it, or the reason why they are unknown.
     pub state: Result<(State, Reader), &'static str>,
-    /// The start of the `brk` heap; 0 if there is none.
-    pub heap_start: usize,
+    /// The start of the `brk` heap, if there is one.
+    pub heap_start: Option<usize>,
     /// malloc's own figures.
     pub told: Option<Told>,
 }
 
 /// Searches malloc's state in the data of `object`.
 pub fn calibrate(object: Object, version: &str, functions: &Functions) -> Calibration {
-    let heap_start = heap_start();
+    let place = Place::find();
+    let heap_start = place.as_ref().and_then(|place| place.brk);
     let mut told = None;
-    let state = match (Layout::of_version(version), heap_start) {
+    let state = match (Layout::of_version(version), place) {
         _ if cfg!(not(target_pointer_width = "64")) => Err(NOT_64_BIT),
         (None, _) => Err(UNKNOWN_VERSION),
         (_, None) => Err(NO_HEAP),
-        (Some(layout), Some(start)) => find(object, layout, start, functions, &mut told),
+        (Some(layout), Some(place)) => find(object, layout, &place, functions, &mut told)
+            .map_err(|why| if heap_start.is_none() { NO_HEAP } else { why }),
     };
     if told.is_none() {
         told = functions.told();
     }
-    Calibration { state, heap_start: heap_start.unwrap_or(0), told }
+    Calibration { state, heap_start, told }
 }
 
 const NOT_64_BIT: &str =
     "glibc: only where malloc's brk heap is, is known: its 32-bit structures are not described";
 const UNKNOWN_VERSION: &str =
     "glibc: only where malloc's brk heap is, is known: this version's structures are not described";
-const NO_HEAP: &str = "glibc: what malloc holds is not known: it has no brk heap";
+const NO_HEAP: &str =
+    "glibc: what malloc holds is not known: it has no brk heap, and its arenas were not \
+                       recognised";
 const NO_REFERENCE: &str =
     "glibc: only where malloc's brk heap is, is known: malloc's own account (mallinfo) is missing";
 const NOT_FOUND: &str =
@@ -65,15 +69,41 @@ const NOT_READABLE: &str =
     "glibc: only where malloc's brk heap is, is known: the system does not allow process_vm_readv \
      on the own process";
 
-fn heap_start() -> Option<usize> {
-    let maps = Process::myself().and_then(|process| process.maps()).ok()?;
-    maps.iter().filter(|map| map.pathname == MMapPath::Heap).map(|map| maps::range(map).start).min()
+/// Where malloc's first arena is.
+struct Place {
+    /// Where the `brk` heap starts, if there is one. With huge pages (`glibc.malloc.hugetlb=2`) malloc
+    /// makes mappings instead.
+    brk: Option<usize>,
+    /// Where it can have begun.
+    starts: Vec<usize>,
+}
+
+impl Place {
+    fn find() -> Option<Place> {
+        let maps = Process::myself().and_then(|process| process.maps()).ok()?;
+        let start = |map: &MemoryMap| maps::range(map).start;
+        let is_heap = |map: &&MemoryMap| map.pathname == MMapPath::Heap;
+        if let Some(brk) = maps.iter().filter(is_heap).map(start).min() {
+            return Some(Place { brk: Some(brk), starts: vec![brk] });
+        }
+        let both = MMPermissions::READ | MMPermissions::WRITE;
+        let is_one = |map: &&MemoryMap| {
+            let is_anonymous = !maps::has_file(map) || maps::is_hugetlb(map);
+            map.perms.contains(both) && !maps::is_shared(map) && is_anonymous
+        };
+        Some(Place { brk: None, starts: maps.iter().filter(is_one).map(start).collect() })
+    }
+
+    /// Where its chunks can be.
+    fn heap(&self) -> Range<usize> {
+        self.brk.map_or(ANYWHERE, |start| start..ffi::heap_end())
+    }
 }
 
 fn find(
     object: Object,
     layout: Layout,
-    heap_start: usize,
+    place: &Place,
     functions: &Functions,
     told: &mut Option<Told>,
 ) -> Result<(State, Reader), &'static str> {
@@ -87,7 +117,7 @@ fn find(
     let mut reader = Reader::new(layout);
     let mut reason = NOT_FOUND;
     for _ in 0..TRIES {
-        let heap = heap_start..ffi::heap_end();
+        let heap = place.heap();
         data.retain_mut(|(base, bytes)| Own.read(*base, bytes).is_ok());
         let mut mains =
             data.iter().filter_map(|(base, bytes)| find_main_arena(bytes, *base, layout, &heap));
@@ -105,16 +135,17 @@ fn find(
                 continue;
             }
         }
-        state.first = Some(heap_start);
-        let swept = sweep(&mut reader, &state, &heap);
+        // Mappings are not swept: it is not known which there are.
+        state.first = place.brk;
+        let swept = place.brk.and_then(|_| sweep(&mut reader, &state, &heap));
         if swept != Some(reference.fordblks) {
             state.first = None;
         }
         *told = Some(reference);
         let says = Mmapped { count: reference.hblks, bytes: reference.hblkhd };
-        let mut counters = data
-            .iter()
-            .filter_map(|(base, bytes)| find_counters(bytes, *base, says, &heap, page_size()));
+        let mut counters = data.iter().filter_map(|(base, bytes)| {
+            find_counters(bytes, *base, says, &place.starts, page_size())
+        });
         state.counters = match (counters.next(), counters.next()) {
             (Some(counters), None) => Some(counters),
             _ => None,
@@ -127,7 +158,7 @@ fn find(
 /// Returns the free bytes of the arenas, the first one swept by address; `None` if the count
 /// failed.
 fn sweep(reader: &mut Reader, state: &State, heap: &Range<usize>) -> Option<usize> {
-    let place = Place { state, heap: heap.clone(), lists: Duration::ZERO };
+    let place = count::Place { state, heap: heap.clone(), lists: Duration::ZERO };
     let mut count = Count::begin(state, true);
     let done = count.step(reader, &Own, &place, &Budget::unlimited());
     (done == Ok(Progress::Done)).then_some(count.free)

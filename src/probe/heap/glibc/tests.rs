@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use super::mapped::{Finder, Pages, State};
 use super::walk::{Limit, Stop, Walker};
-use crate::abi::glibc::{find_counters, find_main_arena, Arena, Layout, Mmapped, BINS, IMAGE};
+use crate::abi::glibc::{
+    find_counters, find_main_arena, Arena, Layout, Mmapped, ANYWHERE, BINS, IMAGE,
+};
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::{Memory, Record, BATCH};
 
@@ -172,6 +174,7 @@ fn finds_the_arena_and_the_counts_among_other_data() {
     data.extend((0..4000u32).flat_map(|i| (i * 77).to_ne_bytes()));
     let base = AT - 8000;
     assert_eq!(find_main_arena(&data, base, LAYOUT, &HEAP), Some(AT));
+    assert_eq!(find_main_arena(&data, base, LAYOUT, &ANYWHERE), Some(AT), "without a brk heap");
     assert_eq!(find_main_arena(&data, base + 16, LAYOUT, &HEAP), None);
     assert_eq!(find_main_arena(&data, base, LAYOUT, &(0..1)), None);
     assert_eq!(find_main_arena(&[], base, LAYOUT, &HEAP), None);
@@ -184,10 +187,11 @@ fn finds_the_arena_and_the_counts_among_other_data() {
         fields.extend(vec![0; padding]);
         fields.extend([0x9000usize, 0xa000, HEAP.start].iter().flat_map(|w| w.to_ne_bytes()));
         data[at..at + fields.len()].copy_from_slice(&fields);
-        let found = find_counters(&data, base, told, &HEAP, PAGE).unwrap();
+        let found = find_counters(&data, base, told, &[7, HEAP.start], PAGE).unwrap();
         assert_eq!((found.at, found.decode(&data[at..])), (base + at, told));
         let other = Mmapped { count: 4, ..told };
-        assert_eq!(find_counters(&data, base, other, &HEAP, PAGE), None);
+        assert_eq!(find_counters(&data, base, other, &[HEAP.start], PAGE), None);
+        assert_eq!(find_counters(&data, base, told, &[HEAP.end], PAGE), None);
     }
 }
 
