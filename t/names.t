@@ -81,3 +81,42 @@ $other->get('/leak');
 my @names = grep { /ngx_http_pool_test_module/ } all_creators($other);
 is_deeply \@names, ['ngx_http_pool_test_* in ngx_http_pool_test_module.so: other'], 'by the module';
 is $_, undef, 'it ends as told' for $other->stop;
+
+=== TEST 3: without its symbols by the distribution's file of debugging information
+--- config
+location /memstat { memstat; }
+--- perl
+my $name  = 'ngx_http_pool_test_module';
+my $built = module($name, '-g', '-Wl,--build-id');
+my ($id) = `readelf -n $built` =~ /Build ID: (\w\w\w+)/ or die "it has no id\n";
+my ($folder, $file) = $id =~ /^(..)(.*)/;
+$folder = "/usr/lib/debug/.build-id/$folder";
+if (-e "$folder/$file.debug" || !-w '/usr/lib') { plan(skip_all => "$folder is not ours to make"); return }
+my $stripped = $t->root . "/$name.so";
+my $names_with = sub {
+    my ($option) = @_;
+    my $other = Test::Memstat::Server->new(
+        main_config => "load_module $stripped;\nworker_processes 1;",
+        config      => "location /memstat { memstat; }\nlocation /leak { pool_test_leak 2000; }",
+    );
+    my @made = grep { !-d } '/usr/lib/debug', '/usr/lib/debug/.build-id', $folder;
+    mkdir for @made;
+    my $debug = "$folder/$file.debug";
+    my $lived = eval {
+        system('objcopy', '--only-keep-debug', @$option, $built, $debug) == 0 or die "cannot copy\n";
+        $other->start;
+        $other->get('/leak');
+        1;
+    };
+    my $why = $@;
+    unlink $debug;
+    rmdir for reverse @made;
+    ok $lived, "it runs: $why";
+    my @names = grep { /\Q$name/ } all_creators($other);
+    is $_, undef, 'it ends as told' for $other->stop;
+    return \@names;
+};
+system('strip', '-o', $stripped, $built) == 0 or die "cannot strip\n";
+is_deeply $names_with->([]), ["ngx_http_pool_test_leak in $name.so: other"], 'by its id';
+is_deeply $names_with->([ '--remove-section=.note.gnu.build-id' ]), ["ngx_http_pool_test_* in $name.so: other"],
+    'not by that of another build';
