@@ -21,7 +21,7 @@ use crate::loading;
 use crate::nginx::access;
 use crate::nginx::conf::{self, Conf};
 use crate::nginx::request::{Request, FAILED};
-use crate::nginx::shm::{self, Zone};
+use crate::nginx::shm::{self, ShmZone};
 use crate::nginx::{guard, log};
 use crate::scoreboard::MAX_SLOTS;
 use crate::{ngx_http_memstat_module, ngx_memstat_module};
@@ -45,7 +45,7 @@ pub struct MainConf {
     last: Option<NonNull<LocationConf>>,
     /// Whether any level has `memstat_uri on`.
     uris: bool,
-    zone: Option<Zone>,
+    zone: Option<ShmZone>,
     zone_size: Option<SizeAt>,
 }
 
@@ -148,7 +148,7 @@ impl HttpModule for Module {
             let Some(main) = main_conf(&cf).filter(|main| main.locations > 0) else {
                 return Status::NGX_OK.0;
             };
-            main.zone = Zone::add(&cf, shm::zone_size(1), Module::module());
+            main.zone = ShmZone::add(&cf, shm::zone_size(1), Module::module());
             main.zone.map_or(Status::NGX_ERROR.0, |_| Status::NGX_OK.0)
         })
     }
@@ -210,7 +210,7 @@ pub struct Settings {
     /// Whether replies of any location contain request lines.
     pub uris: bool,
     /// The zone, which nginx has created.
-    pub zone: Zone,
+    pub zone: ShmZone,
     /// Whether there is a master process.
     pub has_master: bool,
 }

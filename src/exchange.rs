@@ -16,7 +16,7 @@ use crate::nginx::event::{Handler, Timer, Waker};
 use crate::nginx::global::MainThread;
 use crate::nginx::process;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
-use crate::report::model::{HookState, Hooks, Kind};
+use crate::report::model::{HookState, Hooks, ProcessKind};
 use crate::report::peak::Worst;
 use crate::scoreboard::{Asker, Board};
 
@@ -79,7 +79,7 @@ struct Local {
     woken: Handler,
     listens: u32,
     /// The kind of the process, once it is known from its title.
-    kind: Option<Kind>,
+    kind: Option<ProcessKind>,
     started: Instant,
     /// The snapshot under way.
     job: Option<(Snapshot, Identity)>,

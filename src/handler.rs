@@ -8,7 +8,7 @@ use crate::format::{Format, Media};
 use crate::http::answer::{self, Question};
 use crate::http::negotiate::{choose, Choice};
 use crate::http::query::Query;
-use crate::http::reply::{Header, BY_ACCEPT, NO_STORE};
+use crate::http::reply::{HeaderField, BY_ACCEPT, NO_STORE};
 use crate::nginx::request::{Request, Response};
 
 /// The configuration of the location that a request is in.
@@ -50,7 +50,7 @@ pub fn serve(mut request: Request, location: Location) -> ngx_int_t {
     })
 }
 
-fn refuse(mut request: Request, status: u16, headers: &[Header], sentence: &str) -> ngx_int_t {
+fn refuse(mut request: Request, status: u16, headers: &[HeaderField], sentence: &str) -> ngx_int_t {
     request.respond(Response {
         status,
         content_type: Media::Text.content_type(),

@@ -50,4 +50,4 @@ mod nginx;
 pub use lifecycle::{ngx_http_memstat_module, ngx_memstat_module};
 
 #[global_allocator]
-static ALLOCATOR: own::Counting = own::Counting;
+static ALLOCATOR: own::CountingAllocator = own::CountingAllocator;

@@ -19,7 +19,7 @@ use std::ffi::c_void;
 use nginx_sys::{ngx_cycle_t, ngx_pool_cleanup_add, ngx_pool_t};
 
 use crate::exchange::asleep;
-use crate::hook::pin::{self, Reference};
+use crate::hook::pin::{self, ObjectReference};
 use crate::hook::refusal::Refusal;
 use crate::hook::set::HookSet;
 use crate::hook::state::Hooked;
@@ -190,7 +190,7 @@ unsafe extern "C" fn given_up(cycle: *mut c_void) {
 unsafe fn stay_for_now(cycle: *mut ngx_cycle_t) -> bool {
     // SAFETY: the previous cycle is alive while nginx creates a cycle (N3).
     let before = unsafe { (*cycle).old_cycle.as_ref() };
-    let Some((before, reference)) = before.zip(Reference::of(own_code()).ok()) else {
+    let Some((before, reference)) = before.zip(ObjectReference::of(own_code()).ok()) else {
         return false;
     };
     let (release, handle) = reference.into_parts();

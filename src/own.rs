@@ -30,12 +30,12 @@ static REFUSED: AtomicU64 = AtomicU64::new(0);
 const RESERVE: usize = 1 << 20;
 
 #[repr(align(16))]
-struct Memory(UnsafeCell<[u8; RESERVE]>);
+struct ReserveMemory(UnsafeCell<[u8; RESERVE]>);
 
 // SAFETY: only the heap uses the memory, under its lock (2).
-unsafe impl Sync for Memory {}
+unsafe impl Sync for ReserveMemory {}
 
-static MEMORY: Memory = Memory(UnsafeCell::new([0; RESERVE]));
+static MEMORY: ReserveMemory = ReserveMemory(UnsafeCell::new([0; RESERVE]));
 static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Bytes that the module's code holds now.
@@ -50,10 +50,10 @@ pub fn refused() -> u64 {
 }
 
 /// The system allocator with a reserve and a count of live bytes.
-pub struct Counting;
+pub struct CountingAllocator;
 
 // SAFETY: each function keeps the contract of the allocator it passes its arguments on to (1).
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's contract is that of `System` (1).
         let mut pointer = unsafe { System.alloc(layout) };
@@ -158,7 +158,7 @@ mod tests {
                 // SAFETY: it was allocated above with this layout, and every byte has been written.
                 unsafe {
                     assert_eq!((*pointer, *pointer.add(i * 100 - 1)), (i as u8, i as u8));
-                    Counting.dealloc(pointer, layout(i * 100));
+                    CountingAllocator.dealloc(pointer, layout(i * 100));
                 }
                 LIVE.fetch_add((i * 100) as u64, Relaxed);
             }
@@ -175,10 +175,10 @@ mod tests {
         // SAFETY: the allocation has the old size, then the new one, and is not used once freed.
         unsafe {
             pointer.write_bytes(7, 10);
-            let moved = Counting.realloc(pointer, layout(10), 10_000);
+            let moved = CountingAllocator.realloc(pointer, layout(10), 10_000);
             assert!(!is_reserve(moved));
             assert_eq!(std::slice::from_raw_parts(moved, 10), [7; 10]);
-            Counting.dealloc(moved, layout(10_000));
+            CountingAllocator.dealloc(moved, layout(10_000));
         }
     }
 }

@@ -23,7 +23,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub use slot::{Asker, PublishError, ReadError, Slot, BODY_SIZE};
-use slot::{Body, Head, LEAVING, SHUTTING_DOWN};
+use slot::{Head, SlotBody, LEAVING, SHUTTING_DOWN};
 
 /// The maximum number of slots: the most processes that nginx has (`NGX_MAX_PROCESSES`).
 pub const MAX_SLOTS: usize = 1024;
@@ -85,7 +85,7 @@ impl Board {
         // aligned (B1), and any content is valid (B2).
         unsafe {
             let heads: *const Head = self.memory.add(Board::heads(self.capacity)).cast();
-            let bodies: *const Body = self.memory.add(Board::bodies(self.capacity)).cast();
+            let bodies: *const SlotBody = self.memory.add(Board::bodies(self.capacity)).cast();
             Some(Slot::new(pid, &*heads.add(index), &*bodies.add(index)))
         }
     }

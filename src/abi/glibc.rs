@@ -52,22 +52,22 @@ const MMAPPED: usize = 2;
 
 /// The layout of `struct malloc_state` in one version of glibc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layout {
+pub struct MallocLayout {
     /// Bytes from the start of the structure to the header of the first bin.
     pub head: usize,
     /// Whether the links of fast bins are XORed with bits of their own address.
     pub safe_linking: bool,
 }
 
-impl Layout {
+impl MallocLayout {
     /// Returns the layout of a version such as `2.36`, or `None` if it is not described here.
-    pub fn of_version(version: &str) -> Option<Layout> {
+    pub fn of_version(version: &str) -> Option<MallocLayout> {
         let (major, minor) = version.split_once('.')?;
         let digits = minor.split(|c: char| !c.is_ascii_digit()).next()?;
         match (major, digits.parse::<u32>().ok()?) {
-            ("2", 23..=26) => Some(Layout { head: 88, safe_linking: false }),
-            ("2", 27..=31) => Some(Layout { head: 96, safe_linking: false }),
-            ("2", 32..) => Some(Layout { head: 96, safe_linking: true }),
+            ("2", 23..=26) => Some(MallocLayout { head: 88, safe_linking: false }),
+            ("2", 27..=31) => Some(MallocLayout { head: 96, safe_linking: false }),
+            ("2", 32..) => Some(MallocLayout { head: 96, safe_linking: true }),
             _ => None,
         }
     }
@@ -82,13 +82,13 @@ impl Layout {
 #[derive(Clone)]
 pub struct Arena {
     at: usize,
-    layout: Layout,
+    layout: MallocLayout,
     bytes: [u8; IMAGE],
 }
 
 impl Arena {
     /// Makes a copy that is still to be filled.
-    pub fn new(layout: Layout) -> Arena {
+    pub fn new(layout: MallocLayout) -> Arena {
         Arena { at: 0, layout, bytes: [0; IMAGE] }
     }
 
@@ -162,18 +162,18 @@ pub const BACKWARD: usize = 24;
 
 /// The header in front of a chunk's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct ChunkHeader {
     previous: usize,
     word: usize,
 }
 
-impl Header {
+impl ChunkHeader {
     /// The size of a header in bytes.
     pub const SIZE: usize = 16;
 
     /// Decodes a header.
-    pub fn of(bytes: &[u8]) -> Header {
-        Header { previous: word(bytes, 0), word: word(bytes, 8) }
+    pub fn of(bytes: &[u8]) -> ChunkHeader {
+        ChunkHeader { previous: word(bytes, 0), word: word(bytes, 8) }
     }
 
     /// Returns the size of the chunk in bytes.
@@ -216,7 +216,7 @@ pub fn mapped_size(header: &[u8], page_size: usize) -> Option<usize> {
 pub fn find_main_arena(
     data: &[u8],
     base: usize,
-    layout: Layout,
+    layout: MallocLayout,
     heap: &Range<usize>,
 ) -> Option<usize> {
     let last = data.len().checked_sub(AFTER)?;

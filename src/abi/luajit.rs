@@ -82,7 +82,7 @@ pub struct Footprint {
 
 /// The result of a walk over all chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Walk {
+pub struct ChunkWalk {
     /// Chunks in use.
     pub blocks: u64,
     /// Bytes of the chunks in use.
@@ -188,9 +188,9 @@ impl Footprint {
     /// The time is proportional to the size of the heap, so this is meant for a VM that was just
     /// created. Returns an error unless each chunk starts where the previous one ends, and the sums
     /// match the state.
-    pub fn verify(&self, memory: &impl Memory, address: usize) -> Result<Walk, Unreadable> {
-        let mut walk = Walk::default();
-        let mut window = Window { memory, start: 0, bytes: Vec::new() };
+    pub fn verify(&self, memory: &impl Memory, address: usize) -> Result<ChunkWalk, Unreadable> {
+        let mut walk = ChunkWalk::default();
+        let mut window = WordReader { memory, start: 0, bytes: Vec::new() };
         for (segment, end) in self.segments.iter().zip(&self.ends) {
             let mut chunk = segment.start;
             while chunk < *end {
@@ -250,13 +250,13 @@ fn largest_free(memory: &impl Memory, state: &[u8]) -> Result<u64, Unreadable> {
 }
 
 /// Reads words in ascending order, many at a time.
-struct Window<'a, M> {
+struct WordReader<'a, M> {
     memory: &'a M,
     start: usize,
     bytes: Vec<u8>,
 }
 
-impl<M: Memory> Window<'_, M> {
+impl<M: Memory> WordReader<'_, M> {
     fn word(&mut self, at: usize, end: usize) -> Result<usize, Unreadable> {
         const SIZE: usize = 64 * 1024;
         let offset = at.wrapping_sub(self.start);

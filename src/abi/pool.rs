@@ -19,7 +19,7 @@ pub use gauge::{Gauge, FEW, FRONT};
 /// `ngx_pool_t`. Its first four fields (`ngx_pool_data_t`) also start each further block of a pool.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct PoolHeader {
     /// `d.last`: the end of the bytes in use.
     pub last: usize,
     /// `d.end`: the end of the block.
@@ -44,10 +44,10 @@ pub struct Header {
 
 /// The fields at the start of every block.
 #[repr(C)]
-struct Block {
+struct PoolBlock {
     last: usize,
     end: usize,
-    next: *const Block,
+    next: *const PoolBlock,
 }
 
 /// `ngx_pool_large_t`.
@@ -62,7 +62,7 @@ pub struct Large {
 
 /// The memory that a pool holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct PoolContents {
     /// Bytes of its blocks, including their headers.
     pub bytes: u64,
     /// Unused bytes at the ends of the blocks; part of `bytes`.
@@ -73,14 +73,14 @@ pub struct Held {
     pub large_count: u64,
 }
 
-impl Held {
+impl PoolContents {
     /// Returns the bytes of blocks and large allocations.
     pub fn size(&self) -> u64 {
         self.bytes.saturating_add(self.large_bytes)
     }
 
     /// Adds the memory of another pool.
-    pub fn add(&mut self, other: &Held) {
+    pub fn add(&mut self, other: &PoolContents) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.unused = self.unused.saturating_add(other.unused);
         self.large_bytes = self.large_bytes.saturating_add(other.large_bytes);
@@ -90,14 +90,14 @@ impl Held {
 
 /// A measurement of a pool in progress: the sums so far, and where to continue.
 #[derive(Debug, Clone, Copy)]
-pub struct Reading {
+pub struct PoolReading {
     /// The sums so far.
-    pub held: Held,
-    block: *const Block,
+    pub held: PoolContents,
+    block: *const PoolBlock,
     large: *const Large,
 }
 
-impl Reading {
+impl PoolReading {
     /// Starts to measure a pool.
     ///
     /// # Safety
@@ -105,10 +105,10 @@ impl Reading {
     /// `pool` satisfies 1.
     #[inline]
     pub unsafe fn of(pool: usize) -> Self {
-        let header = pool as *const Header;
+        let header = pool as *const PoolHeader;
         // SAFETY: the caller passes a live pool that this thread uses (1).
         let large = unsafe { (*header).large } as *const Large;
-        Reading { held: Held::default(), block: header.cast(), large }
+        PoolReading { held: PoolContents::default(), block: header.cast(), large }
     }
 
     /// Counts at most `pieces` blocks and large allocations. Returns whether the measurement is
@@ -116,7 +116,7 @@ impl Reading {
     ///
     /// # Safety
     ///
-    /// The pool satisfies 1, and has been neither destroyed nor reset since [`Reading::of`].
+    /// The pool satisfies 1, and has been neither destroyed nor reset since [`PoolReading::of`].
     #[inline]
     pub unsafe fn step(&mut self, mut pieces: usize) -> bool {
         // SAFETY: blocks stay in place until the pool is destroyed, and new ones are appended (1).
@@ -155,15 +155,15 @@ impl Reading {
 ///
 /// `pool` satisfies 1.
 #[inline]
-pub unsafe fn held(pool: usize) -> Held {
+pub unsafe fn held(pool: usize) -> PoolContents {
     // SAFETY: the caller passes a live pool that this thread uses (1).
-    let mut reading = unsafe { Reading::of(pool) };
+    let mut reading = unsafe { PoolReading::of(pool) };
     // SAFETY: nothing changes the pool between the two calls (1).
     unsafe { reading.step(usize::MAX) };
     reading.held
 }
 
-/// Returns the same as [`Held::size`], but faster.
+/// Returns the same as [`PoolContents::size`], but faster.
 ///
 /// All blocks of a pool have the size of the first one: nginx computes the size of a further block
 /// from it.
@@ -174,10 +174,10 @@ pub unsafe fn held(pool: usize) -> Held {
 #[inline]
 pub unsafe fn size(pool: usize) -> u64 {
     // SAFETY: the caller passes a live pool that this thread uses (1).
-    let header = unsafe { &*(pool as *const Header) };
+    let header = unsafe { &*(pool as *const PoolHeader) };
     let of_block = header.end.wrapping_sub(pool) as u64;
     let mut size = of_block;
-    let mut next = header.next as *const Block;
+    let mut next = header.next as *const PoolBlock;
     // SAFETY: the blocks are linked as nginx left them (1).
     while let Some(block) = unsafe { next.as_ref() } {
         size = size.wrapping_add(of_block);
@@ -200,9 +200,9 @@ pub unsafe fn size(pool: usize) -> u64 {
 /// # Safety
 ///
 /// `pool` satisfies 3.
-pub unsafe fn header(pool: usize) -> Header {
+pub unsafe fn header(pool: usize) -> PoolHeader {
     // SAFETY: the caller passes memory of this size that nobody writes to (3).
-    unsafe { (pool as *const Header).read() }
+    unsafe { (pool as *const PoolHeader).read() }
 }
 
 /// One large allocation.
@@ -215,7 +215,7 @@ pub struct Allocation {
 }
 
 /// Iterates over a list of large allocations, the latest first. `large` is the field of a
-/// [`Header`].
+/// [`PoolHeader`].
 ///
 /// # Safety
 ///

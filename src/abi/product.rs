@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use crate::sys::elf::{objects, LoadedObject};
-use crate::sys::memory::{Memory, Own};
+use crate::sys::memory::{Memory, OwnMemory};
 
 /// Bytes to read at a time. Consecutive chunks overlap by [`LONGEST`].
 const CHUNK: usize = 64 << 10;
@@ -27,7 +27,7 @@ const VERSION: &[u8] = b" version: ";
 pub fn of_executable() -> Result<String, String> {
     let objects = objects();
     let executable = objects.first().ok_or("the executable is not listed")?;
-    let found = search(&Own, read_only(executable));
+    let found = search(&OwnMemory, read_only(executable));
     choose(&found).ok_or_else(|| match found.len() {
         0 => "the executable has no line with its version".to_owned(),
         _ => format!("the executable has several: {}", found.join(", ")),
@@ -171,7 +171,7 @@ mod tests {
             bytes.extend_from_slice(literal);
             bytes.extend_from_slice(&[b'y'; 300]);
             let start = bytes.as_ptr() as usize;
-            let found = search(&Own, std::iter::once(start..start + bytes.len()));
+            let found = search(&OwnMemory, std::iter::once(start..start + bytes.len()));
             assert_eq!(found, ["openresty/1.27.1.2"], "{before}");
         }
     }

@@ -24,7 +24,7 @@ const CLASSES: usize = 14;
 /// The offsets of the fields of `ngx_slab_pool_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Layout {
+pub struct SlabLayout {
     /// The size of the structure.
     pub size: usize,
     pub min_size: usize,
@@ -38,8 +38,8 @@ pub struct Layout {
     pub addr: usize,
 }
 
-impl Layout {
-    /// Returns how many bytes to copy from the start of a pool for [`Header::read`].
+impl SlabLayout {
+    /// Returns how many bytes to copy from the start of a pool for [`SlabHeader::read`].
     pub fn header_bytes(&self) -> usize {
         self.size + CLASSES * (DESCRIPTOR + STATISTIC)
     }
@@ -73,7 +73,7 @@ pub struct Class {
 
 /// The decoded header of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct SlabHeader {
     /// The address of the first page's descriptor.
     pub descriptors: usize,
     /// The number of pages.
@@ -84,14 +84,14 @@ pub struct Header {
     pub classes: Vec<Class>,
 }
 
-impl Header {
+impl SlabHeader {
     /// Decodes a header from a copy of the first bytes of a zone that is mapped at `at`.
     pub fn read(
         bytes: &[u8],
         at: &Range<usize>,
-        layout: &Layout,
+        layout: &SlabLayout,
         page_size: usize,
-    ) -> Result<Header, Defect> {
+    ) -> Result<SlabHeader, Defect> {
         let field = |offset: usize| word(bytes, offset);
         if bytes.len() < layout.size || at.len() < layout.size.saturating_add(page_size) {
             return Err(Defect::Short);
@@ -127,7 +127,7 @@ impl Header {
         };
         let classes: Option<Vec<_>> = (0..count).map(class).collect();
         let classes = classes.ok_or(Defect::Field("stats"))?;
-        Ok(Header { descriptors, pages, free, classes })
+        Ok(SlabHeader { descriptors, pages, free, classes })
     }
 
     /// Returns the bytes of the free slots in pages that belong to a size class.

@@ -12,7 +12,7 @@ use crate::probe::other_process::{self, title};
 use crate::report::merge::sharing::Merged;
 use crate::report::merge::zones::Reported;
 use crate::report::model::sharing::Sharing;
-use crate::report::model::{Process, Published, State};
+use crate::report::model::{Process, ProcessState, Published};
 use crate::scoreboard::{Board, ReadError, Slot};
 use crate::sys::status;
 
@@ -143,7 +143,7 @@ impl Exchange {
                 all.processes.push(master);
                 continue;
             }
-            all.processes.extend(from_proc(pid, State::Active, reason));
+            all.processes.extend(from_proc(pid, ProcessState::Active, reason));
             if budget.spent() {
                 return Progress::More;
             }
@@ -191,7 +191,7 @@ fn from_slot(
     now: u64,
 ) -> Option<Published> {
     let noticed = slot.noticed_ms() >= ticket.asked_ms;
-    let silent = if noticed { State::Active } else { State::Unresponsive };
+    let silent = if noticed { ProcessState::Active } else { ProcessState::Unresponsive };
     match read {
         Ok((mut published, published_ms)) if published.process.pid == pid => {
             let process = &mut published.process;
@@ -203,7 +203,7 @@ fn from_slot(
                 return None;
             }
             // These are its last figures, with its present state.
-            let titled = title::read(pid).map_or(State::Active, |(_, state)| state);
+            let titled = title::read(pid).map_or(ProcessState::Active, |(_, state)| state);
             process.state = silent.max(titled);
             if slot.is_away() {
                 process.state = titled;
@@ -224,6 +224,6 @@ fn without_zones(process: Process) -> Published {
 
 /// Returns a process with the figures in `/proc`, or `None` if it has exited or is not a child of this
 /// server.
-fn from_proc(pid: i32, state: State, reason: &str) -> Option<Process> {
+fn from_proc(pid: i32, state: ProcessState, reason: &str) -> Option<Process> {
     other_process::read(pid, state, reason, process::master(), zones::mappings)
 }

@@ -16,7 +16,7 @@ use crate::hook::sleep::{Event, Next};
 use crate::nginx::event::Waker;
 use crate::nginx::{guard, process};
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
-use crate::report::model::{HookState, Kind, Process};
+use crate::report::model::{HookState, Process, ProcessKind};
 use crate::scoreboard::{Asker, Board};
 use crate::sys::{life, status};
 
@@ -252,7 +252,7 @@ impl Exchange {
     /// not answer has no later opportunity.
     pub(super) fn take_master(&mut self) {
         let hooks = self.hooks.clone();
-        let identity = Identity { kind: Kind::Master, id: None, hooks, ..self.identity() };
+        let identity = Identity { kind: ProcessKind::Master, id: None, hooks, ..self.identity() };
         let (begun, mut job) = (Instant::now(), Snapshot::begin());
         let mut probes = Probes::default();
         while job.step(&identity, &mut probes, &Budget::new(SLICE)) == Progress::More {

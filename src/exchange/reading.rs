@@ -10,7 +10,7 @@ use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
 use crate::report::model::zones::SharedZone;
-use crate::report::model::{Hooks, Published, State};
+use crate::report::model::{Hooks, ProcessState, Published};
 use crate::report::shrink;
 use crate::scoreboard::{Asker, PublishError, Slot};
 
@@ -183,7 +183,11 @@ impl Exchange {
             id: process::worker_id(),
             pid: process::pid(),
             generation: self.generation,
-            state: if process::is_shutting_down() { State::ShuttingDown } else { State::Active },
+            state: if process::is_shutting_down() {
+                ProcessState::ShuttingDown
+            } else {
+                ProcessState::Active
+            },
             started,
             hooks: self.hooks_here(),
             own_bytes: crate::own::live_bytes(),

@@ -20,7 +20,7 @@ use std::sync::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::arch::references;
-use super::arch::references::Kind;
+use super::arch::references::ReferenceKind;
 use super::engine::trial;
 use super::imports::imports;
 use crate::report::naming::prefix;
@@ -29,7 +29,7 @@ use crate::sys::exports::{self, Export};
 use crate::sys::image::Image;
 use crate::sys::{functions, status, symbol, symbols};
 
-use file::{Functions, Named, Of};
+use file::{NameSource, NamedFunction, ObjectFunctions};
 
 /// The maximum number of named places, and the maximum length of a name.
 const PLACES: usize = 256;
@@ -37,19 +37,20 @@ const NAME: usize = 64;
 
 /// A place: the return address of its call, and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
+struct CallSite {
     address: usize,
     name: String,
 }
 
 #[derive(Debug)]
-struct Found {
+struct FoundSites {
     /// The objects that were searched: their names and addresses.
     objects: Vec<(String, usize)>,
-    places: Vec<Place>,
+    places: Vec<CallSite>,
 }
 
-static FOUND: RwLock<Found> = RwLock::new(Found { objects: Vec::new(), places: Vec::new() });
+static FOUND: RwLock<FoundSites> =
+    RwLock::new(FoundSites { objects: Vec::new(), places: Vec::new() });
 
 /// Finds the creators in the loaded objects, unless the same objects were searched before.
 ///
@@ -64,8 +65,8 @@ pub fn find() {
     if status::own().map_or(true, |reading| reading.threads != 1) {
         return;
     }
-    let places: Vec<Place> = trial::run(|| Ok(search(&loaded))).unwrap_or_default();
-    *found = Found { objects: key, places };
+    let places: Vec<CallSite> = trial::run(|| Ok(search(&loaded))).unwrap_or_default();
+    *found = FoundSites { objects: key, places };
 }
 
 /// Returns the name of the creator whose call returns to an address.
@@ -75,7 +76,7 @@ pub fn name(address: usize) -> Option<String> {
     Some(place.name.clone())
 }
 
-fn search(loaded: &[LoadedObject]) -> Vec<Place> {
+fn search(loaded: &[LoadedObject]) -> Vec<CallSite> {
     let Some(create) = symbol::address(c"ngx_create_pool") else { return Vec::new() };
     let mut places = Vec::new();
     for (index, object) in loaded.iter().enumerate() {
@@ -95,7 +96,7 @@ unsafe fn places_of(
     object: &LoadedObject,
     is_executable: bool,
     create: usize,
-) -> Option<Vec<Place>> {
+) -> Option<Vec<CallSite>> {
     // SAFETY: the object is loaded and stays so, by contract (1).
     let (image, slots) = unsafe {
         let slots = imports(object, c"ngx_create_pool").ok().unwrap_or_default();
@@ -114,24 +115,25 @@ unsafe fn places_of(
     let mut targets: Vec<usize> = if has_it { vec![create] } else { Vec::new() };
     for (at, bytes) in &code {
         references(bytes, *at, |found| {
-            if found.kind == Kind::JumpBySlot && slots.contains(&found.to) {
+            if found.kind == ReferenceKind::JumpBySlot && slots.contains(&found.to) {
                 targets.extend((0..=5).map(|before| found.start.wrapping_sub(before)));
             }
         });
     }
     let mut calls = Vec::new();
-    let mut functions = Functions { starts: functions::starts(&image), ..Functions::default() };
+    let mut functions =
+        ObjectFunctions { starts: functions::starts(&image), ..ObjectFunctions::default() };
     for (at, bytes) in &code {
         references(bytes, *at, |found| {
             let creates = match found.kind {
-                Kind::Call => targets.contains(&found.to),
-                Kind::CallBySlot => slots.contains(&found.to),
+                ReferenceKind::Call => targets.contains(&found.to),
+                ReferenceKind::CallBySlot => slots.contains(&found.to),
                 _ => false,
             };
             if creates {
                 calls.push(found.behind);
             }
-            let is_near = matches!(found.kind, Kind::Call | Kind::Address);
+            let is_near = matches!(found.kind, ReferenceKind::Call | ReferenceKind::Address);
             if is_near && functions.starts.binary_search(&found.to).is_ok() {
                 functions.references.push((found.to, found.start));
             }
@@ -159,7 +161,7 @@ unsafe fn places_of(
         });
         let name = exported.map(|export| export.name.clone()).or_else(|| functions.name(call));
         let name = name.or_else(|| Some(format!("{}_*", of_modules.clone()?)))?;
-        Some(Place { address, name: name.chars().take(NAME).collect() })
+        Some(CallSite { address, name: name.chars().take(NAME).collect() })
     };
     Some(calls.into_iter().filter_map(place).collect())
 }
@@ -183,25 +185,29 @@ fn named(
     exports: &[Export],
     starts: &[usize],
     file: Vec<symbols::Function>,
-) -> Vec<Named> {
+) -> Vec<NamedFunction> {
     let bias = image.object.bias;
     let own = exports.iter().filter(|export| export.is_function && export.size > 0);
-    let own = own.map(|e| Named { start: e.address, name: e.name.clone(), of: Of::Exported });
-    let local = file.into_iter().map(|function| Named {
+    let own = own.map(|e| NamedFunction {
+        start: e.address,
+        name: e.name.clone(),
+        of: NameSource::Exported,
+    });
+    let local = file.into_iter().map(|function| NamedFunction {
         start: bias.wrapping_add(function.address),
         name: function.name,
-        of: Of::Local,
+        of: NameSource::Local,
     });
     let of_modules = modules(exports).flat_map(|(name, address)| {
         let functions = functions_of_module(image, address).unwrap_or_default();
         let is_start = |at: &usize| starts.binary_search(at).is_ok();
-        functions.into_iter().filter(is_start).map(|start| Named {
+        functions.into_iter().filter(is_start).map(|start| NamedFunction {
             start,
             name: name.to_owned(),
-            of: Of::File,
+            of: NameSource::File,
         })
     });
-    let mut named: Vec<Named> = own.chain(local).chain(of_modules).collect();
+    let mut named: Vec<NamedFunction> = own.chain(local).chain(of_modules).collect();
     // Of several names for one function, keep the first: an exported name, one of the file's, the
     // module's.
     named.sort_by_key(|named| (named.start, named.of));

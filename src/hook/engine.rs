@@ -37,7 +37,7 @@ use super::refusal::Refusal;
 use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::status;
 use crate::sys::symbol;
-use code::Page;
+use code::CodePage;
 
 /// A function to hook.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub type Check = fn() -> Result<(), Refusal>;
 
 /// The patched code of a function that is or was hooked.
 #[derive(Debug, Clone)]
-struct Place {
+struct HookedFunction {
     symbol: &'static CStr,
     /// The address at which its code was changed.
     address: usize,
@@ -68,7 +68,7 @@ struct Place {
     calls: bool,
 }
 
-static PLACES: Mutex<Vec<Place>> = Mutex::new(Vec::new());
+static PLACES: Mutex<Vec<HookedFunction>> = Mutex::new(Vec::new());
 
 /// Hooks all of the functions, or none. Functions that are hooked already stay hooked.
 ///
@@ -83,15 +83,17 @@ static PLACES: Mutex<Vec<Place>> = Mutex::new(Vec::new());
 pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Refusal> {
     let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
     let known = |target: &Target| places.iter().find(|place| place.symbol == target.symbol);
-    let before: Vec<Place> = targets.iter().filter_map(known).cloned().collect();
+    let before: Vec<HookedFunction> = targets.iter().filter_map(known).cloned().collect();
     if before.len() == targets.len() {
         // Their blocks are still mapped.
-        return switch(&before, Place::put_in);
+        return switch(&before, HookedFunction::put_in);
     }
     one_thread()?;
     let objects = objects();
-    let functions: Vec<Function> =
-        targets.iter().map(|target| Function::find(target, &objects)).collect::<Result<_, _>>()?;
+    let functions: Vec<FoundTarget> = targets
+        .iter()
+        .map(|target| FoundTarget::find(target, &objects))
+        .collect::<Result<_, _>>()?;
     let (protections, near) = (Protections::read()?, functions.iter().map(|f| f.address));
     let (low, high) = (near.clone().min().unwrap_or(0), near.max().unwrap_or(0));
     let at = protections.gap_near(low..high, REACH).ok_or(Refusal::Room)?;
@@ -108,14 +110,14 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
         blocks.push((code::block(at, index).ok_or(Refusal::Room)?, detour));
     }
     let hook_all = || {
-        let page = Page::at(at)?;
+        let page = CodePage::at(at)?;
         for (target, (block, detour)) in targets.iter().zip(&blocks) {
             page.fill(*block, &detour.block);
             let original = block.wrapping_add(detour.original) as *mut c_void;
             target.original.store(original, Ordering::Release);
         }
         page.seal()?;
-        switch(&new, Place::put_in)
+        switch(&new, HookedFunction::put_in)
     };
     trial::run(|| hook_all().and_then(|()| check()))?;
     hook_all()?;
@@ -127,12 +129,13 @@ pub unsafe fn install(targets: &'static [Target], check: Check) -> Result<(), Re
 /// running function may return into stays mapped.
 pub fn uninstall(targets: &'static [Target]) -> Result<(), Refusal> {
     let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_ours = |place: &Place| targets.iter().any(|target| target.symbol == place.symbol);
-    let ours: Vec<Place> = places.iter().filter(|place| is_ours(place)).cloned().collect();
+    let is_ours =
+        |place: &HookedFunction| targets.iter().any(|target| target.symbol == place.symbol);
+    let ours: Vec<HookedFunction> = places.iter().filter(|place| is_ours(place)).cloned().collect();
     if ours.is_empty() {
         return Ok(());
     }
-    switch(&ours, Place::take_out)?;
+    switch(&ours, HookedFunction::take_out)?;
     if one_thread().is_err() || ours.iter().any(|place| place.calls) {
         return Ok(());
     }
@@ -166,7 +169,10 @@ fn one_thread() -> Result<(), Refusal> {
 }
 
 /// Applies `how` to all places. If it fails for one, undoes it for the places before.
-fn switch(places: &[Place], how: fn(&Place) -> Result<(), Refusal>) -> Result<(), Refusal> {
+fn switch(
+    places: &[HookedFunction],
+    how: fn(&HookedFunction) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     for (index, place) in places.iter().enumerate() {
         if let Err(refusal) = how(place) {
             for done in places.iter().take(index) {
@@ -179,7 +185,7 @@ fn switch(places: &[Place], how: fn(&Place) -> Result<(), Refusal>) -> Result<()
     Ok(())
 }
 
-impl Place {
+impl HookedFunction {
     fn is_in(&self) -> bool {
         code::holds(self.address, &self.after)
     }
@@ -208,13 +214,13 @@ impl Place {
 }
 
 /// A target whose code was found.
-struct Function<'a> {
+struct FoundTarget<'a> {
     target: &'a Target,
     address: usize,
     code: &'a [u8],
 }
 
-impl<'a> Function<'a> {
+impl<'a> FoundTarget<'a> {
     fn find(target: &'a Target, objects: &[LoadedObject]) -> Result<Self, Refusal> {
         let is_code = |address: &usize| {
             objects.iter().flat_map(LoadedObject::executable).any(|range| range.contains(address))
@@ -224,7 +230,7 @@ impl<'a> Function<'a> {
         let length = symbol::length(address);
         // SAFETY: the function's code is mapped and readable for the length of its symbol (1).
         let code = unsafe { std::slice::from_raw_parts(address as *const u8, length) };
-        Ok(Function { target, address, code })
+        Ok(FoundTarget { target, address, code })
     }
 
     /// Plans the detour of the function, with its block in the page at address `page`.
@@ -236,8 +242,8 @@ impl<'a> Function<'a> {
     }
 
     /// Returns the change that the detour makes to the function's code.
-    fn place(&self, detour: &Detour, page: usize) -> Option<Place> {
-        Some(Place {
+    fn place(&self, detour: &Detour, page: usize) -> Option<HookedFunction> {
+        Some(HookedFunction {
             symbol: self.target.symbol,
             address: self.address.wrapping_add(detour.skip),
             before: self.code.get(detour.skip..)?.get(..detour.patch.len())?.to_vec(),

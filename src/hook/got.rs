@@ -39,12 +39,12 @@ impl Patched {
 }
 
 /// A slot, and the object that contains it.
-struct Slot<'a> {
+struct GotSlot<'a> {
     object: &'a LoadedObject,
     import: Import,
 }
 
-impl Slot<'_> {
+impl GotSlot<'_> {
     fn refusal(&self, failure: Failure) -> Refusal {
         let object = self.object.name.clone();
         match failure {
@@ -89,7 +89,7 @@ pub unsafe fn patch<'a>(
     if !todo.is_empty() {
         let protections = Protections::read()?;
         let definition = definition(symbol, &stubs);
-        let target = |slot: &Slot| {
+        let target = |slot: &GotSlot| {
             if stubs.contains(&slot.import.value) || slot.is_unbound() {
                 return definition;
             }
@@ -172,12 +172,12 @@ unsafe fn slots<'a>(
     objects: impl IntoIterator<Item = &'a LoadedObject>,
     symbol: &CStr,
     refusals: &mut Vec<Refusal>,
-) -> Vec<Slot<'a>> {
+) -> Vec<GotSlot<'a>> {
     let mut slots = Vec::new();
     for object in objects {
         // SAFETY: the object is loaded and stays so, by contract (1).
         match unsafe { imports(object, symbol) } {
-            Ok(found) => slots.extend(found.into_iter().map(|import| Slot { object, import })),
+            Ok(found) => slots.extend(found.into_iter().map(|import| GotSlot { object, import })),
             Err(refusal) => refusals.push(refusal),
         }
     }

@@ -32,11 +32,11 @@ use super::state::Hooked;
 use crate::abi::luajit::Footprint;
 use crate::report::model::lua::Subsystem;
 use crate::sys::elf::{objects, LoadedObject};
-use crate::sys::memory::Own;
+use crate::sys::memory::OwnMemory;
 use crate::sys::symbol;
-use crate::tally::lua::Ended;
+use crate::tally::lua::EndedVms;
 
-use api::{Alloc, Api, Lua};
+use api::{Api, LuaAlloc, LuaState};
 use vm::{Birth, Vm};
 
 mod alloc;
@@ -46,18 +46,18 @@ mod directs;
 mod reading;
 mod vm;
 
-pub use reading::{read, Heap, Reading, VmReading};
+pub use reading::{read, Heap, KnownVms, VmReading};
 
-type New = unsafe extern "C" fn() -> Lua;
-type NewState = unsafe extern "C" fn(Option<Alloc>, *mut c_void) -> Lua;
-type Close = unsafe extern "C" fn(Lua);
+type New = unsafe extern "C" fn() -> LuaState;
+type NewState = unsafe extern "C" fn(Option<LuaAlloc>, *mut c_void) -> LuaState;
+type Close = unsafe extern "C" fn(LuaState);
 
 /// The original functions, to which the slots led.
 static NEW: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static NEW_STATE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 static CLOSE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
-static ENDED: [Ended; 3] = [const { Ended::new() }; 3];
+static ENDED: [EndedVms; 3] = [const { EndedVms::new() }; 3];
 /// The number of VMs that ended with a count of bytes that differed from Lua's own.
 static MISCOUNTED: AtomicU64 = AtomicU64::new(0);
 /// The number of VMs that could not be wrapped for lack of memory.
@@ -247,7 +247,7 @@ pub unsafe fn end(lua: *mut c_void) {
 /// The VM is alive and used only by this thread.
 unsafe fn wrap(
     api: &Api,
-    lua: Lua,
+    lua: LuaState,
     subsystem: Subsystem,
     directs: impl FnOnce() -> Option<Vec<Range<usize>>>,
 ) -> Option<&'static Vm> {
@@ -260,8 +260,8 @@ unsafe fn wrap(
     };
     // SAFETY: the VM is alive and this thread's, by contract (3).
     let live = unsafe { api.count(lua) };
-    let heap = Footprint::read(&Own, data as usize, reading::SEGMENTS)
-        .and_then(|heap| heap.verify(&Own, lua as usize));
+    let heap = Footprint::read(&OwnMemory, data as usize, reading::SEGMENTS)
+        .and_then(|heap| heap.verify(&OwnMemory, lua as usize));
     let birth = match heap {
         Ok(walk) => Birth {
             live,
@@ -309,7 +309,7 @@ fn account(vm: &Vm) {
 }
 
 /// Replaces `luaL_newstate`.
-pub(super) unsafe extern "C" fn new(caller: usize) -> Lua {
+pub(super) unsafe extern "C" fn new(caller: usize) -> LuaState {
     let real = NEW.load(Ordering::Acquire);
     if real.is_null() {
         // Not reachable (2).
@@ -325,10 +325,10 @@ pub(super) unsafe extern "C" fn new(caller: usize) -> Lua {
 
 /// Replaces `lua_newstate`.
 pub(super) unsafe extern "C" fn new_state(
-    alloc: Option<Alloc>,
+    alloc: Option<LuaAlloc>,
     data: *mut c_void,
     caller: usize,
-) -> Lua {
+) -> LuaState {
     let real = NEW_STATE.load(Ordering::Acquire);
     if real.is_null() {
         // Not reachable (2).
@@ -347,7 +347,7 @@ pub(super) unsafe extern "C" fn new_state(
 /// # Safety
 ///
 /// `lua` is null, or a VM that is alive and used only by this thread.
-unsafe fn born(lua: Lua, caller: usize) -> Lua {
+unsafe fn born(lua: LuaState, caller: usize) -> LuaState {
     if let Some(api) = Api::get().filter(|_| !lua.is_null()) {
         let subsystem = caller::subsystem(caller);
         // A new VM is too small to have a direct mapping.
@@ -358,7 +358,7 @@ unsafe fn born(lua: Lua, caller: usize) -> Lua {
 }
 
 /// Replaces `lua_close`.
-unsafe extern "C" fn close(lua: Lua) {
+unsafe extern "C" fn close(lua: LuaState) {
     if let Some(api) = Api::get().filter(|_| !lua.is_null()) {
         // SAFETY: the VM is alive, and this thread ends it (1).
         let (alloc, data) = unsafe { api.alloc(lua) };

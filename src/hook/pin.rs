@@ -34,12 +34,12 @@ pub fn pin(address: *const c_void) -> Result<(), Refusal> {
 
 /// A reference that keeps an object loaded until it is released.
 #[derive(Debug)]
-pub struct Reference(*mut c_void);
+pub struct ObjectReference(*mut c_void);
 
-impl Reference {
+impl ObjectReference {
     /// Creates a reference to the object that contains `address`.
-    pub fn of(address: *const c_void) -> Result<Reference, Refusal> {
-        open(address, 0).map(Reference)
+    pub fn of(address: *const c_void) -> Result<ObjectReference, Refusal> {
+        open(address, 0).map(ObjectReference)
     }
 
     /// Returns a function of the C library that releases the reference, and the argument for it.
@@ -110,7 +110,7 @@ mod tests {
     fn a_reference_keeps_a_library_until_it_is_released() {
         isolated("hook::pin::tests::a_reference_keeps_a_library_until_it_is_released", || {
             let library = Library::build("kept.so", "int answer(void) { return 42; }", &[]);
-            let reference = Reference::of(library.symbol(c"answer")).unwrap();
+            let reference = ObjectReference::of(library.symbol(c"answer")).unwrap();
             library.close();
             assert!(is_loaded("kept.so"));
             let (release, handle) = reference.into_parts();

@@ -35,9 +35,9 @@ use super::refusal::Refusal;
 use crate::abi::pool::{header, size, Gauge};
 use crate::hook::engine::Target;
 use crate::sys::symbol;
-use crate::tally::pools::{tick, Created, Look, Nursery, Origin, Pools, FACTOR};
+use crate::tally::pools::{tick, Created, Look, Nursery, Origin, PoolTally, FACTOR};
 
-type Create = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
+type CreatePool = unsafe extern "C" fn(size: usize, log: *mut c_void) -> *mut c_void;
 type Destroy = unsafe extern "C" fn(pool: *mut c_void);
 type GiveBack = unsafe extern "C" fn(pool: *mut c_void, given: *mut c_void) -> isize;
 
@@ -69,7 +69,7 @@ struct OfMainThread<T>(UnsafeCell<T>);
 // SAFETY: the value is used on the main thread only (3).
 unsafe impl<T> Sync for OfMainThread<T> {}
 
-static POOLS: OfMainThread<Pools> = OfMainThread(UnsafeCell::new(Pools::new(&NURSERY)));
+static POOLS: OfMainThread<PoolTally> = OfMainThread(UnsafeCell::new(PoolTally::new(&NURSERY)));
 
 /// The measurements of the pools that freed large allocations last, by their place.
 static GAUGES: OfMainThread<[Gauge; PLACES]> =
@@ -110,7 +110,7 @@ pub fn install() -> Result<(), Refusal> {
     match installed {
         // Counts that were made while only some of the hooks were in place are not reliable.
         Ok(()) if !ON.swap(true, Relaxed) => {
-            let _ = with(Pools::forget);
+            let _ = with(PoolTally::forget);
         }
         Ok(()) => {}
         Err(_) => forget(),
@@ -154,13 +154,13 @@ pub fn uninstall() -> Result<(), Refusal> {
 }
 
 fn forget() {
-    let _ = with(Pools::forget);
+    let _ = with(PoolTally::forget);
     ON.store(false, Relaxed);
 }
 
 /// Passes the records of this process's pools to `use_it`. The error is the reason why there are
 /// none.
-pub fn with<T>(use_it: impl FnOnce(&mut Pools) -> T) -> Result<T, &'static str> {
+pub fn with<T>(use_it: impl FnOnce(&mut PoolTally) -> T) -> Result<T, &'static str> {
     if !ON.load(Relaxed) {
         return Err("the hooks are not in place");
     }
@@ -215,7 +215,7 @@ pub(super) unsafe extern "C" fn created(pool: *mut c_void, caller: usize) -> *mu
     pool
 }
 
-fn record(pools: &mut Pools, created: &Created, caller: usize) {
+fn record(pools: &mut PoolTally, created: &Created, caller: usize) {
     let creator = match pools.creator(caller) {
         Some(creator) => creator,
         None => pools.add_creator(caller, origin::of(caller), created.size).unwrap_or(usize::MAX),
@@ -261,7 +261,7 @@ pub(super) unsafe extern "C" fn give_back(pool: *mut c_void, given: *mut c_void)
 /// # Safety
 ///
 /// `pool` is a live pool, and this is the main thread.
-unsafe fn look(pools: &mut Pools, pool: usize, given: usize) {
+unsafe fn look(pools: &mut PoolTally, pool: usize, given: usize) {
     // SAFETY: the pool is live, by contract, and has the verified layout (5).
     let header = unsafe { header(pool) };
     if header.large == 0 {
@@ -284,7 +284,7 @@ unsafe fn look(pools: &mut Pools, pool: usize, given: usize) {
 
 /// Runs `count` if this is the main thread. Otherwise notes that another thread uses pools.
 #[inline(always)]
-fn counted(count: impl FnOnce(&mut Pools)) {
+fn counted(count: impl FnOnce(&mut PoolTally)) {
     if thread_pointer() == MAIN.load(Relaxed) {
         // SAFETY: this is the main thread, and `count` calls no pool function (3).
         count(unsafe { &mut *POOLS.0.get() });

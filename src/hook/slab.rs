@@ -42,15 +42,15 @@ use super::refusal::Refusal;
 use super::state::Hooked;
 use crate::hook::engine::{Check, Target};
 use crate::sys::pagemap::page_size;
-use crate::tally::mappings::{Mapping, Mappings};
-use crate::tally::zones::{Counts, Entry, PageCounts, Table};
+use crate::tally::mappings::{SharedMapping, SharedMappings};
+use crate::tally::zones::{PageCounts, SlabCounters, SlabCounts, SlabTable};
 
 /// `ngx_int_t`.
 type Int = isize;
 /// `NGX_OK`.
 const OK: Int = 0;
 
-type Alloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
+type SlabAlloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void, *mut c_void);
 type ShmAlloc = unsafe extern "C" fn(*mut Shm) -> Int;
 type ShmFree = unsafe extern "C" fn(*mut Shm);
@@ -79,7 +79,7 @@ static SHM_FREE: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static TARGETS: [Target; 4] = [
     Target {
         symbol: c"ngx_slab_alloc_locked",
-        hook: || memstat_slab_alloc as Alloc as *const c_void,
+        hook: || memstat_slab_alloc as SlabAlloc as *const c_void,
         original: &ALLOC,
     },
     Target {
@@ -100,14 +100,15 @@ static TARGETS: [Target; 4] = [
 ];
 
 /// The master's counters, in shared memory.
-static MASTERS: AtomicPtr<Table> = AtomicPtr::new(null_mut());
+static MASTERS: AtomicPtr<SlabTable> = AtomicPtr::new(null_mut());
 /// The counters of this process: [`MASTERS`] in the master, [`OWN`] in a child.
-pub(super) static CURRENT: AtomicPtr<Table> = AtomicPtr::new(null_mut());
-static OWN: Table = Table::new();
+pub(super) static CURRENT: AtomicPtr<SlabTable> = AtomicPtr::new(null_mut());
+static OWN: SlabTable = SlabTable::new();
 /// The counters of the pool that was used last.
-pub(super) static LAST: AtomicPtr<Entry> = AtomicPtr::new((&raw const OWN).cast_mut().cast());
+pub(super) static LAST: AtomicPtr<SlabCounters> =
+    AtomicPtr::new((&raw const OWN).cast_mut().cast());
 
-static MAPPINGS: Mutex<Mappings> = Mutex::new(Mappings::new());
+static MAPPINGS: Mutex<SharedMappings> = Mutex::new(SharedMappings::new());
 static STATE: Mutex<Hooked> = Mutex::new(Hooked::NotInstalled);
 /// Half a page, in bytes: larger allocations take whole pages.
 pub(super) static HALF_PAGE: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -131,14 +132,14 @@ pub fn install(check: Check) -> Result<(), Refusal> {
 /// Call it while the process has one thread.
 pub fn uninstall() -> Result<(), Refusal> {
     engine::uninstall(&TARGETS)?;
-    with_mappings(Mappings::clear);
+    with_mappings(SharedMappings::clear);
     let table = MASTERS.swap(null_mut(), Ordering::AcqRel);
     CURRENT.store(null_mut(), Ordering::Release);
     LAST.store((&raw const OWN).cast_mut().cast(), Ordering::Release);
     OWN.inherit(None);
     if !table.is_null() {
         // SAFETY: `prepare` made the mapping, and without the hooks nothing leads to it (3).
-        unsafe { libc::munmap(table.cast(), size_of::<Table>()) };
+        unsafe { libc::munmap(table.cast(), size_of::<SlabTable>()) };
     }
     set_state(Hooked::NotInstalled);
     Ok(())
@@ -151,7 +152,7 @@ pub fn state() -> Hooked {
 
 /// Notes that this process, the master, begins to read a configuration.
 pub fn loading() {
-    with_mappings(Mappings::loading);
+    with_mappings(SharedMappings::loading);
     is_master();
 }
 
@@ -183,30 +184,30 @@ pub fn loaded(generation: u64, zones: &[(Vec<u8>, usize, usize)]) {
 }
 
 /// Returns the shared mappings of this process that the hooks have seen.
-pub fn mappings() -> Vec<Mapping> {
+pub fn mappings() -> Vec<SharedMapping> {
     with_mappings(|mappings| mappings.all().to_vec())
 }
 
 /// Returns this process's counts for the pool at an address; `None` if it is not counted
 /// separately.
-pub fn counts(pool: usize) -> Option<Counts> {
+pub fn counts(pool: usize) -> Option<SlabCounts> {
     current()?.counts(pool)
 }
 
 /// Returns the sum of this process's counts for unknown pools.
-pub fn others(is_known: impl Fn(usize) -> bool) -> Counts {
+pub fn others(is_known: impl Fn(usize) -> bool) -> SlabCounts {
     current().map(|table| table.others(is_known)).unwrap_or_default()
 }
 
 /// Returns the master's counts for a mapping that this process has too.
-pub fn masters_counts(mapping: &Mapping) -> Option<Counts> {
+pub fn masters_counts(mapping: &SharedMapping) -> Option<SlabCounts> {
     let table = masters()?;
     table.page_counts(mapping.address, mapping.serial)?;
     table.counts(mapping.address)
 }
 
 /// Returns the counts of whole-page allocations in a pool, over all processes.
-pub fn page_counts(mapping: &Mapping) -> Option<PageCounts> {
+pub fn page_counts(mapping: &SharedMapping) -> Option<PageCounts> {
     masters()?.page_counts(mapping.address, mapping.serial)
 }
 
@@ -224,7 +225,7 @@ fn prepare() -> Result<(), Refusal> {
     static AT_FORK: Once = Once::new();
     HALF_PAGE.store(page_size() as u64 / 2, Ordering::Relaxed);
     if masters().is_none() {
-        let size = std::mem::size_of::<Table>();
+        let size = std::mem::size_of::<SlabTable>();
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
         // SAFETY: this is a new mapping of zeroes, which `uninstall` unmaps (3).
@@ -249,21 +250,21 @@ fn prepare() -> Result<(), Refusal> {
 
 /// Returns the address range of the master's counters: a shared mapping of this module.
 pub fn masters_range() -> Option<Range<usize>> {
-    let start = masters()? as *const Table as usize;
-    Some(start..start + size_of::<Table>())
+    let start = masters()? as *const SlabTable as usize;
+    Some(start..start + size_of::<SlabTable>())
 }
 
-fn masters() -> Option<&'static Table> {
+fn masters() -> Option<&'static SlabTable> {
     // SAFETY: the pointer is null or leads to a table that exists while hooks can be called (3).
     unsafe { MASTERS.load(Ordering::Acquire).as_ref() }
 }
 
-fn current() -> Option<&'static Table> {
+fn current() -> Option<&'static SlabTable> {
     // SAFETY: the pointer is null or leads to a table that exists while hooks can be called (3).
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
-fn with_mappings<T>(use_them: impl FnOnce(&mut Mappings) -> T) -> T {
+fn with_mappings<T>(use_them: impl FnOnce(&mut SharedMappings) -> T) -> T {
     use_them(&mut MAPPINGS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -279,7 +280,7 @@ pub(super) unsafe extern "C" fn alloc_locked(pool: *mut c_void, size: usize) -> 
         return null_mut();
     }
     // SAFETY: the arguments are the caller's (1), and the original is set (2).
-    let block = unsafe { std::mem::transmute::<*mut c_void, Alloc>(original)(pool, size) };
+    let block = unsafe { std::mem::transmute::<*mut c_void, SlabAlloc>(original)(pool, size) };
     if let Some(table) = current() {
         let size = size as u64;
         let pages = if size > HALF_PAGE.load(Ordering::Relaxed) { masters() } else { None };
@@ -302,7 +303,7 @@ pub(super) unsafe extern "C" fn free_locked(pool: *mut c_void, block: *mut c_voi
     unsafe { std::mem::transmute::<*mut c_void, Free>(original)(pool, block) };
 }
 
-fn remember(counters: Option<&'static Entry>) {
+fn remember(counters: Option<&'static SlabCounters>) {
     if let Some(counters) = counters {
         LAST.store(std::ptr::from_ref(counters).cast_mut(), Ordering::Relaxed);
     }
@@ -322,7 +323,7 @@ unsafe extern "C" fn shm_alloc(shm: *mut Shm) -> Int {
         // SAFETY: the structure is nginx's, so its name has the stated length (4).
         let name = unsafe { name(shm) };
         let address = shm.addr as usize;
-        let add = |mappings: &mut Mappings| mappings.add(name, address, shm.size);
+        let add = |mappings: &mut SharedMappings| mappings.add(name, address, shm.size);
         let serial = keep_errno(|| with_mappings(add));
         if let Some(table) = current() {
             table.begin(address, serial);

@@ -38,7 +38,7 @@ const SYMBOL: &CStr = c"pthread_create";
 const PTHREAD_CANCEL_DISABLE: c_int = 1;
 
 type Routine = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
-type Create = unsafe extern "C" fn(
+type CreateThread = unsafe extern "C" fn(
     *mut pthread_t,
     *const pthread_attr_t,
     Option<Routine>,
@@ -56,7 +56,7 @@ extern "C" {
 }
 
 /// The routine of a thread, and its argument.
-struct Record {
+struct ThreadStart {
     routine: Routine,
     argument: *mut c_void,
 }
@@ -133,7 +133,7 @@ fn is_exempt(object: &LoadedObject) -> bool {
 }
 
 fn wrapper() -> *const c_void {
-    pthread_create as Create as *const c_void
+    pthread_create as CreateThread as *const c_void
 }
 
 /// Replaces `pthread_create`.
@@ -149,8 +149,9 @@ unsafe extern "C" fn pthread_create(
         return libc::EAGAIN;
     }
     // SAFETY: `REAL` holds the original function, which has this type (2).
-    let real = unsafe { std::mem::transmute::<*mut c_void, Create>(real) };
-    let record = routine.map_or(std::ptr::null_mut(), |routine| make(Record { routine, argument }));
+    let real = unsafe { std::mem::transmute::<*mut c_void, CreateThread>(real) };
+    let record =
+        routine.map_or(std::ptr::null_mut(), |routine| make(ThreadStart { routine, argument }));
     if record.is_null() {
         stacks::miss();
         // SAFETY: these are the caller's arguments (1).
@@ -166,9 +167,10 @@ unsafe extern "C" fn pthread_create(
 }
 
 /// Allocates memory for a record and fills it in. Returns null if there is no memory.
-fn make(record: Record) -> *mut Record {
+fn make(record: ThreadStart) -> *mut ThreadStart {
     // SAFETY: the call has no preconditions (5).
-    let memory = keep_errno(|| unsafe { libc::malloc(size_of::<Record>()) }).cast::<Record>();
+    let memory =
+        keep_errno(|| unsafe { libc::malloc(size_of::<ThreadStart>()) }).cast::<ThreadStart>();
     if !memory.is_null() {
         // SAFETY: the memory was allocated for this type, and `malloc` aligns for every type of C
         // (3).
@@ -179,9 +181,9 @@ fn make(record: Record) -> *mut Record {
 
 /// The start routine of a hooked thread: records the thread, and runs its own routine.
 unsafe extern "C-unwind" fn run(record: *mut c_void) -> *mut c_void {
-    let record = record.cast::<Record>();
+    let record = record.cast::<ThreadStart>();
     // SAFETY: the record is this thread's, and `make` initialised it (3).
-    let Record { routine, argument } = unsafe { record.read() };
+    let ThreadStart { routine, argument } = unsafe { record.read() };
     keep_errno(|| {
         // SAFETY: the record is this thread's, was read above, and is not used again (3).
         unsafe { libc::free(record.cast()) };

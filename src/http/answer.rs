@@ -13,7 +13,7 @@ use crate::nginx::guard;
 use crate::nginx::request::{Request, FAILED, PART};
 
 pub use stages::Question;
-use stages::{finish, go_on, Answer, Stage};
+use stages::{finish, go_on, Answer, AnswerStage};
 
 mod stages;
 
@@ -34,7 +34,7 @@ impl Answers {
     fn begin(&mut self, address: usize, collected: Collected) {
         if let Some(place) = self.waiting.iter().position(|question| question.is_of(address)) {
             let question = self.waiting.remove(place);
-            self.under_way.push_back(Answer { question, stage: Stage::Collected(collected) });
+            self.under_way.push_back(Answer { question, stage: AnswerStage::Collected(collected) });
         }
     }
 
@@ -66,7 +66,9 @@ pub fn give(question: Question, timeout_ms: u64) -> Option<ngx_int_t> {
     })?;
     let code = match answer {
         Some(Answer { question, stage }) => match go_on(&question, stage, &budget) {
-            Some(Stage::Written(reply)) if reply.len() <= PART => request.respond(reply.response()),
+            Some(AnswerStage::Written(reply)) if reply.len() <= PART => {
+                request.respond(reply.response())
+            }
             // The request must not end before this handler returns.
             Some(stage) => return Some(hold(request, Some(Answer { question, stage }))),
             None => FAILED,

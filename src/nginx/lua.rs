@@ -119,10 +119,10 @@ pub unsafe fn end_with_cleanup(cycle: *mut ngx_cycle_t, state: GlobalState) -> b
 
 /// Returns whether the data of a cleanup begins with the VM, as it does in the Lua modules.
 fn is_of(cleanup: &ngx_pool_cleanup_t, lua: *mut c_void) -> bool {
-    use crate::sys::memory::{word, Memory, Own};
+    use crate::sys::memory::{word, Memory, OwnMemory};
     let mut first = [0; 8];
     cleanup.handler.is_some()
-        && Own.read(cleanup.data as usize, &mut first).is_ok()
+        && OwnMemory.read(cleanup.data as usize, &mut first).is_ok()
         && word(&first, 0) == lua as usize
 }
 

@@ -22,9 +22,9 @@ use nginx_sys::{
 };
 
 use crate::abi::pool;
-use crate::abi::pool::Header;
+use crate::abi::pool::PoolHeader;
 use crate::probe::pools::Owner;
-use crate::report::model::pools::Kind;
+use crate::report::model::pools::PoolKind;
 
 /// Bytes of a request line or a name that are reported at most.
 const LINE: usize = 256;
@@ -36,13 +36,13 @@ const LARGE: usize = 64;
 const ADDRESSES: usize = 1024;
 
 /// Returns the owner of a live pool, if it is known. Reads the request line only if `request_line`.
-pub fn of(pool: usize, kind: Kind, request_line: bool) -> Owner {
+pub fn of(pool: usize, kind: PoolKind, request_line: bool) -> Owner {
     match kind {
-        Kind::Request => request_of(pool).map_or_else(Owner::default, |request| Owner {
+        PoolKind::Request => request_of(pool).map_or_else(Owner::default, |request| Owner {
             server_name: server_name(request.srv_conf),
             request: request_line.then(|| text(bytes(request.request_line))).flatten(),
         }),
-        Kind::Connection => {
+        PoolKind::Connection => {
             let server_name = connection_of(pool).and_then(configuration).and_then(server_name);
             Owner { server_name, request: None }
         }
@@ -63,7 +63,7 @@ pub(super) fn request_of(pool: usize) -> Option<&'static ngx_http_request_t> {
         }
     };
     let size = size_of::<ngx_http_request_t>();
-    let first = pool.checked_add(size_of::<Header>())?;
+    let first = pool.checked_add(size_of::<PoolHeader>())?;
     if header.max >= size {
         // SAFETY: `first` points to `size` bytes of the pool that are in use (O1).
         let request = (first.checked_add(size)? <= header.last).then_some(first)?;

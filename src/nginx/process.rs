@@ -14,7 +14,7 @@ use nginx_sys::{
 };
 
 use crate::abi::product;
-use crate::report::model::Kind;
+use crate::report::model::ProcessKind;
 
 /// Returns the version of nginx, such as `1.22.1`.
 pub fn version() -> &'static str {
@@ -123,13 +123,13 @@ pub fn is_shutting_down() -> bool {
 
 /// Returns what kind of process this is. Helpers are recognised by the title that nginx gives them
 /// when they start.
-pub fn kind() -> Kind {
+pub fn kind() -> ProcessKind {
     // SAFETY: a number that nginx has set (N2).
     let process = unsafe { ngx_process } as u32;
     match process {
-        NGX_PROCESS_SINGLE => Kind::Single,
-        NGX_PROCESS_MASTER => Kind::Master,
-        NGX_PROCESS_WORKER => Kind::Worker,
+        NGX_PROCESS_SINGLE => ProcessKind::Single,
+        NGX_PROCESS_MASTER => ProcessKind::Master,
+        NGX_PROCESS_WORKER => ProcessKind::Worker,
         _ => crate::probe::other_process::title::kind_of(pid()),
     }
 }

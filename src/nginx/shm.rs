@@ -37,9 +37,9 @@ pub const DEFAULT_SLOTS: usize = 512;
 
 /// The zone in a cycle's configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Zone(*mut ngx_shm_zone_t);
+pub struct ShmZone(*mut ngx_shm_zone_t);
 
-impl Zone {
+impl ShmZone {
     /// Adds the zone to the configuration that nginx reads. Returns `None` if that fails (nginx
     /// logs why).
     pub fn add(cf: &Conf, size: usize, module: &'static ngx_module_t) -> Option<Self> {
@@ -51,7 +51,7 @@ impl Zone {
             unsafe { ngx_shared_memory_add(cf.as_ptr(), &mut name, size, tag.cast_mut().cast()) };
         // SAFETY: the zone is null or lies in the cycle's pool (N4).
         unsafe { zone.as_mut() }?.init = Some(init);
-        Some(Zone(zone))
+        Some(ShmZone(zone))
     }
 
     /// Sets the size in bytes. To be called before nginx creates the zone.

@@ -27,8 +27,8 @@ use nginx_sys::{
 use super::owner;
 use crate::abi::pool;
 use crate::probe::pools::{Owner, Traced, Tracer};
-use crate::report::model::pools::Kind;
-use crate::sys::memory::{word, Memory, Own};
+use crate::report::model::pools::PoolKind;
+use crate::sys::memory::{word, Memory, OwnMemory};
 use crate::sys::symbol;
 
 /// Bytes of a name that are reported at most, and of a name with a port.
@@ -114,16 +114,16 @@ impl Tracer for Traces {
         false
     }
 
-    fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced)) {
+    fn trace(&self, pool: usize, kind: PoolKind, take: &mut dyn FnMut(&Traced)) {
         let mut traced = Traced::default();
         let mut name = [0; NAME_AND_PORT];
         match kind {
-            Kind::Request => {
+            PoolKind::Request => {
                 if let Some(request) = owner::request_of(pool) {
                     of_request(request, &mut traced, &mut name);
                 }
             }
-            Kind::Connection | Kind::Http2Stream => {
+            PoolKind::Connection | PoolKind::Http2Stream => {
                 let client = owner::connection_of(pool).or_else(|| self.find(pool));
                 if let Some(client) = client.or_else(|| of_log(pool)) {
                     traced.is_idle = client.pool as usize == pool && is_idle(client);
@@ -131,11 +131,11 @@ impl Tracer for Traces {
                     traced.listener = listening(client).map(address);
                 }
             }
-            Kind::Cycle | Kind::Conf => {}
-            Kind::Upstream | Kind::Lua | Kind::Other => {
+            PoolKind::Cycle | PoolKind::Conf => {}
+            PoolKind::Upstream | PoolKind::Lua | PoolKind::Other => {
                 if let Some(peer) = self.find(pool) {
                     traced.is_idle = is_idle(peer);
-                    if kind == Kind::Upstream {
+                    if kind == PoolKind::Upstream {
                         of_upstream(peer, &mut traced, &mut name);
                     }
                 }
@@ -144,7 +144,7 @@ impl Tracer for Traces {
         take(&traced);
     }
 
-    fn owner(&self, pool: usize, kind: Kind, request_line: bool) -> Owner {
+    fn owner(&self, pool: usize, kind: PoolKind, request_line: bool) -> Owner {
         owner::of(pool, kind, request_line)
     }
 }
@@ -191,10 +191,10 @@ fn of_log(pool: usize) -> Option<&'static ngx_connection_t> {
     // SAFETY: the pool is live (O1).
     let log = unsafe { pool::header(pool) }.log;
     let mut data = [0; 8];
-    Own.read(log.checked_add(offset_of!(ngx_log_t, data))?, &mut data).ok()?;
+    OwnMemory.read(log.checked_add(offset_of!(ngx_log_t, data))?, &mut data).ok()?;
     let context = word(&data, 0);
     let at = context.checked_add(offset_of!(ngx_http_log_ctx_t, connection))?;
-    Own.read(at, &mut data).ok()?;
+    OwnMemory.read(at, &mut data).ok()?;
     owner::entry(word(&data, 0)).filter(|found| found.log as usize == log)
 }
 
@@ -245,7 +245,7 @@ fn kept_for(peer: &ngx_connection_t) -> Option<&'static ngx_http_upstream_srv_co
     // SAFETY: the symbol is a module of the executable, and nginx has set its index (N2).
     let index = unsafe { (*(module? as *const ngx_module_t)).ctx_index };
     let mut data = [0; 8];
-    Own.read(peer.data as usize, &mut data).ok()?;
+    OwnMemory.read(peer.data as usize, &mut data).ok()?;
     let conf = word(&data, 0) as *mut c_void;
     let is_of = |upstream: &&ngx_http_upstream_srv_conf_t| {
         // SAFETY: `srv_conf` is null, or an array with one place for each module of HTTP (N4).

@@ -15,16 +15,16 @@ use nginx_sys::{
     ngx_shmtx_create, ngx_slab_init, ngx_slab_page_t, ngx_slab_pool_t, ngx_slab_stat_t, NGX_OK,
 };
 
-use crate::abi::slab::{Layout, DESCRIPTOR, STATISTIC};
+use crate::abi::slab::{SlabLayout, DESCRIPTOR, STATISTIC};
 use crate::hook::refusal::Refusal;
 use crate::hook::slab::{self as hook, Shm};
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::named::name;
 use crate::sys::pagemap::page_size;
-use crate::tally::mappings::Mapping;
+use crate::tally::mappings::SharedMapping;
 
 /// The layout of a slab pool in this nginx.
-pub const LAYOUT: Layout = Layout {
+pub const LAYOUT: SlabLayout = SlabLayout {
     size: size_of::<ngx_slab_pool_t>(),
     min_size: offset_of!(ngx_slab_pool_t, min_size),
     min_shift: offset_of!(ngx_slab_pool_t, min_shift),
@@ -98,9 +98,9 @@ pub unsafe fn loaded(cycle: *const ngx_cycle_t, generation: u64) {
 /// the hook has seen, the counters of nginx's core, and those of this module. No two have the same
 /// name.
 pub fn mappings() -> Vec<ZoneMapping> {
-    let mut found = Found::default();
+    let mut found = FoundZones::default();
     let seen = hook::mappings();
-    let by_address: HashMap<usize, &Mapping> = seen.iter().map(|m| (m.address, m)).collect();
+    let by_address: HashMap<usize, &SharedMapping> = seen.iter().map(|m| (m.address, m)).collect();
     // SAFETY: a pointer that nginx has set (N2).
     let cycle = unsafe { ngx_cycle };
     // SAFETY: the cycle lives until the next one begins, on this thread (N2).
@@ -135,13 +135,13 @@ pub fn mappings() -> Vec<ZoneMapping> {
 
 /// The mappings found so far, with their addresses and names.
 #[derive(Default)]
-struct Found {
+struct FoundZones {
     mappings: Vec<ZoneMapping>,
     starts: HashSet<usize>,
     names: HashSet<String>,
 }
 
-impl Found {
+impl FoundZones {
     /// Adds a mapping, unless there is one at that address. If the name is taken, the mapping gets
     /// a number after its name.
     fn add(&mut self, mut mapping: ZoneMapping) {
@@ -159,7 +159,7 @@ impl Found {
 }
 
 /// Returns a mapping that is no zone of the cycle.
-fn other(name: String, range: Range<usize>, seen: Option<Mapping>) -> ZoneMapping {
+fn other(name: String, range: Range<usize>, seen: Option<SharedMapping>) -> ZoneMapping {
     let owner = Err("the mapping is no zone of a module".to_owned());
     ZoneMapping { name, owner, range, is_zone: false, seen }
 }

@@ -21,7 +21,7 @@ use glibc::Glibc;
 pub use huge::in_huge_pages;
 use jemalloc::Jemalloc;
 use mimalloc::Mimalloc;
-use symbols::Object;
+use symbols::AllocatorObject;
 use tcmalloc::Tcmalloc;
 
 /// The result of a measurement.
@@ -42,7 +42,7 @@ pub struct HeapReading {
     pub notes: Vec<String>,
 }
 
-enum Kind {
+enum AllocatorProbe {
     Glibc(Box<Glibc>),
     Jemalloc(Box<Jemalloc>),
     Tcmalloc(Box<Tcmalloc>),
@@ -53,7 +53,7 @@ enum Kind {
 
 /// The probe. There is one per process, made before the first fork and inherited.
 pub struct HeapProbe {
-    kind: Kind,
+    kind: AllocatorProbe,
     /// Whether an explicit query requests new figures at any cost.
     forced: bool,
 }
@@ -77,7 +77,7 @@ impl HeapProbe {
     /// measurement, which uses the last figures.
     pub fn count(&mut self, budget: &Budget) -> Progress {
         match &mut self.kind {
-            Kind::Glibc(glibc) => glibc.count(budget),
+            AllocatorProbe::Glibc(glibc) => glibc.count(budget),
             _ => Progress::Done,
         }
     }
@@ -85,19 +85,19 @@ impl HeapProbe {
     /// Returns whether the last figures are recent enough to be used while a new count is in
     /// progress.
     pub fn is_fresh(&self) -> bool {
-        matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_fresh())
+        matches!(&self.kind, AllocatorProbe::Glibc(glibc) if glibc.is_fresh())
     }
 
     /// Returns whether a count is in progress.
     pub fn is_counting(&self) -> bool {
-        matches!(&self.kind, Kind::Glibc(glibc) if glibc.is_counting())
+        matches!(&self.kind, AllocatorProbe::Glibc(glibc) if glibc.is_counting())
     }
 
     /// Starts a measurement. `claimed` are the ranges that belong to something else, sorted.
     pub fn begin(&mut self, maps: &[MemoryMap], claimed: &[Range<usize>]) {
         match &mut self.kind {
-            Kind::Glibc(glibc) => glibc.begin(maps, claimed),
-            Kind::Mimalloc(mimalloc) => mimalloc.begin(maps, claimed),
+            AllocatorProbe::Glibc(glibc) => glibc.begin(maps, claimed),
+            AllocatorProbe::Mimalloc(mimalloc) => mimalloc.begin(maps, claimed),
             _ => {}
         }
     }
@@ -106,16 +106,16 @@ impl HeapProbe {
     pub fn finish(&mut self) -> HeapReading {
         let forced = std::mem::take(&mut self.forced);
         match &mut self.kind {
-            Kind::Glibc(glibc) => glibc.finish(),
-            Kind::Jemalloc(jemalloc) => jemalloc.read_all(forced),
-            Kind::Tcmalloc(tcmalloc) => tcmalloc.read_all(forced),
-            Kind::Mimalloc(mimalloc) => mimalloc.read_all(forced),
-            Kind::Musl => nothing(
+            AllocatorProbe::Glibc(glibc) => glibc.finish(),
+            AllocatorProbe::Jemalloc(jemalloc) => jemalloc.read_all(forced),
+            AllocatorProbe::Tcmalloc(tcmalloc) => tcmalloc.read_all(forced),
+            AllocatorProbe::Mimalloc(mimalloc) => mimalloc.read_all(forced),
+            AllocatorProbe::Musl => nothing(
                 "musl",
                 Some(Category::MuslHeap),
                 "musl: its malloc gives no statistics; its memory is part of anon_other",
             ),
-            Kind::Unknown => nothing(
+            AllocatorProbe::Unknown => nothing(
                 "unknown",
                 None,
                 "the allocator in place is not one that is known; its memory is part of anon_other",
@@ -127,7 +127,7 @@ impl HeapProbe {
     /// [`HeapProbe::finish`], for an explicit query only.
     pub fn refresh_full(&mut self) {
         self.forced = true;
-        if let Kind::Glibc(glibc) = &mut self.kind {
+        if let AllocatorProbe::Glibc(glibc) = &mut self.kind {
             glibc.refresh_full();
         }
     }
@@ -138,7 +138,7 @@ impl Job<PageMap> for HeapProbe {
 
     fn step(&mut self, pages: &PageMap, budget: &Budget) -> Result<Progress, Infallible> {
         match &mut self.kind {
-            Kind::Glibc(glibc) => glibc.step(pages, budget),
+            AllocatorProbe::Glibc(glibc) => glibc.step(pages, budget),
             _ => Ok(Progress::Done),
         }
     }
@@ -167,26 +167,26 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
 }
 
 /// Detects the allocator from the object that defines the `malloc` in use.
-fn detect() -> Kind {
-    let Some(object) = Object::of_malloc() else {
-        return Kind::Unknown;
+fn detect() -> AllocatorProbe {
+    let Some(object) = AllocatorObject::of_malloc() else {
+        return AllocatorProbe::Unknown;
     };
     if let Some(version) = glibc::version(object) {
-        return Kind::Glibc(Box::new(Glibc::new(object, version)));
+        return AllocatorProbe::Glibc(Box::new(Glibc::new(object, version)));
     }
     if let Some(jemalloc) = Jemalloc::of(object) {
-        return Kind::Jemalloc(Box::new(jemalloc));
+        return AllocatorProbe::Jemalloc(Box::new(jemalloc));
     }
     if let Some(tcmalloc) = Tcmalloc::of(object) {
-        return Kind::Tcmalloc(Box::new(tcmalloc));
+        return AllocatorProbe::Tcmalloc(Box::new(tcmalloc));
     }
     if let Some(mimalloc) = Mimalloc::of(object) {
-        return Kind::Mimalloc(Box::new(mimalloc));
+        return AllocatorProbe::Mimalloc(Box::new(mimalloc));
     }
     if symbols::symbol(c"gnu_get_libc_version").is_none() {
-        return Kind::Musl;
+        return AllocatorProbe::Musl;
     }
-    Kind::Unknown
+    AllocatorProbe::Unknown
 }
 
 #[cfg(test)]

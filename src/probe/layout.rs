@@ -18,7 +18,7 @@ use crate::sys::{elf, maps, ranges};
 
 /// The address ranges of each part.
 #[derive(Debug, Default)]
-pub struct Layout {
+pub struct AddressLayout {
     /// The executable and its libraries.
     pub objects: Vec<LoadedObject>,
     /// The executable segments of the objects.
@@ -31,7 +31,7 @@ pub struct Layout {
     pub shared: Vec<Range<usize>>,
     /// The Lua VMs and their addresses.
     pub lua: LuaReading,
-    /// The machine code of LuaJIT, after [`Layout::set_code`].
+    /// The machine code of LuaJIT, after [`AddressLayout::set_code`].
     pub code: Vec<Range<usize>>,
     /// Other machine code generated at run time.
     pub other_code: Vec<Range<usize>>,
@@ -45,7 +45,7 @@ pub struct Layout {
 
 /// A range whose pages are counted.
 #[derive(Debug)]
-pub struct Target {
+pub struct CountedRange {
     /// Page-aligned addresses.
     pub range: Range<usize>,
     /// The part that the range belongs to; `None` for shared memory that is not nginx's.
@@ -58,14 +58,14 @@ pub struct Target {
     pub resident: Resident,
 }
 
-impl Target {
+impl CountedRange {
     /// Returns the bytes in RAM of all types.
     pub fn bytes(&self) -> u64 {
         self.resident.anon + self.resident.file
     }
 }
 
-impl Layout {
+impl AddressLayout {
     /// Finds the ranges. `shared` has the start addresses of nginx's shared mappings.
     pub fn find(maps: &[MemoryMap], shared: &[usize]) -> Self {
         let objects = elf::objects();
@@ -83,7 +83,7 @@ impl Layout {
         let claimed = [&text, &data, &stacks, &shared].into_iter().flatten().cloned();
         let claimed = ranges::normalize(claimed.chain(lua.claimed()).collect());
         let (code, other_code, huge) = (Vec::new(), Vec::new(), Vec::new());
-        Layout {
+        AddressLayout {
             objects,
             text,
             data,
@@ -114,7 +114,7 @@ impl Layout {
     }
 
     /// Returns the ranges to count: all known parts except nginx's shared memory.
-    pub fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<Target> {
+    pub fn targets(&self, maps: &[MemoryMap], heap: &HeapReading) -> Vec<CountedRange> {
         let devices = self.devices(maps);
         let foreign: Vec<_> = maps
             .iter()
@@ -143,7 +143,13 @@ impl Layout {
                     .take_while(|map| maps::range(map).start < range.end)
                     .all(|map| !maps::has_file(map));
                 let resident = Resident::default();
-                targets.push(Target { range: range.clone(), category, shmem, private, resident });
+                targets.push(CountedRange {
+                    range: range.clone(),
+                    category,
+                    shmem,
+                    private,
+                    resident,
+                });
             }
         }
         targets

@@ -3,17 +3,17 @@
 
 use std::ops::Range;
 
-use crate::hook::lua::{Heap, Reading, VmReading};
-use crate::report::model::lua::{Lua, Mappings, Sizes, Subsystem};
+use crate::hook::lua::{Heap, KnownVms, VmReading};
+use crate::report::model::lua::{BlockSizes, LuaMappings, LuaVms, Subsystem};
 use crate::report::model::Category;
 use crate::sys::ranges;
-use crate::tally::lua::Figures;
+use crate::tally::lua::VmFigures;
 
 /// The figures of the VMs.
 #[derive(Debug, Default)]
 pub struct LuaReading {
     /// The subsystems that have or had a VM, without the bytes in RAM.
-    pub subsystems: Vec<Lua>,
+    pub subsystems: Vec<LuaVms>,
     /// The addresses of each subsystem; `None` if some are unknown.
     pub mappings: Vec<(Category, Option<Vec<Range<usize>>>)>,
     /// The reasons why figures are unknown.
@@ -22,11 +22,11 @@ pub struct LuaReading {
 
 impl LuaReading {
     /// Evaluates what the hook has read.
-    pub fn new(reading: &Reading) -> Self {
+    pub fn new(reading: &KnownVms) -> Self {
         let mut all = LuaReading::default();
         for (subsystem, ended) in Subsystem::ALL.into_iter().zip(&reading.ended) {
             let vms: Vec<_> = reading.vms.iter().filter(|vm| vm.subsystem == subsystem).collect();
-            if !vms.is_empty() || *ended != Figures::default() {
+            if !vms.is_empty() || *ended != VmFigures::default() {
                 all.add(subsystem, &vms, ended);
             }
         }
@@ -57,7 +57,7 @@ impl LuaReading {
         self.mappings.iter().flat_map(|(_, ranges)| ranges.iter().flatten().cloned())
     }
 
-    fn add(&mut self, subsystem: Subsystem, vms: &[&VmReading], ended: &Figures) {
+    fn add(&mut self, subsystem: Subsystem, vms: &[&VmReading], ended: &VmFigures) {
         let mut sum = ended.clone();
         vms.iter().for_each(|vm| sum.add(&vm.figures));
         let heaps = vms.iter().map(|vm| vm.heap.as_ref()).collect::<Result<Vec<_>, _>>();
@@ -88,7 +88,7 @@ impl LuaReading {
         // A VM that may run on another thread is not queried: its GC count equals the bytes that it
         // has allocated, which is checked when the VM ends.
         let counted = |vm: &&VmReading| vm.counted.map_or(vm.figures.live, |(bytes, _)| bytes);
-        self.subsystems.push(Lua {
+        self.subsystems.push(LuaVms {
             subsystem,
             vms: vms.len() as u64,
             gc_bytes: Some(vms.iter().map(counted).sum()),
@@ -98,7 +98,7 @@ impl LuaReading {
             resizes: sum.resizes,
             frees: sum.frees,
             failures: sum.failures,
-            sizes: Sizes(sum.sizes),
+            sizes: BlockSizes(sum.sizes),
             reserved: account.map(|a| a.segments.bytes.saturating_add(a.direct.bytes)),
             resident: None,
             segments: account.map(|a| a.segments),
@@ -114,8 +114,8 @@ impl LuaReading {
 /// The composition of the heaps' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Account {
-    segments: Mappings,
-    direct: Mappings,
+    segments: LuaMappings,
+    direct: LuaMappings,
     overhead: u64,
     free: u64,
     largest_free: u64,
@@ -125,8 +125,8 @@ impl Account {
     /// Sums up the heaps. In segments, memory is free if it belongs neither to the chunks of blocks
     /// nor to the allocator itself. Returns `None` if this contradicts what was read of the
     /// segments.
-    fn new(figures: &Figures, heaps: &[&Heap]) -> Option<Self> {
-        let mut segments = Mappings { count: 0, bytes: 0 };
+    fn new(figures: &VmFigures, heaps: &[&Heap]) -> Option<Self> {
+        let mut segments = LuaMappings { count: 0, bytes: 0 };
         let (mut fixed, mut largest_free, mut direct_bytes, mut directs) = (0, 0, 0u64, 0u64);
         for heap in heaps {
             segments.count += heap.footprint.segments.len() as u64;
@@ -136,7 +136,7 @@ impl Account {
             directs += heap.directs.len() as u64;
             direct_bytes += ranges::bytes(&heap.directs);
         }
-        let direct = Mappings { count: figures.directs, bytes: figures.direct };
+        let direct = LuaMappings { count: figures.directs, bytes: figures.direct };
         let free = segments.bytes.checked_sub(fixed)?.checked_sub(figures.chunks)?;
         let held = segments.bytes.checked_add(direct.bytes)?;
         let overhead = held.checked_sub(free)?.checked_sub(figures.live)?;
@@ -159,7 +159,7 @@ mod tests {
         Heap { footprint: Footprint::new(segments, fixed, largest_free), directs }
     }
 
-    fn vm(subsystem: Subsystem, figures: Figures, heap: Heap) -> VmReading {
+    fn vm(subsystem: Subsystem, figures: VmFigures, heap: Heap) -> VmReading {
         let gc = Gc {
             running: Some(true),
             pause: Some(200),
@@ -170,32 +170,32 @@ mod tests {
         VmReading::new(subsystem, figures.clone(), Some((figures.live, gc)), Ok(heap))
     }
 
-    fn figures(live: u64, chunks: u64) -> Figures {
-        Figures { live, peak: live, chunks, allocations: 3, frees: 1, ..Figures::default() }
+    fn figures(live: u64, chunks: u64) -> VmFigures {
+        VmFigures { live, peak: live, chunks, allocations: 3, frees: 1, ..VmFigures::default() }
     }
 
     #[test]
     fn none() {
-        let all = LuaReading::new(&Reading::default());
+        let all = LuaReading::new(&KnownVms::default());
         assert!(all.subsystems.is_empty() && all.mappings.is_empty() && all.notes.is_empty());
     }
 
     #[test]
     fn adds_up() {
         let direct = 0x90000..0x92000;
-        let with_direct = Figures { direct: 0x2000, directs: 1, ..figures(0x3000, 0x1800) };
-        let reading = Reading {
+        let with_direct = VmFigures { direct: 0x2000, directs: 1, ..figures(0x3000, 0x1800) };
+        let reading = KnownVms {
             vms: vec![
                 vm(Subsystem::Http, with_direct, heap(0x10000, 0x100, 0x400, vec![direct.clone()])),
                 vm(Subsystem::Stream, figures(0x100, 0x200), heap(0x20000, 0x100, 0x50, vec![])),
                 vm(Subsystem::Http, figures(0x500, 0x800), heap(0x13000, 0x100, 0x900, vec![])),
             ],
             ended: [
-                Figures { peak: 0x9000, allocations: 5, frees: 5, ..Figures::default() },
-                Figures::default(),
-                Figures::default(),
+                VmFigures { peak: 0x9000, allocations: 5, frees: 5, ..VmFigures::default() },
+                VmFigures::default(),
+                VmFigures::default(),
             ],
-            ..Reading::default()
+            ..KnownVms::default()
         };
         let all = LuaReading::new(&reading);
         let stream = 0x20000..0x23000;
@@ -204,8 +204,8 @@ mod tests {
         assert_eq!((http.vms, http.gc_bytes, http.allocated_bytes), (2, Some(0x3500), 0x3500));
         assert_eq!((http.peak_bytes, http.allocations, http.frees), (0x9000, 11, 7));
         assert_eq!(http.reserved, Some(2 * 0x3000 + 0x2000));
-        assert_eq!(http.segments, Some(Mappings { count: 4, bytes: 0x6000 }));
-        assert_eq!(http.direct, Some(Mappings { count: 1, bytes: 0x2000 }));
+        assert_eq!(http.segments, Some(LuaMappings { count: 4, bytes: 0x6000 }));
+        assert_eq!(http.direct, Some(LuaMappings { count: 1, bytes: 0x2000 }));
         assert_eq!(http.free_bytes, Some(0x6000 - 0x200 - 0x2000));
         assert_eq!(http.largest_free, Some(0x900));
         let sum = http.allocated_bytes + http.overhead_bytes.unwrap() + http.free_bytes.unwrap();
@@ -221,9 +221,9 @@ mod tests {
 
     #[test]
     fn what_does_not_add_up_is_not_told() {
-        let told = |figures: Figures, heap: Heap| {
+        let told = |figures: VmFigures, heap: Heap| {
             let reading =
-                Reading { vms: vec![vm(Subsystem::Other, figures, heap)], ..Reading::default() };
+                KnownVms { vms: vec![vm(Subsystem::Other, figures, heap)], ..KnownVms::default() };
             LuaReading::new(&reading)
         };
         let good = || figures(0x100, 0x200);
@@ -245,8 +245,9 @@ mod tests {
     #[test]
     fn a_vm_that_ended_is_remembered() {
         let mut reading =
-            Reading { miscounted: 1, unwrapped: 2, unseen: true, ..Reading::default() };
-        reading.ended[1] = Figures { allocations: 4, frees: 4, peak: 100, ..Figures::default() };
+            KnownVms { miscounted: 1, unwrapped: 2, unseen: true, ..KnownVms::default() };
+        reading.ended[1] =
+            VmFigures { allocations: 4, frees: 4, peak: 100, ..VmFigures::default() };
         let all = LuaReading::new(&reading);
         let stream = &all.subsystems[0];
         assert_eq!((stream.vms, stream.allocated_bytes, stream.reserved), (0, 0, Some(0)));

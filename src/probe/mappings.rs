@@ -33,7 +33,7 @@ const ALLOWANCE: Duration = Duration::from_millis(1);
 /// The mappings to count, and the progress of counting.
 #[derive(Debug, Default)]
 pub struct MappingsProbe {
-    groups: Vec<Group>,
+    groups: Vec<MappingGroup>,
     counts: Rounds<Bytes>,
     /// The anonymous ranges among those to count.
     anonymous: Vec<Range<usize>>,
@@ -41,7 +41,7 @@ pub struct MappingsProbe {
 
 /// Mappings with the same path and the same permissions.
 #[derive(Debug)]
-struct Group {
+struct MappingGroup {
     path: Option<String>,
     perms: String,
     has_file: bool,
@@ -79,7 +79,7 @@ impl MappingsProbe {
     }
 
     /// Returns the bytes of a group in RAM, and when the oldest of its counts began.
-    fn resident(&self, group: &Group) -> Option<(u64, Instant)> {
+    fn resident(&self, group: &MappingGroup) -> Option<(u64, Instant)> {
         let mut resident = 0u64;
         let mut oldest: Option<Instant> = None;
         for range in &group.ranges {
@@ -104,7 +104,7 @@ impl MappingsProbe {
         Mappings { file_other: list(true), anon_other: list(false) }
     }
 
-    fn mapping(&self, group: &Group) -> Mapping {
+    fn mapping(&self, group: &MappingGroup) -> Mapping {
         let resident = self.resident(group);
         let age = resident.map(|(_, since)| since.elapsed().as_millis());
         Mapping {
@@ -136,8 +136,8 @@ impl Job<PageMap> for MappingsProbe {
 }
 
 /// Groups the mappings that nothing claims, the largest group first.
-fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<MappingGroup> {
+    let mut groups: Vec<MappingGroup> = Vec::new();
     let mut places: HashMap<(Option<String>, String, bool), usize> = HashMap::new();
     for map in maps.iter().filter(|map| !is_of_kernel(map)) {
         let (path, has_file) = (path(map), maps::has_file(map));
@@ -161,7 +161,14 @@ fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Grou
                         places.insert(key, groups.len());
                     }
                     let (path, ranges) = (path.clone(), vec![range]);
-                    groups.push(Group { path, perms, has_file, reserved: bytes, count: 1, ranges });
+                    groups.push(MappingGroup {
+                        path,
+                        perms,
+                        has_file,
+                        reserved: bytes,
+                        count: 1,
+                        ranges,
+                    });
                 }
             }
         }

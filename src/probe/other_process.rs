@@ -8,7 +8,7 @@ pub mod title;
 use crate::probe::uses::NOT_COUNTED;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::zones::ZoneUse;
-use crate::report::model::{Kind, Named, Process, State};
+use crate::report::model::{Named, Process, ProcessKind, ProcessState};
 use crate::sys::{life, limits, status};
 
 /// Reads a process that does not answer for itself, for this `reason`.
@@ -17,18 +17,18 @@ use crate::sys::{life, limits, status};
 /// process is gone, or is neither the master nor its child.
 pub fn read(
     pid: i32,
-    state: State,
+    state: ProcessState,
     reason: &str,
     master: Option<i32>,
     zones: impl FnOnce() -> Vec<ZoneMapping>,
 ) -> Option<Process> {
     let is_master = master == Some(pid);
-    let untitled = if is_master { Kind::Master } else { Kind::Other };
+    let untitled = if is_master { ProcessKind::Master } else { ProcessKind::Other };
     let titled = if is_master { None } else { title::read(pid) };
-    let (kind, titled_state) = titled.unwrap_or((untitled, State::Active));
+    let (kind, titled_state) = titled.unwrap_or((untitled, ProcessState::Active));
     // A child with the master's title is about to start its own work, or is the master of a new
     // binary.
-    if (kind == Kind::Master) != is_master {
+    if (kind == ProcessKind::Master) != is_master {
         return None;
     }
     let mut notes = vec![format!(
@@ -90,9 +90,9 @@ mod tests {
     fn a_child_by_what_the_kernel_says() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let (pid, me) = (child.id() as i32, std::process::id() as i32);
-        let of = |master| read(pid, State::Unresponsive, "it is stopped", master, Vec::new);
+        let of = |master| read(pid, ProcessState::Unresponsive, "it is stopped", master, Vec::new);
         let process = of(Some(me)).unwrap();
-        assert_eq!((process.kind, process.state), (Kind::Other, State::Unresponsive));
+        assert_eq!((process.kind, process.state), (ProcessKind::Other, ProcessState::Unresponsive));
         assert!(process.system.resident.is_some_and(|bytes| bytes > 0), "{process:?}");
         let note =
             "generation, breakdown, allocator, pools, peak, zones, lua, text, stacks, hooks, self: \
@@ -102,7 +102,7 @@ mod tests {
 
         assert_eq!(of(Some(1)), None, "another's child");
         let master = of(Some(pid)).unwrap();
-        assert_eq!((master.kind, master.zones), (Kind::Master, Some(Named::default())));
+        assert_eq!((master.kind, master.zones), (ProcessKind::Master, Some(Named::default())));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(of(Some(me)), None);

@@ -15,14 +15,14 @@ mod whose;
 
 use std::ops::ControlFlow;
 
-use crate::abi::pool::{Held, Reading};
+use crate::abi::pool::{PoolContents, PoolReading};
 use crate::budget::{Budget, Progress};
 use crate::hook;
 use crate::report::model::peak::PeakPools;
-use crate::report::model::pools::{Creator, Kind, LivePool, Pools, Sizes};
+use crate::report::model::pools::{Creator, LivePool, PoolKind, PoolSizes, Pools};
 use crate::tally::pools::{self as tally, Pool};
 
-use names::{Name, Names};
+use names::{CreatorName, CreatorNames};
 use top::Top;
 use whose::Whose;
 pub use whose::{Owner, Traced, Tracer};
@@ -60,22 +60,22 @@ impl PoolsRead {
 /// The state kept from one walk to the next, and the walk in progress.
 #[derive(Debug, Default)]
 pub struct PoolsProbe {
-    names: Names,
-    walk: Option<Walk>,
+    names: CreatorNames,
+    walk: Option<PoolWalk>,
 }
 
 #[derive(Debug)]
-struct Walk {
+struct PoolWalk {
     /// The place at which the walk continues.
     place: usize,
     /// The pool being read, and its partial reading.
-    reading: Option<(Pool, Reading)>,
+    reading: Option<(Pool, PoolReading)>,
     /// The memory held by the pools of each creator.
-    held: Vec<Held>,
+    held: Vec<PoolContents>,
     tracer: Box<dyn Tracer>,
     is_prepared: bool,
     /// The purpose of the pools of each creator.
-    kinds: Vec<Kind>,
+    kinds: Vec<PoolKind>,
     whose: Whose,
     cycles: Top,
     oldest: Top,
@@ -88,8 +88,8 @@ impl PoolsProbe {
     /// Starts a walk. `tracer` finds the owners of pools.
     pub fn begin(&mut self, tracer: Box<dyn Tracer>) {
         // An error is ignored here: `finish` returns the reason.
-        let _ = hook::pool::with(tally::Pools::settle);
-        self.walk = Some(Walk {
+        let _ = hook::pool::with(tally::PoolTally::settle);
+        self.walk = Some(PoolWalk {
             place: 0,
             reading: None,
             held: Vec::new(),
@@ -133,9 +133,9 @@ impl PoolsProbe {
     }
 }
 
-impl Walk {
+impl PoolWalk {
     /// Reads up to [`PIECES`] blocks and large allocations.
-    fn some(&mut self, pools: &mut tally::Pools, names: &mut Names) -> ControlFlow<()> {
+    fn some(&mut self, pools: &mut tally::PoolTally, names: &mut CreatorNames) -> ControlFlow<()> {
         let mut left = PIECES;
         while left > 0 {
             if let Some((pool, mut reading)) = self.reading.take() {
@@ -162,19 +162,19 @@ impl Walk {
             self.place = next;
             pools.live().watch(pool.address);
             // SAFETY: the table of live pools contains the pool during this call (1).
-            self.reading = Some((pool, unsafe { Reading::of(pool.address) }));
+            self.reading = Some((pool, unsafe { PoolReading::of(pool.address) }));
         }
         ControlFlow::Continue(())
     }
 
-    fn count(&mut self, pool: Pool, held: Held, of_a_cycle: bool) {
+    fn count(&mut self, pool: Pool, held: PoolContents, of_a_cycle: bool) {
         if self.held.len() <= pool.creator {
-            self.held.resize(pool.creator.saturating_add(1), Held::default());
+            self.held.resize(pool.creator.saturating_add(1), PoolContents::default());
         }
         if let Some(sum) = self.held.get_mut(pool.creator) {
             sum.add(&held);
         }
-        let kind = self.kinds.get(pool.creator).copied().unwrap_or(Kind::Other);
+        let kind = self.kinds.get(pool.creator).copied().unwrap_or(PoolKind::Other);
         let is_idle = self.whose.count(pool.address, kind, &held, &*self.tracer);
         let age = self.now.wrapping_sub(pool.created).into();
         if of_a_cycle {
@@ -182,20 +182,25 @@ impl Walk {
         } else if !is_idle {
             self.oldest.offer(age, pool, held);
         }
-        if kind == Kind::Request {
+        if kind == PoolKind::Request {
             self.largest_request.offer(held.size(), pool, held);
         }
         self.largest.offer(held.size(), pool, held);
     }
 
-    fn finish(mut self, pools: &mut tally::Pools, names: &mut Names, requests: bool) -> PoolsRead {
+    fn finish(
+        mut self,
+        pools: &mut tally::PoolTally,
+        names: &mut CreatorNames,
+        requests: bool,
+    ) -> PoolsRead {
         pools.settle();
         for top in [&self.cycles, &self.oldest, &self.largest] {
             for (pool, held) in top.iter() {
                 pools.see(pool.creator, held.size());
             }
         }
-        self.held.resize(pools.creators().len(), Held::default());
+        self.held.resize(pools.creators().len(), PoolContents::default());
         let named = names.of(pools.creators());
         let mut report = Pools::default();
         for ((creator, held), name) in pools.creators().iter().zip(&self.held).zip(&named) {
@@ -211,7 +216,7 @@ impl Walk {
             live.into_iter()
                 .map(|(pool, held)| {
                     let name = named.get(pool.creator);
-                    let kind = name.map_or(Kind::Other, |name| name.kind);
+                    let kind = name.map_or(PoolKind::Other, |name| name.kind);
                     let Owner { server_name, request } =
                         self.tracer.owner(pool.address, kind, requests);
                     LivePool {
@@ -249,7 +254,7 @@ impl Walk {
 }
 
 /// Adds the counts and the memory of a creator; creators with the same name are merged.
-fn add(report: &mut Pools, tally: &tally::Creator, held: &Held, name: &Name) {
+fn add(report: &mut Pools, tally: &tally::CreatorTally, held: &PoolContents, name: &CreatorName) {
     if tally.created() == 0 {
         return;
     }
@@ -269,7 +274,7 @@ fn add(report: &mut Pools, tally: &tally::Creator, held: &Held, name: &Name) {
             large_bytes: 0,
             large_count: 0,
             peak_bytes: 0,
-            sizes: Sizes::default(),
+            sizes: PoolSizes::default(),
         });
         report.by_creator.len() - 1
     });

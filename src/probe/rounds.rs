@@ -15,7 +15,7 @@ use crate::budget::{Budget, Progress};
 #[derive(Debug)]
 pub struct Rounds<B> {
     /// The ranges, sorted by address.
-    counts: Vec<Count<B>>,
+    counts: Vec<RangeCount<B>>,
     /// The index of the next range.
     cursor: usize,
     /// The number of ranges that this snapshot has not finished yet.
@@ -25,7 +25,7 @@ pub struct Rounds<B> {
 }
 
 #[derive(Debug)]
-struct Count<B> {
+struct RangeCount<B> {
     range: Range<usize>,
     /// The figure, and when its count began.
     counted: Option<(B, Instant)>,
@@ -51,7 +51,7 @@ impl<B: Copy + Default> Rounds<B> {
             let known = self.count(&range);
             let counted = known.and_then(|count| count.counted);
             let counting = known.and_then(|count| count.counting).filter(|_| allowance.is_some());
-            Count { range, counted, counting }
+            RangeCount { range, counted, counting }
         };
         let mut counts: Vec<_> = ranges.map(count).collect();
         counts.sort_by_key(|count| count.range.start);
@@ -102,7 +102,7 @@ impl<B: Copy + Default> Rounds<B> {
         Ok(())
     }
 
-    fn count(&self, range: &Range<usize>) -> Option<&Count<B>> {
+    fn count(&self, range: &Range<usize>) -> Option<&RangeCount<B>> {
         let place = self.counts.partition_point(|count| count.range.start < range.start);
         self.counts.get(place).filter(|count| count.range == *range)
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use procfs::process::{MMapPath, MemoryMap};
 
-use super::layout::{Layout, ShmemDevices};
+use super::layout::{AddressLayout, ShmemDevices};
 use crate::budget::{Budget, Job, Progress};
 use crate::report::merge::pages::Spans;
 use crate::report::model::sharing::Sharing;
@@ -57,7 +57,7 @@ pub struct SharingProbe {
     known: Option<(Sharing, Instant)>,
     /// The duration of the last reading, as the sum of its slices.
     took: Duration,
-    reading: Option<Reading>,
+    reading: Option<SharingReading>,
     /// `Pss_File`, if the process is small enough.
     pss_file: Option<u64>,
     /// Whether this snapshot still has to query `Pss_File`.
@@ -105,7 +105,7 @@ impl Allowance {
 
 /// A reading in progress.
 #[derive(Debug)]
-struct Reading {
+struct SharingReading {
     begun: Instant,
     spent: Duration,
     /// The areas, sorted by address.
@@ -113,7 +113,7 @@ struct Reading {
     /// The next area, and the address in it at which the reading continues.
     next: usize,
     at: usize,
-    counts: Counts,
+    counts: SharingCounts,
     anon: Spans,
     files: Spans,
     shmem: Spans,
@@ -122,11 +122,11 @@ struct Reading {
 #[derive(Debug)]
 struct Area {
     range: Range<usize>,
-    of: Of,
+    of: PageOwner,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Of {
+enum PageOwner {
     /// nginx's shared memory, which is counted once in any case.
     Nginx,
     /// Memory without a file.
@@ -137,7 +137,7 @@ enum Of {
 
 /// Numbers of pages.
 #[derive(Debug, Default)]
-struct Counts {
+struct SharingCounts {
     anon_shared: u64,
     file_private: u64,
     shmem_private: u64,
@@ -153,7 +153,7 @@ impl SharingProbe {
     pub fn begin(
         &mut self,
         maps: &[MemoryMap],
-        layout: &Layout,
+        layout: &AddressLayout,
         all: bool,
         membership: u64,
         patience: Duration,
@@ -178,7 +178,7 @@ impl SharingProbe {
             None => is_wrong || since.is_none_or(|since| age(since) >= rest),
         };
         if begins {
-            self.reading = Some(Reading::new(maps, layout, now));
+            self.reading = Some(SharingReading::new(maps, layout, now));
         }
         self.allowance = match is_wrong {
             _ if all => Allowance::All,
@@ -240,20 +240,30 @@ impl Job<PageMap> for SharingProbe {
     }
 }
 
-impl Reading {
-    fn new(maps: &[MemoryMap], layout: &Layout, begun: Instant) -> Self {
+impl SharingReading {
+    fn new(maps: &[MemoryMap], layout: &AddressLayout, begun: Instant) -> Self {
         let devices = layout.devices(maps);
         let areas = maps.iter().filter_map(|map| Area::new(map, &layout.shared, &devices));
         let mut areas: Vec<_> = areas.collect();
         areas.sort_by_key(|area| area.range.start);
         let [anon, files, shmem] = std::array::from_fn(|_| Spans::default());
-        let counts = Counts::default();
-        Reading { begun, spent: Duration::ZERO, areas, next: 0, at: 0, counts, anon, files, shmem }
+        let counts = SharingCounts::default();
+        SharingReading {
+            begun,
+            spent: Duration::ZERO,
+            areas,
+            next: 0,
+            at: 0,
+            counts,
+            anon,
+            files,
+            shmem,
+        }
     }
 
     /// Reads a bounded number of pages.
     fn piece(&mut self, map: &PageMap) -> io::Result<Progress> {
-        let Reading { areas, next, at, counts, anon, files, shmem, .. } = self;
+        let SharingReading { areas, next, at, counts, anon, files, shmem, .. } = self;
         let Some((area, last)) = areas.get(*next).zip(areas.last()) else {
             return Ok(Progress::Done);
         };
@@ -267,8 +277,8 @@ impl Reading {
             let is_file = page.file_or_shared();
             if page.exclusive() {
                 match area.of {
-                    Of::File { shmem: true, .. } if is_file => counts.shmem_private += 1,
-                    Of::File { shmem: false, .. } if is_file => counts.file_private += 1,
+                    PageOwner::File { shmem: true, .. } if is_file => counts.shmem_private += 1,
+                    PageOwner::File { shmem: false, .. } if is_file => counts.file_private += 1,
                     _ => {}
                 }
                 counts.private += 1;
@@ -277,18 +287,18 @@ impl Reading {
             counts.shared += 1;
             let number = (address / page_size()) as u64;
             match area.of {
-                Of::Nginx => {}
+                PageOwner::Nginx => {}
                 _ if !is_file => {
                     counts.anon_shared += 1;
                     anon.insert(number & ((1 << PAGE_BITS) - 1));
                 }
-                Of::File { number: file, start, shmem: is_shmem } => {
+                PageOwner::File { number: file, start, shmem: is_shmem } => {
                     let into = (address.saturating_sub(start) / page_size()) as u64;
                     let set = if is_shmem { &mut *shmem } else { &mut *files };
                     set.insert(file.wrapping_add(into));
                 }
                 // The kernel's own page of code, which every process maps.
-                Of::Nothing => {}
+                PageOwner::Nothing => {}
             }
         })?;
         while areas.get(*next).is_some_and(|area| area.range.end <= *at) {
@@ -320,16 +330,16 @@ impl Area {
             return None;
         }
         let of = if nginx.contains(&range) {
-            Of::Nginx
+            PageOwner::Nginx
         } else if maps::has_file(map) {
             let mut hasher = DefaultHasher::new();
             (map.dev, map.inode).hash(&mut hasher);
             let file = (hasher.finish() >> 33) << 32;
             let offset = (map.offset / page_size() as u64) & u64::from(u32::MAX);
             let number = file.wrapping_add(offset);
-            Of::File { number, start: range.start, shmem: devices.contains(map) }
+            PageOwner::File { number, start: range.start, shmem: devices.contains(map) }
         } else {
-            Of::Nothing
+            PageOwner::Nothing
         };
         Some(Area { range, of })
     }

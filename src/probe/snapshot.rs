@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use procfs::process::MemoryMap;
 
 use super::heap::HeapReading;
-use super::layout::{Layout, Target};
+use super::layout::{AddressLayout, CountedRange};
 use super::pools::{PoolsProbe, PoolsRead};
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
@@ -24,10 +24,10 @@ use crate::budget::{Budget, Job, Progress};
 use crate::hook;
 use crate::probe::mcode::CodeReader;
 use crate::report::balance::settle;
-use crate::report::model::lua::Lua;
+use crate::report::model::lua::LuaVms;
 use crate::report::model::sharing::Sharing;
 use crate::report::model::zones::{SharedZone, ZoneUses};
-use crate::report::model::{Allocator, Own, Process, State, System};
+use crate::report::model::{Allocator, ModuleCost, Process, ProcessState, System};
 use crate::sys::maps::MapsReader;
 use crate::sys::pagemap::PageMap;
 use crate::sys::{memory, status};
@@ -57,12 +57,12 @@ pub struct Taken {
 /// A measurement in progress.
 #[derive(Debug)]
 pub struct Snapshot {
-    stage: Stage,
+    stage: SnapshotStage,
     maps: Vec<MemoryMap>,
-    layout: Layout,
+    layout: AddressLayout,
     heap: Option<HeapReading>,
     pages: Option<PageMap>,
-    targets: Vec<Target>,
+    targets: Vec<CountedRange>,
     /// Bytes of the targets in transparent huge pages.
     huge: u64,
     uses: Option<ZoneUses>,
@@ -76,7 +76,7 @@ pub struct Snapshot {
 }
 
 #[derive(Debug)]
-enum Stage {
+enum SnapshotStage {
     /// The allocator counts its free memory.
     Allocator,
     Maps(Option<MapsReader>),
@@ -98,9 +98,9 @@ impl Snapshot {
     /// Starts a measurement.
     pub fn begin() -> Self {
         Snapshot {
-            stage: Stage::Allocator,
+            stage: SnapshotStage::Allocator,
             maps: Vec::new(),
-            layout: Layout::default(),
+            layout: AddressLayout::default(),
             heap: None,
             pages: None,
             targets: Vec::new(),
@@ -120,14 +120,16 @@ impl Snapshot {
         let begun = Instant::now();
         let progress = loop {
             match self.advance(identity, probes, budget) {
-                Ok(Progress::Done) if matches!(self.stage, Stage::Done) => break Progress::Done,
+                Ok(Progress::Done) if matches!(self.stage, SnapshotStage::Done) => {
+                    break Progress::Done
+                }
                 Ok(Progress::Done) if !budget.spent() => continue,
                 Ok(_) => break Progress::More,
                 Err(error) => {
                     self.notes.push(format!("breakdown, zones: {error}"));
                     self.targets.clear();
                     self.pages = None;
-                    self.stage = Stage::Done;
+                    self.stage = SnapshotStage::Done;
                     break Progress::Done;
                 }
             }
@@ -146,16 +148,16 @@ impl Snapshot {
         budget: &Budget,
     ) -> io::Result<Progress> {
         match &mut self.stage {
-            Stage::Allocator => {
+            SnapshotStage::Allocator => {
                 let waited = self.begun.elapsed();
                 let more = probes.heap.count(budget) == Progress::More;
                 if more && waited < PATIENCE && !probes.heap.is_fresh() {
                     return Ok(Progress::More);
                 }
-                self.stage = Stage::Maps(None);
+                self.stage = SnapshotStage::Maps(None);
                 Ok(Progress::Done)
             }
-            Stage::Maps(slot) => {
+            SnapshotStage::Maps(slot) => {
                 let mut reader = match slot.take() {
                     Some(reader) => reader,
                     None => MapsReader::open().map_err(|e| at("/proc/self/maps", e))?,
@@ -167,12 +169,12 @@ impl Snapshot {
                 self.maps = reader.finish();
                 self.pages = Some(PageMap::open().map_err(|e| at("/proc/self/pagemap", e))?);
                 let shared: Vec<_> = identity.zones.iter().map(|zone| zone.range.start).collect();
-                self.layout = Layout::find(&self.maps, &shared);
+                self.layout = AddressLayout::find(&self.maps, &shared);
                 probes.heap.begin(&self.maps, &self.layout.claimed);
-                self.stage = Stage::Heap;
+                self.stage = SnapshotStage::Heap;
                 Ok(Progress::Done)
             }
-            Stage::Heap => {
+            SnapshotStage::Heap => {
                 let Some(pages) = &self.pages else {
                     return Ok(Progress::Done);
                 };
@@ -180,26 +182,26 @@ impl Snapshot {
                     return Ok(Progress::More);
                 }
                 self.heap = Some(probes.heap.finish());
-                self.stage = Stage::Code(CodeReader::new(&self.maps));
+                self.stage = SnapshotStage::Code(CodeReader::new(&self.maps));
                 Ok(Progress::Done)
             }
-            Stage::Code(reader) => {
-                if reader.step(&memory::Own, budget) == Ok(Progress::More) {
+            SnapshotStage::Code(reader) => {
+                if reader.step(&memory::OwnMemory, budget) == Ok(Progress::More) {
                     return Ok(Progress::More);
                 }
                 self.layout.set_code(&self.maps, reader.finish());
                 if let Some(heap) = &self.heap {
                     self.targets = self.layout.targets(&self.maps, heap);
                 }
-                self.stage = Stage::Count(0, 0);
+                self.stage = SnapshotStage::Count(0, 0);
                 Ok(Progress::Done)
             }
-            Stage::Count(index, address) => {
+            SnapshotStage::Count(index, address) => {
                 let Some((target, pages)) = self.targets.get_mut(*index).zip(self.pages.as_ref())
                 else {
                     self.claim_huge_pages();
                     self.begin_unclaimed(probes);
-                    self.stage = Stage::Unclaimed;
+                    self.stage = SnapshotStage::Unclaimed;
                     return Ok(Progress::Done);
                 };
                 let from = target.range.start.max(*address);
@@ -210,19 +212,19 @@ impl Snapshot {
                 };
                 *address = counted.map_err(|e| at("/proc/self/pagemap", e))?;
                 if *address >= target.range.end {
-                    self.stage = Stage::Count(*index + 1, 0);
+                    self.stage = SnapshotStage::Count(*index + 1, 0);
                 }
                 Ok(Progress::Done)
             }
-            Stage::Unclaimed => {
+            SnapshotStage::Unclaimed => {
                 if self.count(&mut probes.mappings, "mappings", budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 probes.pools.begin((identity.tracer)());
-                self.stage = Stage::Pools;
+                self.stage = SnapshotStage::Pools;
                 Ok(Progress::Done)
             }
-            Stage::Pools => {
+            SnapshotStage::Pools => {
                 if probes.pools.step(budget) == Progress::More {
                     return Ok(Progress::More);
                 }
@@ -232,42 +234,42 @@ impl Snapshot {
                 let patience = PATIENCE.saturating_sub(self.begun.elapsed());
                 let membership = identity.membership;
                 probes.sharing.begin(&self.maps, &self.layout, all, membership, patience);
-                self.stage = Stage::Touched;
+                self.stage = SnapshotStage::Touched;
                 Ok(Progress::Done)
             }
-            Stage::Touched => {
+            SnapshotStage::Touched => {
                 if self.count(&mut probes.touched, "zones, touched", budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
                 self.touched = probes.touched.sum();
-                self.stage = Stage::Sharing;
+                self.stage = SnapshotStage::Sharing;
                 Ok(Progress::Done)
             }
-            Stage::Sharing => {
+            SnapshotStage::Sharing => {
                 if self.count(&mut probes.sharing, SHARED, budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 self.stage = match identity.state {
-                    State::ShuttingDown => {
+                    ProcessState::ShuttingDown => {
                         let zones = identity.zones.clone();
                         let known = std::mem::take(&mut probes.resident);
-                        Stage::Zones(ZonesReading::begin(zones, identity.slab, known))
+                        SnapshotStage::Zones(ZonesReading::begin(zones, identity.slab, known))
                     }
-                    _ => Stage::Done,
+                    _ => SnapshotStage::Done,
                 };
                 Ok(Progress::Done)
             }
-            Stage::Zones(reading) => {
+            SnapshotStage::Zones(reading) => {
                 if reading.step(budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 (self.zones, probes.resident) = reading.finish();
                 fit_full(&mut self.zones);
-                self.stage = Stage::Done;
+                self.stage = SnapshotStage::Done;
                 Ok(Progress::Done)
             }
-            Stage::Done => Ok(Progress::Done),
+            SnapshotStage::Done => Ok(Progress::Done),
         }
     }
 
@@ -348,7 +350,7 @@ impl Snapshot {
             text: Some(text(&self.layout.objects, &self.maps)),
             stacks: Some(stacks),
             hooks: Some(identity.hooks.clone()),
-            own: Some(Own {
+            own: Some(ModuleCost {
                 bytes: identity.own_bytes,
                 snapshot_us: (self.spent + slice).as_micros() as u64,
                 longest_slice_us: self.longest.max(slice).as_micros() as u64,
@@ -377,13 +379,13 @@ impl Snapshot {
     }
 
     /// Returns the figures of the Lua VMs with their bytes in RAM; `None` if VMs are not hooked.
-    fn lua(&mut self) -> Option<Vec<Lua>> {
+    fn lua(&mut self) -> Option<Vec<LuaVms>> {
         self.notes.append(&mut self.layout.lua.notes);
         let mut all = std::mem::take(&mut self.layout.lua.subsystems);
         for lua in &mut all {
             let category = Some(lua.subsystem.category());
             let mine = self.targets.iter().filter(|target| target.category == category);
-            lua.resident = lua.reserved.map(|_| mine.map(Target::bytes).sum());
+            lua.resident = lua.reserved.map(|_| mine.map(CountedRange::bytes).sum());
         }
         (!all.is_empty() || hook::lua::sees_all()).then_some(all)
     }

@@ -8,7 +8,7 @@ use super::zones::ZoneMapping;
 use crate::hook::slab;
 use crate::report::model::zones::{SharedZone, ZoneUse, ZoneUses};
 use crate::report::model::Named;
-use crate::tally::zones::Counts;
+use crate::tally::zones::SlabCounts;
 
 /// The most bytes of a slot for the uses of zones, and the same again for zones from before a
 /// reload.
@@ -40,7 +40,7 @@ pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -
     }
     let known: HashSet<usize> = zones.iter().map(|zone| zone.range.start).collect();
     let others = slab::others(|pool| known.contains(&pool));
-    if others != Counts::default() {
+    if others != SlabCounts::default() {
         notes.push(format!(
             "zones: {} allocations ({} bytes), {} frees and {} failures in slab pools that are none \
              of these zones",

@@ -11,15 +11,15 @@ use std::ops::Range;
 
 use super::shared::{Remembered, SharedResidency};
 use crate::abi::slab::runs::Runs;
-use crate::abi::slab::{Header, Layout};
+use crate::abi::slab::{SlabHeader, SlabLayout};
 use crate::budget::{Budget, Progress};
 use crate::hook::slab;
-use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse, NO_POOL};
+use crate::report::model::zones::{SharedZone, SlotClass, ZonePages, ZoneUse, NO_POOL};
 use crate::report::model::Named;
 use crate::sys::pagemap::page_size;
 use crate::sys::window::Window;
-use crate::tally::mappings::Mapping;
-use crate::tally::zones::Counts;
+use crate::tally::mappings::SharedMapping;
+use crate::tally::zones::SlabCounts;
 
 /// A shared mapping of nginx in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct ZoneMapping {
     /// Whether it is a zone of the configuration, with a slab pool at its start.
     pub is_zone: bool,
     /// The hook's record of the mapping, if the hook saw it.
-    pub seen: Option<Mapping>,
+    pub seen: Option<SharedMapping>,
 }
 
 impl ZoneMapping {
@@ -62,11 +62,11 @@ impl ZoneMapping {
         self.uses_by(slab::masters_counts)
     }
 
-    fn uses_by(&self, counts: impl Fn(&Mapping) -> Option<Counts>) -> ZoneUse {
+    fn uses_by(&self, counts: impl Fn(&SharedMapping) -> Option<SlabCounts>) -> ZoneUse {
         let counts = match &self.seen {
             Some(seen) => counts(seen),
             // A mapping without a slab pool has no allocations.
-            None => (!self.is_zone).then(Counts::default),
+            None => (!self.is_zone).then(SlabCounts::default),
         };
         ZoneUse {
             generation: self.generation(),
@@ -85,19 +85,19 @@ impl ZoneMapping {
 #[derive(Debug)]
 pub struct ZonesReading {
     mappings: Vec<ZoneMapping>,
-    layout: Layout,
-    stage: Stage,
+    layout: SlabLayout,
+    stage: ZoneStage,
     remembered: Remembered,
     done: Vec<(String, SharedZone)>,
 }
 
 #[derive(Debug)]
-enum Stage {
+enum ZoneStage {
     /// The next mapping has not been started.
     Next,
     /// Searches for runs of free pages of a pool with this header; the last field is the attempt
     /// number.
-    Runs(Header, Runs, u32),
+    Runs(SlabHeader, Runs, u32),
     /// Everything about the zone is known except its resident pages.
     Known(Box<SharedZone>),
     /// The resident pages are being counted.
@@ -112,9 +112,13 @@ const TRIES: u32 = 3;
 impl ZonesReading {
     /// Starts to read mappings, whose slab pools have this layout. Earlier counts of pages in RAM
     /// are taken from `remembered`.
-    pub fn begin(mappings: Vec<ZoneMapping>, layout: Layout, mut remembered: Remembered) -> Self {
+    pub fn begin(
+        mappings: Vec<ZoneMapping>,
+        layout: SlabLayout,
+        mut remembered: Remembered,
+    ) -> Self {
         remembered.retain(|range| mappings.iter().any(|mapping| mapping.pages() == *range));
-        ZonesReading { mappings, layout, stage: Stage::Next, remembered, done: Vec::new() }
+        ZonesReading { mappings, layout, stage: ZoneStage::Next, remembered, done: Vec::new() }
     }
 
     /// Continues until the budget is spent or everything is read.
@@ -122,14 +126,14 @@ impl ZonesReading {
         // Lives for one slice at most, so that nobody else sees the second mapping.
         let mut window: Option<Window> = None;
         while let Some(mapping) = self.mappings.get(self.done.len()) {
-            match std::mem::replace(&mut self.stage, Stage::Next) {
-                Stage::Next if !mapping.is_zone => {
+            match std::mem::replace(&mut self.stage, ZoneStage::Next) {
+                ZoneStage::Next if !mapping.is_zone => {
                     self.stage = known(blank(mapping, Some(NO_POOL.to_owned())));
                 }
-                Stage::Next => {
+                ZoneStage::Next => {
                     self.stage = begin(mapping, open(&mut window, mapping), &self.layout)
                 }
-                Stage::Runs(header, runs, tries) => {
+                ZoneStage::Runs(header, runs, tries) => {
                     self.stage = look(
                         mapping,
                         open(&mut window, mapping),
@@ -139,7 +143,7 @@ impl ZonesReading {
                         tries,
                     );
                 }
-                Stage::Known(mut zone) => match self.remembered.of(&mapping.pages()) {
+                ZoneStage::Known(mut zone) => match self.remembered.of(&mapping.pages()) {
                     Some((bytes, age)) => {
                         zone.resident = Some(bytes);
                         zone.resident_ms_ago = u64::try_from(age.as_millis()).ok();
@@ -147,11 +151,11 @@ impl ZonesReading {
                     }
                     None => {
                         let count = SharedResidency::begin(mapping.pages());
-                        self.stage = Stage::Loaded(zone, count);
+                        self.stage = ZoneStage::Loaded(zone, count);
                     }
                 },
-                Stage::Loaded(mut zone, mut count) => match count.step(budget) {
-                    Ok(Progress::More) => self.stage = Stage::Loaded(zone, count),
+                ZoneStage::Loaded(mut zone, mut count) => match count.step(budget) {
+                    Ok(Progress::More) => self.stage = ZoneStage::Loaded(zone, count),
                     Ok(Progress::Done) => {
                         zone.resident = Some(count.finish());
                         zone.resident_ms_ago = Some(0);
@@ -164,7 +168,7 @@ impl ZonesReading {
                     }
                 },
             }
-            if !matches!(self.stage, Stage::Runs(..)) {
+            if !matches!(self.stage, ZoneStage::Runs(..)) {
                 window = None;
             }
             if budget.spent() {
@@ -190,54 +194,59 @@ fn open<'a>(window: &'a mut Option<Window>, mapping: &ZoneMapping) -> &'a Window
 }
 
 /// Starts to read a zone.
-fn begin(mapping: &ZoneMapping, window: &Window, layout: &Layout) -> Stage {
+fn begin(mapping: &ZoneMapping, window: &Window, layout: &SlabLayout) -> ZoneStage {
     match header(mapping, window, layout) {
         Ok(header) => {
             let runs = Runs::begin(header.pages);
-            Stage::Runs(header, runs, 1)
+            ZoneStage::Runs(header, runs, 1)
         }
         Err(why) => known(blank(mapping, Some(why))),
     }
 }
 
-fn known(zone: SharedZone) -> Stage {
-    Stage::Known(Box::new(zone))
+fn known(zone: SharedZone) -> ZoneStage {
+    ZoneStage::Known(Box::new(zone))
 }
 
 /// Examines the next descriptors.
 fn look(
     mapping: &ZoneMapping,
     window: &Window,
-    layout: &Layout,
-    header: Header,
+    layout: &SlabLayout,
+    header: SlabHeader,
     mut runs: Runs,
     tries: u32,
-) -> Stage {
+) -> ZoneStage {
     if let Some(wanted) = runs.wanted(header.descriptors, page_size()) {
         let mut copy = vec![0; wanted.len()];
         if let Err(error) = window.read(wanted.start, &mut copy) {
             return known(blank(mapping, Some(format!("it cannot be read: {error}"))));
         }
         runs.look(&copy);
-        return Stage::Runs(header, runs, tries);
+        return ZoneStage::Runs(header, runs, tries);
     }
     // If the header has not changed since, all figures are of the same moment.
     match self::header(mapping, window, layout) {
         Ok(now) if now.free != runs.free && now.pages <= SMALL && tries < TRIES => {
             let runs = Runs::begin(now.pages);
-            Stage::Runs(now, runs, tries + 1)
+            ZoneStage::Runs(now, runs, tries + 1)
         }
         Ok(now) => known(filled(mapping, &now, &runs)),
         Err(why) => known(blank(mapping, Some(why))),
     }
 }
 
-fn header(mapping: &ZoneMapping, window: &Window, layout: &Layout) -> Result<Header, String> {
+fn header(
+    mapping: &ZoneMapping,
+    window: &Window,
+    layout: &SlabLayout,
+) -> Result<SlabHeader, String> {
     let mut bytes = vec![0; layout.header_bytes().min(mapping.range.len())];
     window
         .read(mapping.range.start, &mut bytes)
         .map_err(|error| format!("it cannot be read: {error}"))?;
-    Header::read(&bytes, &mapping.range, layout, page_size()).map_err(|defect| defect.to_string())
+    SlabHeader::read(&bytes, &mapping.range, layout, page_size())
+        .map_err(|defect| defect.to_string())
 }
 
 /// Returns a zone of which only the mapping is known, with the reason.
@@ -268,7 +277,7 @@ const NOT_COUNTED: &str =
     more than half a page; failures_at_least has the others, which nginx counts";
 
 /// Returns a zone with the figures of its slab pool.
-fn filled(mapping: &ZoneMapping, header: &Header, runs: &Runs) -> SharedZone {
+fn filled(mapping: &ZoneMapping, header: &SlabHeader, runs: &Runs) -> SharedZone {
     let mut zone = blank(mapping, None);
     let (page, total) = (zone.page_size, header.pages as u64);
     // In a pool that keeps changing, the runs and the header are of different moments.
@@ -287,7 +296,7 @@ fn filled(mapping: &ZoneMapping, header: &Header, runs: &Runs) -> SharedZone {
     zone.fill_percent = in_use.saturating_mul(100).checked_div(total.saturating_mul(page));
     zone.failures = whole_pages.map(|counts| counts.fails.saturating_add(slot_failures));
     zone.failures_at_least = zone.failures.or(Some(slot_failures));
-    zone.pages = Some(Pages {
+    zone.pages = Some(ZonePages {
         total,
         used,
         free: header.free,
@@ -298,7 +307,7 @@ fn filled(mapping: &ZoneMapping, header: &Header, runs: &Runs) -> SharedZone {
     });
     let slots = header.classes.iter().map(|class| {
         let slot =
-            Slot { used: class.used, free: class.free, reqs: class.reqs, fails: class.fails };
+            SlotClass { used: class.used, free: class.free, reqs: class.reqs, fails: class.fails };
         (class.size.to_string(), slot)
     });
     zone.slots = Some(Named(slots.collect()));

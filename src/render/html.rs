@@ -26,9 +26,9 @@ use maud::{html, Markup, PreEscaped, DOCTYPE};
 use sha2::{Digest, Sha256};
 
 use super::units::micros;
-use super::who::{groups, product, Names};
+use super::who::{groups, product, ProcessNames};
 use crate::budget::Progress;
-use crate::report::model::{Server, State};
+use crate::report::model::{ProcessState, Server};
 use cells::visible;
 use section::{split, Section, ROWS};
 
@@ -196,7 +196,7 @@ fn back(server: &Server) -> Markup {
 
 /// The notices above the figures.
 fn notices(server: &Server) -> Markup {
-    let silent = server.processes.iter().filter(|p| p.state == State::Unresponsive).count();
+    let silent = server.processes.iter().filter(|p| p.state == ProcessState::Unresponsive).count();
     let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
     html! {
         div #notices {
@@ -217,7 +217,7 @@ fn notices(server: &Server) -> Markup {
 }
 
 fn notes(server: &Server) -> Markup {
-    let names = Names::new(&server.processes);
+    let names = ProcessNames::new(&server.processes);
     let notes = groups(&server.processes, |p| p.notes.clone());
     html! {
         @if !notes.is_empty() {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::budget::Progress;
 use crate::report::fields::Fields;
-use crate::report::model::zones::Zone;
+use crate::report::model::zones::ZoneVersions;
 use crate::report::model::{Process, Server};
 
 /// A typical size of a process in JSON, in bytes. Room is reserved ahead for many processes,
@@ -22,7 +22,7 @@ pub(super) struct Json {
     head: String,
     processes: IntoIter<Process>,
     middle: String,
-    zones: IntoIter<(String, Zone)>,
+    zones: IntoIter<(String, ZoneVersions)>,
     tail: String,
 }
 

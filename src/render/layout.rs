@@ -34,12 +34,12 @@ struct Column {
 /// A table. Its first columns name the rows. If the table is too wide for a line, the other columns
 /// are split into blocks, and the names are repeated in front of each block.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Table {
+pub(crate) struct TextTable {
     names: Vec<Column>,
     columns: Vec<Column>,
 }
 
-impl Table {
+impl TextTable {
     /// Adds a column that names the rows.
     pub(crate) fn name(&mut self, head: &[&str], cells: Vec<String>) {
         self.names.push(Column::new(Align::Left, head, cells, shorten_all));
@@ -66,7 +66,7 @@ impl Table {
     }
 
     /// The table with its names shortened as much as one line needs, and no more.
-    fn fitted(&self) -> Table {
+    fn fitted(&self) -> TextTable {
         let mut fitted = self.clone();
         let full = |column: &Column| column.width.saturating_add(1);
         let all = self.names.iter().chain(&self.columns);
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn aligned() {
-        let mut table = Table::default();
+        let mut table = TextTable::default();
         table.name(&["process"], vec!["a".to_owned(), "long name".to_owned()]);
         table.column(Align::Right, &["size", "B"], vec!["1".to_owned(), "1234567".to_owned()]);
         table.column(Align::Left, &["state"], vec!["ok".to_owned(), String::new()]);
@@ -302,7 +302,7 @@ mod tests {
     fn blocks_fit() {
         for columns in 1..40 {
             for width in [1, 8, 13, CELL, 200] {
-                let mut table = Table::default();
+                let mut table = TextTable::default();
                 table.name(&[""], cells(10, 3));
                 for _ in 0..columns {
                     table.column(Align::Right, &["h", "i"], cells(width, 3));
@@ -338,10 +338,10 @@ mod tests {
     #[test]
     fn names_are_whole_where_there_is_room() {
         let name = "a".repeat(NAME);
-        let mut table = Table::default();
+        let mut table = TextTable::default();
         table.name(&["zone"], vec![name.clone()]);
         table.column(Align::Right, &["size"], cells(20, 1));
-        let print = |table: &Table| {
+        let print = |table: &TextTable| {
             let mut out = String::new();
             table.print(&mut out);
             out
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn gap_narrows_before_it_splits() {
-        let mut table = Table::default();
+        let mut table = TextTable::default();
         table.name(&[""], cells(10, 1));
         for _ in 0..9 {
             table.column(Align::Right, &[""], cells(9, 1));

@@ -22,13 +22,13 @@ use prometheus_client::registry::Registry;
 use crate::budget::Progress;
 use crate::report::model::Server;
 use family::{Families, Family};
-use groups::Group;
+use groups::ProcessGroup;
 
 /// The prefix of all names.
 const PREFIX: &str = "nginx_memstat";
 
 /// Adds metric families of a server.
-type Source = fn(&mut Families, &Server, &[Group]);
+type Source = fn(&mut Families, &Server, &[ProcessGroup]);
 
 /// All sources, in the order of the metrics.
 const SOURCES: [Source; 10] = [

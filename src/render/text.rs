@@ -12,12 +12,12 @@ pub(super) mod pools;
 mod summary;
 mod zones;
 
-use super::layout::{paragraph, Align, Table};
+use super::layout::{paragraph, Align, TextTable};
 use super::units::{count, known, micros, millis, seconds, size};
-use super::who::{groups, label, product, Names};
+use super::who::{groups, label, product, ProcessNames};
 use crate::format::ascii;
 use crate::report::fields::Fields;
-use crate::report::model::{HookState, Hooks, Process, Server, State, System, Text, Totals};
+use crate::report::model::{HookState, Hooks, Process, ProcessState, Server, System, Text, Totals};
 
 /// The maximum number of listed executables and libraries.
 const OBJECTS: usize = 6;
@@ -51,7 +51,7 @@ pub fn text(server: &Server, fields: Option<&Fields>) -> String {
 
 /// The sections of the requested parts of the processes.
 fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
-    let names = Names::new(&server.processes);
+    let names = ProcessNames::new(&server.processes);
     if ["system", "state", "generation", "uptime_s", "age_ms"].into_iter().any(&wants) {
         processes(out, &server.processes);
     }
@@ -95,7 +95,7 @@ fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
 }
 
 fn notes(out: &mut String, processes: &[Process]) {
-    let names = Names::new(processes);
+    let names = ProcessNames::new(processes);
     let notes = groups(processes, |p| p.notes.clone());
     if !notes.is_empty() {
         section(out, "Notes");
@@ -136,16 +136,16 @@ fn processes(out: &mut String, processes: &[Process]) {
 }
 
 /// The table of the kernel's figures of processes. `head` is the head of the column of names.
-fn systems(head: &str, processes: &[&Process]) -> Table {
+fn systems(head: &str, processes: &[&Process]) -> TextTable {
     let cells = |cell: fn(&Process) -> String| processes.iter().map(|p| cell(p)).collect();
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&[head], cells(label));
     table.name(&["pid"], cells(|p| p.pid.to_string()));
     table.column(Align::Right, &["gen"], cells(|p| known(p.generation, count)));
     table.column(Align::Left, &["state"], cells(|p| state(p.state).to_owned()));
     table.column(Align::Right, &["uptime"], cells(|p| known(p.uptime_s, seconds)));
-    type Figure = fn(&System) -> Option<u64>;
-    let figures: [(&str, Figure); 6] = [
+    type SystemFigure = fn(&System) -> Option<u64>;
+    let figures: [(&str, SystemFigure); 6] = [
         ("resident", |s| s.resident),
         ("anon", |s| s.resident_anon),
         ("file", |s| s.resident_file),
@@ -164,7 +164,7 @@ fn systems(head: &str, processes: &[&Process]) -> Table {
 const OLD_MS: u64 = 5000;
 
 fn is_old(process: &Process) -> bool {
-    process.state == State::Unresponsive || process.age_ms >= 1000
+    process.state == ProcessState::Unresponsive || process.age_ms >= 1000
 }
 
 /// Which figures of a process are old, and their age in milliseconds; `None` if they are new.
@@ -183,17 +183,17 @@ fn ages<'a>(out: &mut String, processes: impl Iterator<Item = &'a Process>) {
     }
 }
 
-fn state(state: State) -> &'static str {
+fn state(state: ProcessState) -> &'static str {
     match state {
-        State::Active => "active",
-        State::ShuttingDown => "shutting_down",
-        State::Unresponsive => "unresponsive",
+        ProcessState::Active => "active",
+        ProcessState::ShuttingDown => "shutting_down",
+        ProcessState::Unresponsive => "unresponsive",
     }
 }
 
 /// A table whose rows are named by process.
-fn named(processes: &[&Process]) -> Table {
-    let mut table = Table::default();
+fn named(processes: &[&Process]) -> TextTable {
+    let mut table = TextTable::default();
     table.name(&["process"], processes.iter().map(|p| label(p)).collect());
     table.name(&["pid"], processes.iter().map(|p| p.pid.to_string()).collect());
     table

@@ -3,18 +3,18 @@
 
 use std::collections::HashMap;
 
-use crate::report::model::{Kind, Process, Server};
+use crate::report::model::{Process, ProcessKind, Server};
 
 /// The name of a kind.
-pub(crate) fn kind(kind: Kind) -> &'static str {
+pub(crate) fn kind(kind: ProcessKind) -> &'static str {
     match kind {
-        Kind::Master => "master",
-        Kind::Single => "single",
-        Kind::Worker => "worker",
-        Kind::PrivilegedAgent => "privileged agent",
-        Kind::CacheManager => "cache manager",
-        Kind::CacheLoader => "cache loader",
-        Kind::Other => "other",
+        ProcessKind::Master => "master",
+        ProcessKind::Single => "single",
+        ProcessKind::Worker => "worker",
+        ProcessKind::PrivilegedAgent => "privileged agent",
+        ProcessKind::CacheManager => "cache manager",
+        ProcessKind::CacheLoader => "cache loader",
+        ProcessKind::Other => "other",
     }
 }
 
@@ -33,27 +33,27 @@ pub(crate) fn product(server: &Server) -> String {
 /// The name of a process: its kind and the worker's number.
 pub(crate) fn label(process: &Process) -> String {
     match (process.kind, process.id) {
-        (Kind::Worker, Some(id)) => format!("worker {id}"),
-        (Kind::Worker, None) => "worker ?".to_owned(),
+        (ProcessKind::Worker, Some(id)) => format!("worker {id}"),
+        (ProcessKind::Worker, None) => "worker ?".to_owned(),
         (other, _) => kind(other).to_owned(),
     }
 }
 
 /// Writes short lists of processes: `master, workers 0-3`.
-pub(crate) struct Names<'a> {
+pub(crate) struct ProcessNames<'a> {
     processes: &'a [Process],
     /// The number of processes that have each label.
     bearers: HashMap<String, usize>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> ProcessNames<'a> {
     pub(crate) fn new(processes: &'a [Process]) -> Self {
         let mut bearers = HashMap::<String, usize>::new();
         for process in processes {
             let count = bearers.entry(label(process)).or_default();
             *count = count.saturating_add(1);
         }
-        Names { processes, bearers }
+        ProcessNames { processes, bearers }
     }
 
     /// Lists the processes at these indices, which are in order. The list of all processes is `all
@@ -70,7 +70,7 @@ impl<'a> Names<'a> {
             let label = label(process);
             let alone = self.bearers.get(&label).copied().unwrap_or_default() <= 1;
             match (process.kind, process.id) {
-                (Kind::Worker, Some(id)) if alone => {
+                (ProcessKind::Worker, Some(id)) if alone => {
                     if workers.is_empty() {
                         at = names.len();
                     }
@@ -144,9 +144,9 @@ mod tests {
 
     #[test]
     fn lists() {
-        let worker = |id, pid| Process { kind: Kind::Worker, id, pid, ..bare() };
+        let worker = |id, pid| Process { kind: ProcessKind::Worker, id, pid, ..bare() };
         let processes = [
-            Process { kind: Kind::Master, pid: 1, ..bare() },
+            Process { kind: ProcessKind::Master, pid: 1, ..bare() },
             worker(Some(0), 2),
             worker(Some(1), 3),
             worker(Some(2), 4),
@@ -154,14 +154,14 @@ mod tests {
             worker(Some(7), 6),
             worker(None, 7),
         ];
-        let names = Names::new(&processes);
+        let names = ProcessNames::new(&processes);
         assert_eq!(names.list(&[]), "");
         assert_eq!(names.list(&[0]), "master");
         assert_eq!(names.list(&[1]), "worker 0");
         assert_eq!(names.list(&[0, 1, 2, 5]), "master, workers 0-1, 7");
         assert_eq!(names.list(&[1, 3, 6]), "worker 0, worker 2 pid 4, worker ?");
         assert_eq!(names.list(&[0, 1, 2, 3, 4, 5, 6]), "all processes");
-        assert_eq!(Names::new(&processes[..1]).list(&[0]), "master");
+        assert_eq!(ProcessNames::new(&processes[..1]).list(&[0]), "master");
         assert_eq!(names.list(&[99]), "");
         assert_eq!(ranges(&[u32::MAX, 0]), "4294967295, 0");
     }

@@ -85,7 +85,7 @@ mod tests {
     use super::super::render;
     use super::*;
     use crate::report::merge::zones::merge;
-    use crate::report::model::Kind;
+    use crate::report::model::ProcessKind;
     use crate::report::sample::{self, Random};
 
     const ALL: [Media; 5] =
@@ -93,7 +93,7 @@ mod tests {
 
     fn servers() -> Vec<Server> {
         let workers =
-            |count| (0..count).map(|i| sample::full(Kind::Worker, Some(i), 11 + i as i32));
+            |count| (0..count).map(|i| sample::full(ProcessKind::Worker, Some(i), 11 + i as i32));
         let mut narrowed = sample::small();
         assert!(narrowed.narrow("one"));
         let mut one = sample::small();

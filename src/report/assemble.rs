@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::merge::sharing::{self, Merged};
 use super::merge::zones::{self, Reported};
 use super::model::zones::SharedZones;
-use super::model::{AnsweredBy, Process, Server, State, Totals, MODULE, SCHEMA};
+use super::model::{AnsweredBy, Process, ProcessState, Server, Totals, MODULE, SCHEMA};
 
 /// The properties of a reply itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i3
     let newest = processes.iter().filter_map(|process| process.generation).max();
     // A process from before a reload may have mappings that no other process has.
     let is_old = |p: &Process| {
-        p.state == State::ShuttingDown || (p.generation.is_some() && p.generation != newest)
+        p.state == ProcessState::ShuttingDown || (p.generation.is_some() && p.generation != newest)
     };
     let counted = match processes.iter().filter(|p| is_old(p)).find_map(zones::hides) {
         Some(why) => Err(why),
@@ -125,7 +125,7 @@ pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::report::model::zones::SharedZone;
-    use crate::report::model::{Kind, System};
+    use crate::report::model::{ProcessKind, System};
     use crate::report::sample;
 
     fn facts() -> Facts {
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    fn process(kind: Kind, id: Option<u32>, generation: Option<u64>, pid: i32) -> Process {
+    fn process(kind: ProcessKind, id: Option<u32>, generation: Option<u64>, pid: i32) -> Process {
         let system = System {
             resident: Some(100),
             resident_anon: Some(60),
@@ -154,18 +154,18 @@ mod tests {
     #[test]
     fn order() {
         let sorted = [
-            process(Kind::Master, None, Some(2), 9),
-            process(Kind::Single, None, Some(2), 1),
-            process(Kind::Worker, Some(0), Some(1), 20),
-            process(Kind::Worker, Some(0), Some(2), 8),
-            process(Kind::Worker, Some(2), Some(1), 4),
-            process(Kind::Worker, Some(10), Some(1), 3),
-            process(Kind::Worker, None, Some(1), 2),
-            process(Kind::PrivilegedAgent, None, None, 7),
-            process(Kind::CacheManager, None, Some(1), 6),
-            process(Kind::CacheLoader, None, Some(1), 5),
-            process(Kind::Other, None, None, 21),
-            process(Kind::Other, None, None, 22),
+            process(ProcessKind::Master, None, Some(2), 9),
+            process(ProcessKind::Single, None, Some(2), 1),
+            process(ProcessKind::Worker, Some(0), Some(1), 20),
+            process(ProcessKind::Worker, Some(0), Some(2), 8),
+            process(ProcessKind::Worker, Some(2), Some(1), 4),
+            process(ProcessKind::Worker, Some(10), Some(1), 3),
+            process(ProcessKind::Worker, None, Some(1), 2),
+            process(ProcessKind::PrivilegedAgent, None, None, 7),
+            process(ProcessKind::CacheManager, None, Some(1), 6),
+            process(ProcessKind::CacheLoader, None, Some(1), 5),
+            process(ProcessKind::Other, None, None, 21),
+            process(ProcessKind::Other, None, None, 22),
         ];
         let mut random = sample::Random::new(2);
         for _ in 0..100 {
@@ -187,8 +187,10 @@ mod tests {
 
     #[test]
     fn sums() {
-        let two =
-            vec![process(Kind::Master, None, None, 1), process(Kind::Worker, Some(0), None, 2)];
+        let two = vec![
+            process(ProcessKind::Master, None, None, 1),
+            process(ProcessKind::Worker, Some(0), None, 2),
+        ];
         let expected = Totals {
             processes: 2,
             resident: Some(200),
@@ -225,16 +227,20 @@ mod tests {
     fn zones_that_are_not_known_are_not_summed() {
         let old = |state, generation| {
             let mut processes = vec![
-                process(Kind::Worker, Some(0), Some(2), 11),
-                process(Kind::Worker, Some(0), generation, 12),
+                process(ProcessKind::Worker, Some(0), Some(2), 11),
+                process(ProcessKind::Worker, Some(0), generation, 12),
             ];
             processes[0].zones = Some(Default::default());
             processes[1].state = state;
             assemble(facts(), processes, one_zone(Some(64)), &Merged::default())
         };
-        assert_eq!(old(State::Active, Some(2)).totals.shared_memory, Some(64));
-        assert_eq!(old(State::Active, None).totals.shared_memory, Some(64), "it has just begun");
-        for server in [old(State::Active, Some(1)), old(State::ShuttingDown, None)] {
+        assert_eq!(old(ProcessState::Active, Some(2)).totals.shared_memory, Some(64));
+        assert_eq!(
+            old(ProcessState::Active, None).totals.shared_memory,
+            Some(64),
+            "it has just begun"
+        );
+        for server in [old(ProcessState::Active, Some(1)), old(ProcessState::ShuttingDown, None)] {
             assert_eq!(server.totals.shared_memory, None);
             let note = "totals.shared_memory: the zones of process 12 are not known";
             let unique = "totals.resident_unique: totals.shared_memory is not known";
@@ -259,7 +265,7 @@ mod tests {
     #[test]
     fn the_process_that_answers_notes_an_unknown_product() {
         let product = Err("the executable has no line".to_owned());
-        let processes = [10, 11].map(|pid| process(Kind::Worker, None, None, pid)).to_vec();
+        let processes = [10, 11].map(|pid| process(ProcessKind::Worker, None, None, pid)).to_vec();
         let server =
             assemble(Facts { product, ..facts() }, processes, Vec::new(), &Merged::default());
         assert_eq!(server.product, None);

@@ -12,7 +12,7 @@ use super::model::{Breakdown, Category, Region, System};
 
 /// The bytes counted in the address ranges of one category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct CategoryPart {
     /// The category. The remainders, [`Category::FileOther`] and [`Category::AnonOther`], are
     /// computed: parts that name them are ignored.
     pub category: Category,
@@ -44,7 +44,7 @@ pub fn settle(system: &mut System) -> Option<String> {
 /// part. The notes name the corrections, or the reason why there is no breakdown.
 pub fn close(
     system: &System,
-    parts: &[Part],
+    parts: &[CategoryPart],
     file_other_reserved: u64,
 ) -> (Option<Breakdown>, Vec<String>) {
     let (Some(size), Some(anon), Some(file), Some(shmem), Some(resident)) = (
@@ -106,14 +106,14 @@ pub fn close(
 
 /// The bytes of one category. Sums of parts may need more than 64 bits until they are fitted.
 #[derive(Debug, Clone, Copy, Default)]
-struct Held {
+struct CategoryBytes {
     reserved: u128,
     anon: u128,
     /// File pages and shared memory.
     file: u128,
 }
 
-impl Held {
+impl CategoryBytes {
     /// The entry of the breakdown. Fitted figures do not exceed the kernel's, so none is cut off
     /// here.
     fn region(self) -> Region {
@@ -126,8 +126,8 @@ impl Held {
 }
 
 /// Sums the parts by category.
-fn merge(parts: &[Part]) -> BTreeMap<Category, Held> {
-    let mut held = BTreeMap::<Category, Held>::new();
+fn merge(parts: &[CategoryPart]) -> BTreeMap<Category, CategoryBytes> {
+    let mut held = BTreeMap::<Category, CategoryBytes>::new();
     for part in parts {
         if matches!(part.category, Category::FileOther | Category::AnonOther) {
             continue;
@@ -145,8 +145,8 @@ fn merge(parts: &[Part]) -> BTreeMap<Category, Held> {
 /// the unused rest of the limit. `report` gets the bytes that were subtracted and the names of the
 /// entries.
 fn fit(
-    held: &mut BTreeMap<Category, Held>,
-    figure: fn(&mut Held) -> &mut u128,
+    held: &mut BTreeMap<Category, CategoryBytes>,
+    figure: fn(&mut CategoryBytes) -> &mut u128,
     limit: u128,
     report: impl FnOnce(u128, String),
 ) -> u128 {

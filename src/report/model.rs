@@ -24,5 +24,8 @@ pub mod zones;
 pub use breakdown::{Breakdown, Category, Region};
 pub use hooks::{HookState, Hooks};
 pub use named::Named;
-pub use process::{Allocator, Kind, Object, Own, Process, Published, Stacks, State, System, Text};
+pub use process::{
+    Allocator, ModuleCost, Process, ProcessKind, ProcessState, Published, Stacks, System, Text,
+    TextObject,
+};
 pub use server::{AnsweredBy, Server, Totals, MODULE, SCHEMA};

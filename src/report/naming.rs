@@ -1,11 +1,11 @@
 //! Derives the name and the kind of a creator from what is known of its code.
 #![forbid(unsafe_code)]
 
-use super::model::pools::Kind;
+use super::model::pools::PoolKind;
 
 /// What is known of the code that creates pools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Known<'a> {
+pub struct KnownCode<'a> {
     /// Its name, if the code itself reveals it.
     pub code: Option<&'a str>,
     /// Its offset in bytes from the exported function below it.
@@ -50,7 +50,7 @@ const NEAR: usize = 8;
 /// a function without a name takes the name of its direct caller if that is near, in the same
 /// source file: it is then a part of the caller. nginx's functions are in the order of its source
 /// files, so the common prefix of the names on both sides is the prefix of the file's names.
-pub fn name(known: &Known) -> Option<String> {
+pub fn name(known: &KnownCode) -> Option<String> {
     if let Some(name) = known.code {
         return Some(name.to_owned());
     }
@@ -81,40 +81,40 @@ pub fn prefix<'a>(one: &'a str, other: &str) -> Option<&'a str> {
 const HTTP2_STREAM: usize = 1024;
 
 /// The purpose of a creator's pools.
-pub fn kind(known: &Known) -> Kind {
+pub fn kind(known: &KnownCode) -> PoolKind {
     if known.of_cycles {
-        return Kind::Cycle;
+        return PoolKind::Cycle;
     }
     let name = name(known);
     match kind_of(name.as_deref().unwrap_or_default(), known) {
         // The caller shows the purpose as well, even if it does not provide the name.
-        Kind::Other => match kind_of(known.function.unwrap_or_default(), known) {
-            kind if kind == Kind::Conf || name.is_none_or(|name| name.contains('+')) => kind,
-            _ => Kind::Other,
+        PoolKind::Other => match kind_of(known.function.unwrap_or_default(), known) {
+            kind if kind == PoolKind::Conf || name.is_none_or(|name| name.contains('+')) => kind,
+            _ => PoolKind::Other,
         },
         kind => kind,
     }
 }
 
-fn kind_of(name: &str, known: &Known) -> Kind {
+fn kind_of(name: &str, known: &KnownCode) -> PoolKind {
     let is = |prefix: &str| name.starts_with(prefix);
     if is("ngx_http_lua_") || is("ngx_stream_lua_") || known.object.contains("_lua_module") {
-        Kind::Lua
+        PoolKind::Lua
     } else if is("ngx_http_create_request") || is("ngx_http_alloc_request") {
-        Kind::Request
+        PoolKind::Request
     } else if is("ngx_http_v2_") {
         match known.first_size {
-            HTTP2_STREAM => Kind::Http2Stream,
-            _ => Kind::Connection,
+            HTTP2_STREAM => PoolKind::Http2Stream,
+            _ => PoolKind::Connection,
         }
     } else if is("ngx_event_accept") || is("ngx_event_recvmsg") || is("ngx_quic_") {
-        Kind::Connection
+        PoolKind::Connection
     } else if is("ngx_http_upstream_") || is("ngx_stream_proxy_") {
-        Kind::Upstream
+        PoolKind::Upstream
     } else if is("ngx_init_cycle") || is("ngx_conf_") {
-        Kind::Conf
+        PoolKind::Conf
     } else {
-        Kind::Other
+        PoolKind::Other
     }
 }
 
@@ -122,7 +122,7 @@ fn kind_of(name: &str, known: &Known) -> Kind {
 mod tests {
     use super::*;
 
-    const NGINX: Known = Known {
+    const NGINX: KnownCode = KnownCode {
         code: None,
         offset: 0x1f,
         function: None,
@@ -160,34 +160,34 @@ mod tests {
             (None, 0, 0, (None, None), None),
         ];
         for (function, calls, between, (below, above), expected) in table {
-            let known = Known { function, calls, between, below, above, ..NGINX };
+            let known = KnownCode { function, calls, between, below, above, ..NGINX };
             assert_eq!(name(&known).as_deref(), expected, "{known:?}");
-            let known = Known { code: Some("static_function"), ..known };
+            let known = KnownCode { code: Some("static_function"), ..known };
             assert_eq!(name(&known).as_deref(), Some("static_function"), "{known:?}");
         }
     }
 
     #[test]
     fn kinds() {
-        let exact = |function| Known { function: Some(function), calls: 0, ..NGINX };
-        let around = |below, above| Known { below: Some(below), above: Some(above), ..NGINX };
+        let exact = |function| KnownCode { function: Some(function), calls: 0, ..NGINX };
+        let around = |below, above| KnownCode { below: Some(below), above: Some(above), ..NGINX };
         let http2 = around("ngx_http_v2_init", "ngx_http_v2_close");
         for (known, expected) in [
-            (Known { of_cycles: true, ..exact("ngx_init_cycle") }, Kind::Cycle),
-            (exact("ngx_init_cycle"), Kind::Conf),
-            (Known { function: Some("ngx_conf_parse"), ..NGINX }, Kind::Conf),
-            (exact("ngx_event_accept"), Kind::Connection),
-            (exact("ngx_event_recvmsg"), Kind::Connection),
-            (exact("ngx_http_create_request"), Kind::Request),
-            (exact("ngx_http_v2_init"), Kind::Connection),
-            (http2, Kind::Connection),
-            (Known { first_size: 1024, ..http2 }, Kind::Http2Stream),
-            (exact("ngx_http_upstream_init"), Kind::Upstream),
-            (around("ngx_http_upstream_init", "ngx_http_upstream_free"), Kind::Upstream),
-            (exact("ngx_http_lua_socket_tcp"), Kind::Lua),
-            (Known { object: "ngx_stream_lua_module.so", ..NGINX }, Kind::Lua),
-            (exact("ngx_ssl_ocsp_start"), Kind::Other),
-            (NGINX, Kind::Other),
+            (KnownCode { of_cycles: true, ..exact("ngx_init_cycle") }, PoolKind::Cycle),
+            (exact("ngx_init_cycle"), PoolKind::Conf),
+            (KnownCode { function: Some("ngx_conf_parse"), ..NGINX }, PoolKind::Conf),
+            (exact("ngx_event_accept"), PoolKind::Connection),
+            (exact("ngx_event_recvmsg"), PoolKind::Connection),
+            (exact("ngx_http_create_request"), PoolKind::Request),
+            (exact("ngx_http_v2_init"), PoolKind::Connection),
+            (http2, PoolKind::Connection),
+            (KnownCode { first_size: 1024, ..http2 }, PoolKind::Http2Stream),
+            (exact("ngx_http_upstream_init"), PoolKind::Upstream),
+            (around("ngx_http_upstream_init", "ngx_http_upstream_free"), PoolKind::Upstream),
+            (exact("ngx_http_lua_socket_tcp"), PoolKind::Lua),
+            (KnownCode { object: "ngx_stream_lua_module.so", ..NGINX }, PoolKind::Lua),
+            (exact("ngx_ssl_ocsp_start"), PoolKind::Other),
+            (NGINX, PoolKind::Other),
         ] {
             assert_eq!(kind(&known), expected, "{known:?}");
         }

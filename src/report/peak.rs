@@ -66,7 +66,7 @@ impl Worst {
 mod tests {
     use super::*;
     use crate::report::model::pools::Creator;
-    use crate::report::model::Kind;
+    use crate::report::model::ProcessKind;
     use crate::report::sample::full;
 
     const M: u64 = 1 << 20;
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn five_creators_that_held_something() {
-        let mut pools = full(Kind::Worker, Some(0), 11).pools.unwrap();
+        let mut pools = full(ProcessKind::Worker, Some(0), 11).pools.unwrap();
         let one = pools.by_creator[0].clone();
         pools.by_creator = (0..8).map(|live| model_creator(&one, live)).collect();
         let peak = PeakPools::of(&pools, None);

@@ -3,7 +3,7 @@
 
 use super::model::Process;
 use super::sample::{bare, full, Random};
-use crate::report::model::Kind;
+use crate::report::model::ProcessKind;
 
 fn travels(process: &Process) -> Vec<u8> {
     let bytes = postcard::to_stdvec(process).unwrap();
@@ -16,7 +16,7 @@ fn travels(process: &Process) -> Vec<u8> {
 #[test]
 fn identical() {
     travels(&bare());
-    travels(&full(Kind::Worker, Some(0), 11));
+    travels(&full(ProcessKind::Worker, Some(0), 11));
     let mut random = Random::new(3);
     for _ in 0..5_000 {
         travels(&random.process());
@@ -26,7 +26,7 @@ fn identical() {
 /// A truncated snapshot is refused, wherever it ends.
 #[test]
 fn truncated() {
-    let bytes = travels(&full(Kind::Worker, Some(0), 11));
+    let bytes = travels(&full(ProcessKind::Worker, Some(0), 11));
     for end in 0..bytes.len() {
         assert!(postcard::from_bytes::<Process>(&bytes[..end]).is_err(), "{end}");
     }
@@ -37,7 +37,7 @@ fn truncated() {
 #[test]
 fn damaged() {
     let mut random = Random::new(4);
-    let whole = travels(&full(Kind::Worker, Some(0), 11));
+    let whole = travels(&full(ProcessKind::Worker, Some(0), 11));
     for round in 0..50_000 {
         let bytes: Vec<u8> = if round % 2 == 0 {
             (0..random.below(200)).map(|_| random.bits() as u8).collect()
@@ -58,7 +58,7 @@ fn damaged() {
 /// Lengths of 2^63 and the like in front of each sequence and string are refused at once.
 #[test]
 fn claimed_lengths() {
-    let whole = travels(&full(Kind::Worker, Some(0), 11));
+    let whole = travels(&full(ProcessKind::Worker, Some(0), 11));
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
     for at in 0..whole.len() {
         let mut bytes = whole[..at].to_vec();

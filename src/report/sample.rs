@@ -12,8 +12,8 @@ pub(crate) use random::Random;
 use super::assemble::{assemble, Facts};
 use super::merge::pages::Spans;
 use super::merge::sharing::Merged;
-use super::model::lua::{self, Gc, Lua, Mappings, Subsystem};
-use super::model::pools::{self, Creator, LivePool, Pools, Sizes};
+use super::model::lua::{self, Gc, LuaMappings, LuaVms, Subsystem};
+use super::model::pools::{self, Creator, LivePool, PoolSizes, Pools};
 use super::model::sharing::Sharing;
 use super::model::*;
 
@@ -32,7 +32,7 @@ fn pools() -> Pools {
         large_bytes: 16 * K,
         large_count: 4,
         peak_bytes: bytes * K,
-        sizes: Sizes(vec![(512, 30 * live), (4096, 9 * live)]),
+        sizes: PoolSizes(vec![(512, 30 * live), (4096, 9 * live)]),
     };
     let live = |name: &str, kind, age_s: u64, bytes: u64| LivePool {
         creator: Some(name.to_owned()),
@@ -40,12 +40,12 @@ fn pools() -> Pools {
         age_s,
         bytes: bytes * K,
         large_bytes: 0,
-        generation: (kind == pools::Kind::Cycle).then_some(3),
-        server_name: (kind == pools::Kind::Request).then(|| "example.org".to_owned()),
+        generation: (kind == pools::PoolKind::Cycle).then_some(3),
+        server_name: (kind == pools::PoolKind::Request).then(|| "example.org".to_owned()),
         request: None,
     };
-    let cycle = live("ngx_init_cycle", pools::Kind::Cycle, 3725, 700);
-    let request = live("ngx_http_create_request", pools::Kind::Request, 61, 12);
+    let cycle = live("ngx_init_cycle", pools::PoolKind::Cycle, 3725, 700);
+    let request = live("ngx_http_create_request", pools::PoolKind::Request, 61, 12);
     Pools {
         live: 51,
         created: 2040,
@@ -56,9 +56,9 @@ fn pools() -> Pools {
         large_bytes: 48 * K,
         large_count: 12,
         by_creator: vec![
-            creator("ngx_init_cycle", pools::Kind::Cycle, 1, 700),
-            creator("ngx_http_create_request", pools::Kind::Request, 35, 140),
-            creator("ngx_event_accept", pools::Kind::Connection, 15, 20),
+            creator("ngx_init_cycle", pools::PoolKind::Cycle, 1, 700),
+            creator("ngx_http_create_request", pools::PoolKind::Request, 35, 140),
+            creator("ngx_event_accept", pools::PoolKind::Connection, 15, 20),
         ],
         cycles: vec![cycle.clone()],
         oldest: vec![request.clone()],
@@ -70,11 +70,11 @@ fn pools() -> Pools {
 /// A process without any known figure.
 pub(crate) fn bare() -> Process {
     Process {
-        kind: Kind::Other,
+        kind: ProcessKind::Other,
         id: None,
         pid: 1,
         generation: None,
-        state: State::Active,
+        state: ProcessState::Active,
         age_ms: 0,
         uptime_s: None,
         system: System::default(),
@@ -97,7 +97,7 @@ pub(crate) fn bare() -> Process {
 const K: u64 = 1024;
 
 /// A typical process of a small server; every figure is known.
-pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
+pub(crate) fn full(kind: ProcessKind, id: Option<u32>, pid: i32) -> Process {
     let more = u64::try_from(pid % 7).unwrap_or(0) * 132 * K;
     let region = |reserved: u64, resident: u64| Region {
         reserved: Some(reserved * K),
@@ -110,7 +110,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
         id,
         pid,
         generation: Some(3),
-        state: State::Active,
+        state: ProcessState::Active,
         age_ms: 0,
         uptime_s: Some(3725),
         system: System {
@@ -163,7 +163,7 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             objects: ["libcrypto.so.3", "libc.so.6", "nginx", "libluajit-5.1.so.2", "libm.so.6"]
                 .iter()
                 .zip([4_096, 2_048, 1_536, 1_024, 512])
-                .map(|(path, kib)| Object { path: (*path).to_owned(), bytes: kib * K })
+                .map(|(path, kib)| TextObject { path: (*path).to_owned(), bytes: kib * K })
                 .collect(),
         }),
         stacks: Some(Stacks {
@@ -178,18 +178,18 @@ pub(crate) fn full(kind: Kind, id: Option<u32>, pid: i32) -> Process {
             thread: HookState::On,
             master: Some(HookState::On),
         }),
-        own: Some(Own { bytes: 12_288, snapshot_us: 240, longest_slice_us: 130 }),
+        own: Some(ModuleCost { bytes: 12_288, snapshot_us: 240, longest_slice_us: 130 }),
         notes: vec!["the heap's figures are an estimate".to_owned()],
     }
 }
 
 /// The VM of a small server.
-fn lua() -> Lua {
-    let mut sizes = lua::Sizes::default();
+fn lua() -> LuaVms {
+    let mut sizes = lua::BlockSizes::default();
     for (count, n) in sizes.0.iter_mut().zip([9_000, 12_000, 20_500, 3_100, 800, 60]) {
         *count = n;
     }
-    Lua {
+    LuaVms {
         subsystem: Subsystem::Http,
         vms: 1,
         gc_bytes: Some(3_100 * K),
@@ -202,8 +202,8 @@ fn lua() -> Lua {
         sizes,
         reserved: Some(6_400 * K),
         resident: Some(5_800 * K),
-        segments: Some(Mappings { count: 2, bytes: 5_376 * K }),
-        direct: Some(Mappings { count: 1, bytes: 1_024 * K }),
+        segments: Some(LuaMappings { count: 2, bytes: 5_376 * K }),
+        direct: Some(LuaMappings { count: 1, bytes: 1_024 * K }),
         overhead_bytes: Some(200 * K),
         free_bytes: Some(3_100 * K),
         largest_free: Some(1_900 * K),
@@ -247,25 +247,25 @@ pub(crate) fn server(processes: Vec<Process>) -> Server {
 /// A master, four workers, one of an older generation, one that does not answer, a cache manager.
 pub(crate) fn small() -> Server {
     let mut processes: Vec<_> =
-        (0..4).map(|i| full(Kind::Worker, Some(i), 11 + i as i32)).collect();
-    processes.push(full(Kind::Master, None, 10));
+        (0..4).map(|i| full(ProcessKind::Worker, Some(i), 11 + i as i32)).collect();
+    processes.push(full(ProcessKind::Master, None, 10));
     if let Some(stuck) = processes.get_mut(2) {
-        stuck.state = State::Unresponsive;
+        stuck.state = ProcessState::Unresponsive;
         stuck.age_ms = 12_345;
         stuck.notes.push("it did not answer within 200 ms".to_owned());
     }
     processes.push(Process {
-        state: State::ShuttingDown,
+        state: ProcessState::ShuttingDown,
         generation: Some(2),
         uptime_s: Some(88_000),
-        ..full(Kind::Worker, Some(1), 7)
+        ..full(ProcessKind::Worker, Some(1), 7)
     });
     processes.push(Process {
-        kind: Kind::CacheManager,
+        kind: ProcessKind::CacheManager,
         pid: 15,
         generation: Some(3),
         uptime_s: Some(42),
-        system: full(Kind::Worker, None, 15).system,
+        system: full(ProcessKind::Worker, None, 15).system,
         notes: vec![
             "the process does not run the module's code: only the kernel's figures are known"
                 .to_owned(),

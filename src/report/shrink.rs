@@ -4,10 +4,10 @@
 use super::model::Published;
 
 /// The name of a part and the function that removes it.
-type Part = (&'static str, fn(&mut Published));
+type OptionalPart = (&'static str, fn(&mut Published));
 
 /// The parts that can be left out: the longest and least important first.
-const PARTS: [Part; 9] = [
+const PARTS: [OptionalPart; 9] = [
     ("zones", |published| {
         published.zones = Vec::new();
         published.process.zones = None;
@@ -51,11 +51,15 @@ pub fn until(mut published: Published, mut fits: impl FnMut(&Published) -> bool)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::model::Kind;
+    use crate::report::model::ProcessKind;
     use crate::report::sample::full;
 
     fn published() -> Published {
-        Published { process: full(Kind::Worker, Some(0), 11), zones: Vec::new(), sharing: None }
+        Published {
+            process: full(ProcessKind::Worker, Some(0), 11),
+            zones: Vec::new(),
+            sharing: None,
+        }
     }
 
     #[test]

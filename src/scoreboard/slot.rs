@@ -38,7 +38,7 @@ const WORDS: usize = BODY_SIZE / 8;
 const MASK_WORDS: usize = MAX_SLOTS / 64;
 
 /// The words of an encoded snapshot.
-pub(super) type Body = [AtomicU64; WORDS];
+pub(super) type SlotBody = [AtomicU64; WORDS];
 
 /// The phase of an owner that serves.
 const RUNNING: u32 = 0;
@@ -79,7 +79,7 @@ pub struct Slot<'a> {
     /// The pid of the process that owns the slot; 0 for none.
     pid: &'a AtomicI32,
     head: &'a Head,
-    words: &'a Body,
+    words: &'a SlotBody,
 }
 
 /// Why a snapshot cannot be read.
@@ -105,7 +105,7 @@ pub enum PublishError {
 }
 
 impl<'a> Slot<'a> {
-    pub(super) fn new(pid: &'a AtomicI32, head: &'a Head, words: &'a Body) -> Self {
+    pub(super) fn new(pid: &'a AtomicI32, head: &'a Head, words: &'a SlotBody) -> Self {
         Slot { pid, head, words }
     }
 

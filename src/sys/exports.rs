@@ -26,7 +26,7 @@ pub struct Neighbours {
 }
 
 /// A function: its start, and the address of its symbol.
-type Found = (usize, usize);
+type FoundExport = (usize, usize);
 
 /// Finds the neighbours of an address among the functions that the object exports, and how many of
 /// them start between the address and `function`. The neighbours are `None` if the object's tables
@@ -43,7 +43,7 @@ pub unsafe fn around(object: &LoadedObject, address: usize, function: usize) -> 
 
 fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbours> {
     let dynamic = image.dynamic(image.object.dynamic?)?;
-    let (mut below, mut above): (Option<Found>, Option<Found>) = (None, None);
+    let (mut below, mut above): (Option<FoundExport>, Option<FoundExport>) = (None, None);
     let (low, high) = (address.min(function), address.max(function));
     let mut between = 0;
     for index in 0..count(image, &dynamic)? {
@@ -62,7 +62,7 @@ fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbou
             above = Some((at, symbol));
         }
     }
-    let name = |found: Option<Found>| name(image, &dynamic, found?.1);
+    let name = |found: Option<FoundExport>| name(image, &dynamic, found?.1);
     let below_at = below.map_or(0, |(at, _)| at);
     Some(Neighbours { below: name(below), below_at, above: name(above), between })
 }

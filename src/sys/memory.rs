@@ -1,8 +1,8 @@
 //! Reads this process's memory at addresses that may be invalid.
 //!
 //! An address found in a data structure of another program may have been unmapped by another thread
-//! since, or may never have been an address. [`Own`] makes the kernel copy (`process_vm_readv` on
-//! this same process), so a bad address is an error and not a signal.
+//! since, or may never have been an address. [`OwnMemory`] makes the kernel copy (`process_vm_readv`
+//! on this same process), so a bad address is an error and not a signal.
 //!
 //! Invariants of the unsafe code:
 //!
@@ -47,14 +47,14 @@ pub const BATCH: usize = 128;
 /// The memory of this process, read by the kernel. A call takes about 1.4 us, and each record 0.6
 /// us.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Own;
+pub struct OwnMemory;
 
 /// Returns the error for a range that could not be read completely.
 fn unreadable() -> io::Error {
     io::Error::from_raw_os_error(libc::EFAULT)
 }
 
-impl Own {
+impl OwnMemory {
     fn vector(local: &mut [u8], remote: &[libc::iovec]) -> io::Result<usize> {
         let wanted = libc::iovec { iov_base: local.as_mut_ptr().cast(), iov_len: local.len() };
         // SAFETY: there is one local vector over an exclusive slice (2), and it is written within
@@ -73,12 +73,12 @@ impl Own {
     }
 }
 
-impl Memory for Own {
+impl Memory for OwnMemory {
     const BULK: usize = 8192;
 
     fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
         let remote = [libc::iovec { iov_base: at as *mut libc::c_void, iov_len: into.len() }];
-        if Own::vector(into, &remote)? == into.len() {
+        if OwnMemory::vector(into, &remote)? == into.len() {
             Ok(())
         } else {
             Err(unreadable())
@@ -97,7 +97,7 @@ impl Memory for Own {
         if count == 0 {
             return Ok(0);
         }
-        match Own::vector(into.as_flattened_mut(), remote) {
+        match OwnMemory::vector(into.as_flattened_mut(), remote) {
             Ok(bytes) => Ok(bytes / RECORD),
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
             Err(error) => Err(error),
@@ -105,7 +105,7 @@ impl Memory for Own {
     }
 }
 
-/// Like [`Own`], but reads one range directly, without the kernel: about 50 ns per record.
+/// Like [`OwnMemory`], but reads one range directly, without the kernel: about 50 ns per record.
 #[derive(Debug, Clone)]
 pub struct Direct {
     range: std::ops::Range<usize>,
@@ -153,7 +153,7 @@ impl Memory for Direct {
         if self.copy(at, into) {
             Ok(())
         } else {
-            Own.read(at, into)
+            OwnMemory.read(at, into)
         }
     }
 
@@ -185,20 +185,20 @@ mod tests {
     fn reads_itself_and_survives_bad_addresses() {
         let text = *b"0123456789abcdef0123456789ABCDEF";
         let mut copy = [0u8; 16];
-        Own.read(text.as_ptr() as usize, &mut copy).unwrap();
+        OwnMemory.read(text.as_ptr() as usize, &mut copy).unwrap();
         assert_eq!(copy, text[..16]);
-        assert!(Own.read(8, &mut copy).is_err());
-        assert!(Own.read(usize::MAX - 7, &mut copy).is_err());
+        assert!(OwnMemory.read(8, &mut copy).is_err());
+        assert!(OwnMemory.read(usize::MAX - 7, &mut copy).is_err());
 
         let good = text.as_ptr() as usize;
         let mut records = [[0u8; RECORD]; 4];
-        assert_eq!(Own.read_each(&[good, good, 8, good], &mut records).unwrap(), 2);
+        assert_eq!(OwnMemory.read_each(&[good, good, 8, good], &mut records).unwrap(), 2);
         assert_eq!(records[1], text);
-        assert_eq!(Own.read_each(&[8, good], &mut records).unwrap(), 0);
-        assert_eq!(Own.read_each(&[], &mut records).unwrap(), 0);
+        assert_eq!(OwnMemory.read_each(&[8, good], &mut records).unwrap(), 0);
+        assert_eq!(OwnMemory.read_each(&[], &mut records).unwrap(), 0);
         let many = [good; 300];
         let mut records = [[0u8; RECORD]; 300];
-        assert_eq!(Own.read_each(&many, &mut records).unwrap(), BATCH);
+        assert_eq!(OwnMemory.read_each(&many, &mut records).unwrap(), BATCH);
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub fn page_size() -> usize {
 
 /// The word of one page in the pagemap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page(u64);
+pub struct PageEntry(u64);
 
-impl Page {
+impl PageEntry {
     /// Returns whether the page is in RAM and in this process's page table. The shared zero page
     /// counts as present here, but not in the kernel's resident figures.
     pub fn present(self) -> bool {
@@ -162,7 +162,7 @@ impl PageMap {
     pub fn resident(
         &self,
         range: &Range<usize>,
-        mut each: impl FnMut(usize, Page),
+        mut each: impl FnMut(usize, PageEntry),
     ) -> io::Result<usize> {
         /// Bounds a scan, because scanning empty address space takes time, too.
         const BYTES_A_SCAN: usize = 1 << 30;
@@ -218,7 +218,7 @@ impl PageMap {
     pub fn piece(
         &self,
         range: &Range<usize>,
-        mut each: impl FnMut(usize, Page),
+        mut each: impl FnMut(usize, PageEntry),
     ) -> io::Result<usize> {
         let page_size = page_size();
         let start = range.start / page_size * page_size;
@@ -229,7 +229,7 @@ impl PageMap {
         for (i, word) in words.chunks_exact(8).enumerate() {
             let mut bytes = [0u8; 8];
             bytes.copy_from_slice(word);
-            each(start + i * page_size, Page(u64::from_ne_bytes(bytes)));
+            each(start + i * page_size, PageEntry(u64::from_ne_bytes(bytes)));
         }
         Ok(start + pages * page_size)
     }

@@ -48,7 +48,7 @@ pub struct System {
 
 /// The contents of `/proc/PID/status`.
 #[derive(Debug, Clone, Copy)]
-pub struct Reading {
+pub struct StatusReading {
     /// The memory lines.
     pub system: System,
     /// The number of threads of the process.
@@ -60,7 +60,7 @@ pub struct Reading {
 }
 
 /// Reads the status of this process.
-pub fn own() -> io::Result<Reading> {
+pub fn own() -> io::Result<StatusReading> {
     read("/proc/self/status")
 }
 
@@ -74,7 +74,7 @@ pub fn own_resident() -> io::Result<u64> {
 }
 
 /// Reads the status of another process.
-pub fn of(pid: i32) -> io::Result<Reading> {
+pub fn of(pid: i32) -> io::Result<StatusReading> {
     read(&format!("/proc/{pid}/status"))
 }
 
@@ -115,13 +115,13 @@ fn pss_file(rollup: &str) -> Option<u64> {
     line.strip_suffix(" kB")?.trim_start().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn read(path: &str) -> io::Result<Reading> {
+fn read(path: &str) -> io::Result<StatusReading> {
     parse(&read_file(path)?).ok_or_else(|| io::Error::other("it is not of the form it should have"))
 }
 
 /// Parses lines of the form `Name:<tab>value` with sizes in kB. A line that the kernel lacks leaves
 /// its figure unknown.
-fn parse(status: &str) -> Option<Reading> {
+fn parse(status: &str) -> Option<StatusReading> {
     let mut system = System::default();
     let (mut threads, mut parent, mut ended, mut has_memory) = (None, None, false, false);
     for line in status.lines() {
@@ -158,7 +158,7 @@ fn parse(status: &str) -> Option<Reading> {
     // The kernel frees the memory of a process that exits, and so omits these lines, before it
     // makes the process a zombie.
     ended |= !has_memory;
-    Some(Reading { system, threads: threads?, parent: parent?, ended })
+    Some(StatusReading { system, threads: threads?, parent: parent?, ended })
 }
 
 /// Reads a small file of the kernel's. Bytes that are not UTF-8 are replaced.

@@ -15,7 +15,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::memory::{Memory, Own};
+use super::memory::{Memory, OwnMemory};
 
 /// A second mapping of shared memory. It exists as long as the value.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ impl Window {
         let inside = from >= self.of.start && end.is_some_and(|end| end <= self.of.end);
         match self.at {
             _ if !inside => Err(io::Error::from_raw_os_error(libc::EFAULT)),
-            Some(at) => Own.read(at + (from - self.of.start), into),
-            None => Own.read(from, into),
+            Some(at) => OwnMemory.read(at + (from - self.of.start), into),
+            None => OwnMemory.read(from, into),
         }
     }
 }
@@ -91,9 +91,9 @@ mod tests {
             assert_eq!(present(&range), 0);
             assert!(present(&(at..at + range.len())) > 0);
             drop(window);
-            assert!(Own.read(at, &mut [0]).is_err(), "unmapped again");
+            assert!(OwnMemory.read(at, &mut [0]).is_err(), "unmapped again");
         }
-        Own.read(range.start, &mut copy).unwrap();
+        OwnMemory.read(range.start, &mut copy).unwrap();
         assert!(present(&range) > 0, "without a window it would have been");
         let nowhere = Window::open(0..page_size());
         assert!(nowhere.at.is_none() && nowhere.read(8, &mut [0; 8]).is_err());

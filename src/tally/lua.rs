@@ -29,9 +29,9 @@ fn unlikely() {}
 
 /// A counter that one thread writes.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct ThreadCounter(AtomicU64);
 
-impl Count {
+impl ThreadCounter {
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
@@ -61,27 +61,27 @@ const STEP: usize = 16;
 #[repr(C)]
 pub struct Tally {
     /// The size of the small block that is requested now, or was requested last.
-    asked: Count,
+    asked: ThreadCounter,
     /// `top` minus the live bytes. A value below 0 means that `top` has to be raised.
-    room: Count,
-    chunks: Count,
-    frees: Count,
-    top: Count,
-    resizes: Count,
-    failures: Count,
+    room: ThreadCounter,
+    chunks: ThreadCounter,
+    frees: ThreadCounter,
+    top: ThreadCounter,
+    resizes: ThreadCounter,
+    failures: ThreadCounter,
     /// The number of blocks when counting began.
-    born: Count,
-    direct: Count,
-    directs: Count,
+    born: ThreadCounter,
+    direct: ThreadCounter,
+    directs: ThreadCounter,
     /// The new sizes of small blocks, allocated or resized, by step.
-    small: [Count; SMALL / STEP],
+    small: [ThreadCounter; SMALL / STEP],
     /// The new sizes of all other blocks, by class.
-    large: [Count; CLASSES],
+    large: [ThreadCounter; CLASSES],
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        let zero = Count::default;
+        let zero = ThreadCounter::default;
         Tally {
             asked: zero(),
             room: zero(),
@@ -101,7 +101,7 @@ impl Default for Tally {
 
 /// The figures of one or several VMs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct VmFigures {
     /// Bytes that the VM has requested and not freed.
     pub live: u64,
     /// The largest value of `live` so far.
@@ -126,7 +126,7 @@ pub struct Figures {
 
 /// The place of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum BlockPlace {
     /// In a chunk, whose size in bytes is given.
     Chunk(u64),
     /// In a direct mapping, whose size in bytes is given.
@@ -137,7 +137,7 @@ pub enum Place {
 
 impl Tally {
     /// Resets the counters for a VM that has `live` bytes in `blocks` blocks. `chunks`, `direct`
-    /// and `directs` are as in [`Figures`].
+    /// and `directs` are as in [`VmFigures`].
     pub fn begin(&self, live: u64, blocks: u64, chunks: u64, (direct, directs): (u64, u64)) {
         for count in [&self.room, &self.frees, &self.resizes, &self.failures] {
             count.set(0);
@@ -173,7 +173,7 @@ impl Tally {
 
     /// Counts an allocated block.
     #[inline]
-    pub fn allocated(&self, size: usize, place: Place) {
+    pub fn allocated(&self, size: usize, place: BlockPlace) {
         self.count(size, 1);
         self.room.sub(size as u64);
         self.hold(place);
@@ -181,7 +181,7 @@ impl Tally {
 
     /// Counts a block that was made larger or smaller and may have moved.
     #[inline]
-    pub fn resized(&self, from: (usize, Place), to: (usize, Place)) {
+    pub fn resized(&self, from: (usize, BlockPlace), to: (usize, BlockPlace)) {
         self.resizes.add(1);
         self.count(to.0, 1);
         self.raise();
@@ -192,7 +192,7 @@ impl Tally {
 
     /// Counts a freed block.
     #[inline]
-    pub fn freed(&self, size: usize, place: Place) {
+    pub fn freed(&self, size: usize, place: BlockPlace) {
         self.release(place);
         self.raise();
         self.room.add(size as u64);
@@ -229,26 +229,26 @@ impl Tally {
     }
 
     #[inline]
-    fn hold(&self, place: Place) {
+    fn hold(&self, place: BlockPlace) {
         match place {
-            Place::Chunk(bytes) => self.chunks.add(bytes),
-            Place::Direct(bytes) => {
+            BlockPlace::Chunk(bytes) => self.chunks.add(bytes),
+            BlockPlace::Direct(bytes) => {
                 self.direct.add(bytes);
                 self.directs.add(1);
             }
-            Place::Unknown => {}
+            BlockPlace::Unknown => {}
         }
     }
 
     #[inline]
-    fn release(&self, place: Place) {
+    fn release(&self, place: BlockPlace) {
         match place {
-            Place::Chunk(bytes) => self.chunks.sub(bytes),
-            Place::Direct(bytes) => {
+            BlockPlace::Chunk(bytes) => self.chunks.sub(bytes),
+            BlockPlace::Direct(bytes) => {
                 self.direct.sub(bytes);
                 self.directs.sub(1);
             }
-            Place::Unknown => {}
+            BlockPlace::Unknown => {}
         }
     }
 
@@ -259,8 +259,8 @@ impl Tally {
 
     /// The figures. While another thread counts, they are of one moment if reading them again
     /// returns the same.
-    pub fn figures(&self) -> Figures {
-        let mut sizes = self.large.each_ref().map(Count::get);
+    pub fn figures(&self) -> VmFigures {
+        let mut sizes = self.large.each_ref().map(ThreadCounter::get);
         for (step, count) in self.small.iter().enumerate() {
             if let Some(sum) = sizes.get_mut(class_of(((step + 1) * STEP) as u64)) {
                 *sum = sum.wrapping_add(count.get());
@@ -268,7 +268,7 @@ impl Tally {
         }
         let sized = sizes.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
         let (resizes, live) = (self.resizes.get(), self.live());
-        Figures {
+        VmFigures {
             live,
             peak: self.top.get().max(live),
             allocations: self.born.get().wrapping_add(sized).wrapping_sub(resizes),
@@ -283,9 +283,9 @@ impl Tally {
     }
 }
 
-impl Figures {
+impl VmFigures {
     /// Adds the figures of another VM. The peak is the larger one of both.
-    pub fn add(&mut self, other: &Figures) {
+    pub fn add(&mut self, other: &VmFigures) {
         self.peak = self.peak.max(other.peak);
         for (sum, more) in [
             (&mut self.live, other.live),
@@ -305,15 +305,15 @@ impl Figures {
     }
 
     /// The figures of a VM that ends, which frees all its blocks.
-    pub fn ended(mut self) -> Figures {
+    pub fn ended(mut self) -> VmFigures {
         self.frees = self.frees.max(self.allocations);
-        Figures { live: 0, chunks: 0, direct: 0, directs: 0, ..self }
+        VmFigures { live: 0, chunks: 0, direct: 0, directs: 0, ..self }
     }
 }
 
 /// The sums over the VMs that have ended. Several threads may add at once.
 #[derive(Debug)]
-pub struct Ended {
+pub struct EndedVms {
     peak: AtomicU64,
     allocations: AtomicU64,
     resizes: AtomicU64,
@@ -322,10 +322,10 @@ pub struct Ended {
     sizes: [AtomicU64; CLASSES],
 }
 
-impl Ended {
+impl EndedVms {
     /// The sums of no VMs.
     pub const fn new() -> Self {
-        Ended {
+        EndedVms {
             peak: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             resizes: AtomicU64::new(0),
@@ -336,7 +336,7 @@ impl Ended {
     }
 
     /// Adds a VM.
-    pub fn add(&self, figures: &Figures) {
+    pub fn add(&self, figures: &VmFigures) {
         self.peak.fetch_max(figures.peak, Relaxed);
         self.allocations.fetch_add(figures.allocations, Relaxed);
         self.resizes.fetch_add(figures.resizes, Relaxed);
@@ -348,22 +348,22 @@ impl Ended {
     }
 
     /// The sums.
-    pub fn figures(&self) -> Figures {
-        Figures {
+    pub fn figures(&self) -> VmFigures {
+        VmFigures {
             peak: self.peak.load(Relaxed),
             allocations: self.allocations.load(Relaxed),
             resizes: self.resizes.load(Relaxed),
             frees: self.frees.load(Relaxed),
             failures: self.failures.load(Relaxed),
             sizes: std::array::from_fn(|i| self.sizes.get(i).map_or(0, |n| n.load(Relaxed))),
-            ..Figures::default()
+            ..VmFigures::default()
         }
     }
 }
 
-impl Default for Ended {
+impl Default for EndedVms {
     fn default() -> Self {
-        Ended::new()
+        EndedVms::new()
     }
 }
 

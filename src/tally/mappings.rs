@@ -6,7 +6,7 @@
 
 /// A shared mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapping {
+pub struct SharedMapping {
     /// A number that no other mapping of this server has, not even an earlier one at the same
     /// address.
     pub serial: u64,
@@ -25,15 +25,15 @@ pub struct Mapping {
 
 /// All shared mappings.
 #[derive(Debug, Default)]
-pub struct Mappings {
-    all: Vec<Mapping>,
+pub struct SharedMappings {
+    all: Vec<SharedMapping>,
     last_serial: u64,
 }
 
-impl Mappings {
+impl SharedMappings {
     /// An empty list.
     pub const fn new() -> Self {
-        Mappings { all: Vec::new(), last_serial: 0 }
+        SharedMappings { all: Vec::new(), last_serial: 0 }
     }
 
     /// Adds a mapping that the configuration being loaded has made. Returns its serial number.
@@ -74,7 +74,7 @@ impl Mappings {
     }
 
     /// All mappings, the oldest first.
-    pub fn all(&self) -> &[Mapping] {
+    pub fn all(&self) -> &[SharedMapping] {
         &self.all
     }
 
@@ -82,7 +82,7 @@ impl Mappings {
         self.remove(address);
         self.last_serial += 1;
         let (serial, name) = (self.last_serial, name.to_vec());
-        self.all.push(Mapping { serial, generation: None, name, address, size, loading });
+        self.all.push(SharedMapping { serial, generation: None, name, address, size, loading });
         serial
     }
 }
@@ -91,13 +91,13 @@ impl Mappings {
 mod tests {
     use super::*;
 
-    fn list(mappings: &Mappings) -> Vec<(u64, Option<u64>, usize)> {
+    fn list(mappings: &SharedMappings) -> Vec<(u64, Option<u64>, usize)> {
         mappings.all().iter().map(|m| (m.serial, m.generation, m.address)).collect()
     }
 
     #[test]
     fn over_reloads() {
-        let mut mappings = Mappings::new();
+        let mut mappings = SharedMappings::new();
         mappings.add(b"one", 0x1000, 10);
         mappings.add(b"two", 0x2000, 20);
         assert_eq!(list(&mappings), [(1, None, 0x1000), (2, None, 0x2000)]);

@@ -1,7 +1,7 @@
 //! The live pools of a process, and the counts of each of their creators.
 //!
 //! A creator is a place in the code that calls `ngx_create_pool`, identified by the return address
-//! of the call. Pools begin in a [`Nursery`] and are counted there; [`Pools::settle`] moves all
+//! of the call. Pools begin in a [`Nursery`] and are counted there; [`PoolTally::settle`] moves all
 //! pools and counts to where they are read. Nothing here panics. A pool that cannot be recorded
 //! because memory is refused is left out, and the number of such pools is counted.
 #![forbid(unsafe_code)]
@@ -10,12 +10,12 @@ mod creators;
 mod live;
 mod nursery;
 
-pub use creators::{size_class, Creator, Look, Origin, SIZES};
+pub use creators::{size_class, CreatorTally, Look, Origin, SIZES};
 pub use live::{Live, Pool};
 pub use nursery::{Created, Nursery, FACTOR, SHIFT};
 
 use creators::Creators;
-use nursery::Ended;
+use nursery::EndedPools;
 
 /// After this number of pools whose place in the table of kinds has another kind, all kinds are
 /// forgotten.
@@ -36,9 +36,10 @@ pub fn seconds_since(created: u32, now: u32) -> u64 {
 
 /// The pools of a process.
 #[derive(Debug)]
-pub struct Pools {
+pub struct PoolTally {
     nursery: &'static Nursery,
-    /// The number of pools since the last [`Pools::settle`] that found another kind in their place.
+    /// The number of pools since the last [`PoolTally::settle`] that found another kind in their
+    /// place.
     crowd: u32,
     live: Live,
     creators: Creators,
@@ -48,10 +49,10 @@ pub struct Pools {
     unrecorded: u64,
 }
 
-impl Pools {
+impl PoolTally {
     /// No pools. Nothing else may use `nursery`.
     pub const fn new(nursery: &'static Nursery) -> Self {
-        Pools {
+        PoolTally {
             nursery,
             crowd: 0,
             live: Live::new(),
@@ -66,7 +67,7 @@ impl Pools {
         self.nursery.leave_all().for_each(drop);
         self.nursery.end_all().for_each(drop);
         self.nursery.look_at_all();
-        *self = Pools::new(self.nursery);
+        *self = PoolTally::new(self.nursery);
     }
 
     /// The creator with this return address, if it is known.
@@ -82,11 +83,11 @@ impl Pools {
     /// Counts a new pool. Returns whether the caller has to look at the creator's origin again.
     pub fn created(&mut self, created: &Created, creator: usize) -> Look {
         self.nursery.look_again(created.pool);
-        let has_young = self.creators.get(creator).is_some_and(Creator::has_young);
+        let has_young = self.creators.get(creator).is_some_and(CreatorTally::has_young);
         if !(has_young && self.nurse(created, creator)) {
             self.record(created.pool, creator, tick(created.at));
         }
-        self.creators.get_mut(creator).map_or(Look::No, Creator::look)
+        self.creators.get_mut(creator).map_or(Look::No, CreatorTally::look)
     }
 
     /// Puts a pool into the nursery. Returns false if its kind has no place there.
@@ -138,13 +139,13 @@ impl Pools {
     /// than the hook.
     pub fn destroyed(&mut self, pool: usize, size: u64) {
         let young = self.nursery.end(pool, size);
-        let old = || Some(Ended { creator: self.removed(pool)?, size, count: 1 });
+        let old = || Some(EndedPools { creator: self.removed(pool)?, size, count: 1 });
         if let Some(ended) = young.or_else(old) {
             self.ended(&ended);
         }
     }
 
-    fn ended(&mut self, ended: &Ended) {
+    fn ended(&mut self, ended: &EndedPools) {
         if let Some(counts) = self.creators.get_mut(ended.creator) {
             counts.ended(ended.size, ended.count);
         }
@@ -225,7 +226,7 @@ impl Pools {
     }
 
     /// All creators.
-    pub fn creators(&self) -> &[Creator] {
+    pub fn creators(&self) -> &[CreatorTally] {
         self.creators.all()
     }
 

@@ -43,7 +43,7 @@ const RETIRED: usize = 1;
 
 /// The calls of one process in a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct SlabCounts {
     /// Allocations that succeeded.
     pub allocations: u64,
     /// Freed blocks.
@@ -66,11 +66,11 @@ pub struct PageCounts {
 /// The counters of one pool, in one cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Entry {
+pub struct SlabCounters {
     /// The pool's address; 0 for a place that was never taken, [`RETIRED`] for one whose pool is
     /// gone.
     pool: AtomicUsize,
-    /// [`super::mappings::Mapping::serial`]; 0 for a pool that the master does not know.
+    /// [`super::mappings::SharedMapping::serial`]; 0 for a pool that the master does not know.
     serial: AtomicU64,
     allocations: AtomicU64,
     frees: AtomicU64,
@@ -82,20 +82,20 @@ pub struct Entry {
     page_fails: AtomicU64,
 }
 
-impl Entry {
+impl SlabCounters {
     /// The offset of the pool's address in this struct, in bytes.
-    pub const POOL: usize = offset_of!(Entry, pool);
+    pub const POOL: usize = offset_of!(SlabCounters, pool);
     /// The offset of the number of allocations that succeeded.
-    pub const ALLOCATIONS: usize = offset_of!(Entry, allocations);
+    pub const ALLOCATIONS: usize = offset_of!(SlabCounters, allocations);
     /// The offset of the number of freed blocks.
-    pub const FREES: usize = offset_of!(Entry, frees);
+    pub const FREES: usize = offset_of!(SlabCounters, frees);
     /// The offset of the number of allocations that failed.
-    pub const FAILURES: usize = offset_of!(Entry, failures);
+    pub const FAILURES: usize = offset_of!(SlabCounters, failures);
     /// The offset of the requested bytes.
-    pub const BYTES_REQUESTED: usize = offset_of!(Entry, bytes_requested);
+    pub const BYTES_REQUESTED: usize = offset_of!(SlabCounters, bytes_requested);
 
     const fn new() -> Self {
-        Entry {
+        SlabCounters {
             pool: AtomicUsize::new(0),
             serial: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
@@ -114,15 +114,15 @@ impl Entry {
             .for_each(|c| c.store(0, Relaxed));
     }
 
-    fn add(&self, counts: &Counts) {
+    fn add(&self, counts: &SlabCounts) {
         self.allocations.fetch_add(counts.allocations, Relaxed);
         self.frees.fetch_add(counts.frees, Relaxed);
         self.failures.fetch_add(counts.failures, Relaxed);
         self.bytes_requested.fetch_add(counts.bytes_requested, Relaxed);
     }
 
-    fn counts(&self) -> Counts {
-        Counts {
+    fn counts(&self) -> SlabCounts {
+        SlabCounts {
             allocations: self.allocations.load(Relaxed),
             frees: self.frees.load(Relaxed),
             failures: self.failures.load(Relaxed),
@@ -138,27 +138,27 @@ fn add(counter: &AtomicU64, more: u64) {
 /// The counters of all pools. The entries are at the start. A table of zeroes is empty.
 #[repr(C)]
 #[derive(Debug)]
-pub struct Table {
-    entries: [Entry; POOLS],
+pub struct SlabTable {
+    entries: [SlabCounters; POOLS],
     /// The sums of all pools without a place. Several threads may add at once.
-    other: Entry,
+    other: SlabCounters,
     /// A bit for each place that was ever taken, so that a walk over the table does not touch the
     /// pages of unused places.
     taken: [AtomicU64; POOLS / 64],
 }
 
-impl Default for Table {
+impl Default for SlabTable {
     fn default() -> Self {
-        Table::new()
+        SlabTable::new()
     }
 }
 
-impl Table {
+impl SlabTable {
     /// An empty table.
     pub const fn new() -> Self {
-        Table {
-            entries: [const { Entry::new() }; POOLS],
-            other: Entry::new(),
+        SlabTable {
+            entries: [const { SlabCounters::new() }; POOLS],
+            other: SlabCounters::new(),
             taken: [const { AtomicU64::new(0) }; POOLS / 64],
         }
     }
@@ -170,8 +170,8 @@ impl Table {
         pool: usize,
         size: u64,
         succeeded: bool,
-        masters: Option<&Table>,
-    ) -> Option<&Entry> {
+        masters: Option<&SlabTable>,
+    ) -> Option<&SlabCounters> {
         let Some((place, entry)) = self.place(pool) else {
             let (counter, bytes) = match succeeded {
                 true => (&self.other.allocations, size),
@@ -198,7 +198,7 @@ impl Table {
     }
 
     /// Counts a block that is freed. Returns the pool's counters, if it has a place.
-    pub fn freed(&self, pool: usize) -> Option<&Entry> {
+    pub fn freed(&self, pool: usize) -> Option<&SlabCounters> {
         let Some((_, entry)) = self.place(pool) else {
             self.other.frees.fetch_add(1, Relaxed);
             return None;
@@ -226,7 +226,7 @@ impl Table {
 
     /// Makes this the table of a new process: it gets the pools of `masters`, with all counters 0.
     /// Without `masters` it is empty.
-    pub fn inherit(&self, masters: Option<&Table>) {
+    pub fn inherit(&self, masters: Option<&SlabTable>) {
         for (word, own) in self.taken.iter().enumerate() {
             let theirs = masters.and_then(|masters| masters.taken.get(word));
             let taken = theirs.map_or(0, |theirs| theirs.load(Relaxed)) | own.load(Relaxed);
@@ -246,19 +246,19 @@ impl Table {
     }
 
     /// The entries whose places were ever taken.
-    fn taken(&self) -> impl Iterator<Item = &Entry> {
+    fn taken(&self) -> impl Iterator<Item = &SlabCounters> {
         let words = self.taken.iter().enumerate();
         let all = words.flat_map(|(word, taken)| places(word, taken.load(Relaxed)));
         all.filter_map(|place| self.entries.get(place))
     }
 
     /// Adds the counts of the same process from another table, and clears them there.
-    pub fn absorb(&self, other: &Table) {
+    pub fn absorb(&self, other: &SlabTable) {
         for theirs in other.taken() {
             let pool = theirs.pool.load(Relaxed);
             let counts = theirs.counts();
             theirs.clear();
-            if !matches!(pool, 0 | RETIRED) && counts != Counts::default() {
+            if !matches!(pool, 0 | RETIRED) && counts != SlabCounts::default() {
                 let entry = self.place(pool).map_or(&self.other, |(_, entry)| entry);
                 entry.add(&counts);
             }
@@ -268,10 +268,12 @@ impl Table {
     }
 
     /// The counts of this process in a pool; `None` if the pool is counted among the others.
-    pub fn counts(&self, pool: usize) -> Option<Counts> {
+    pub fn counts(&self, pool: usize) -> Option<SlabCounts> {
         match self.find(pool) {
             Some(entry) => Some(entry.counts()),
-            None => self.candidates(pool).any(|(_, entry)| is_free(entry)).then(Counts::default),
+            None => {
+                self.candidates(pool).any(|(_, entry)| is_free(entry)).then(SlabCounts::default)
+            }
         }
     }
 
@@ -284,21 +286,24 @@ impl Table {
     }
 
     /// The sum of the counts of this process in all pools for which `is_known` returns false.
-    pub fn others(&self, is_known: impl Fn(usize) -> bool) -> Counts {
+    pub fn others(&self, is_known: impl Fn(usize) -> bool) -> SlabCounts {
         let unknown = self.taken().filter(|entry| {
             let pool = entry.pool.load(Relaxed);
             pool > RETIRED && !is_known(pool)
         });
-        unknown.chain([&self.other]).map(Entry::counts).fold(Counts::default(), |sum, one| Counts {
-            allocations: sum.allocations.wrapping_add(one.allocations),
-            frees: sum.frees.wrapping_add(one.frees),
-            failures: sum.failures.wrapping_add(one.failures),
-            bytes_requested: sum.bytes_requested.wrapping_add(one.bytes_requested),
-        })
+        unknown.chain([&self.other]).map(SlabCounters::counts).fold(
+            SlabCounts::default(),
+            |sum, one| SlabCounts {
+                allocations: sum.allocations.wrapping_add(one.allocations),
+                frees: sum.frees.wrapping_add(one.frees),
+                failures: sum.failures.wrapping_add(one.failures),
+                bytes_requested: sum.bytes_requested.wrapping_add(one.bytes_requested),
+            },
+        )
     }
 
     /// The places where a pool may be.
-    fn candidates(&self, pool: usize) -> impl Iterator<Item = (usize, &Entry)> {
+    fn candidates(&self, pool: usize) -> impl Iterator<Item = (usize, &SlabCounters)> {
         let first = ((pool as u64).wrapping_mul(FACTOR) >> SHIFT) as usize;
         (0..PROBES).filter_map(move |step| {
             let place = first.wrapping_add(step) % POOLS;
@@ -306,7 +311,7 @@ impl Table {
         })
     }
 
-    fn find(&self, pool: usize) -> Option<&Entry> {
+    fn find(&self, pool: usize) -> Option<&SlabCounters> {
         self.candidates(pool)
             .map(|(_, entry)| (entry, entry.pool.load(Relaxed)))
             .take_while(|(_, owner)| *owner != 0)
@@ -316,7 +321,7 @@ impl Table {
 
     /// The place of a pool. If it has none, it takes one by an atomic exchange, because threads may
     /// work in different pools at once. In one pool there is one thread at a time.
-    fn place(&self, pool: usize) -> Option<(usize, &Entry)> {
+    fn place(&self, pool: usize) -> Option<(usize, &SlabCounters)> {
         for (place, entry) in self.candidates(pool) {
             match entry.pool.load(Relaxed) {
                 0 => break,
@@ -328,7 +333,7 @@ impl Table {
     }
 
     #[cold]
-    fn take(&self, pool: usize) -> Option<(usize, &Entry)> {
+    fn take(&self, pool: usize) -> Option<(usize, &SlabCounters)> {
         if pool <= RETIRED {
             return None;
         }
@@ -345,12 +350,12 @@ impl Table {
     }
 }
 
-/// The places of the bits that are set in a word of [`Table::taken`].
+/// The places of the bits that are set in a word of [`SlabTable::taken`].
 fn places(word: usize, bits: u64) -> impl Iterator<Item = usize> {
     (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
 }
 
-fn is_free(entry: &Entry) -> bool {
+fn is_free(entry: &SlabCounters) -> bool {
     entry.pool.load(Relaxed) <= RETIRED
 }
 

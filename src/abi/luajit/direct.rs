@@ -14,7 +14,7 @@ use super::HEADER;
 use crate::budget::{Budget, Progress};
 use crate::sys::maps;
 use crate::sys::maps::MapsReader;
-use crate::sys::memory::{word, Memory, Own, Record, BATCH, RECORD};
+use crate::sys::memory::{word, Memory, OwnMemory, Record, BATCH, RECORD};
 use crate::sys::pagemap::page_size;
 use crate::sys::ranges;
 
@@ -40,7 +40,7 @@ pub fn find_all(known: &[Range<usize>]) -> io::Result<Vec<Range<usize>>> {
         .iter()
         .filter(|map| map.pathname == MMapPath::Anonymous && map.perms == rights)
         .flat_map(|map| ranges::subtract(&maps::range(map), &known));
-    Ok(find(&Own, &anonymous.collect::<Vec<_>>()))
+    Ok(find(&OwnMemory, &anonymous.collect::<Vec<_>>()))
 }
 
 /// Returns the direct mappings that start on a page of `ranges`.

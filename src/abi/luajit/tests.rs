@@ -99,14 +99,14 @@ fn reads_and_verifies() {
     let free = 8 * page as u64 - heap.fixed - used;
     let largest = (4 * page - 64 - STATE_CHUNK - 64 - 128 - 256) as u64;
     assert_eq!(heap.largest_free, largest);
-    let walk = Walk { blocks: 4, used, free, largest, holding: 0 };
+    let walk = ChunkWalk { blocks: 4, used, free, largest, holding: 0 };
     assert_eq!(heap.verify(&fake, 0).unwrap(), walk);
     // The second block of the newer segment; the chunk behind it is free.
     let block = base + 8 * page + 4096 + 64;
     for (address, holding) in
         [(block - 1, 0), (block, 2048), (block + 2047, 2048), (block + 2048, 0)]
     {
-        assert_eq!(heap.verify(&fake, address).unwrap(), Walk { holding, ..walk });
+        assert_eq!(heap.verify(&fake, address).unwrap(), ChunkWalk { holding, ..walk });
     }
 }
 

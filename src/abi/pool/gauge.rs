@@ -7,7 +7,7 @@
 //!
 //! The unsafe code rests on invariants 1 and 2 of [`pool`](super).
 
-use super::{Block, Header, Large};
+use super::{Large, PoolBlock, PoolHeader};
 
 /// The number of large allocations at the head of a list that are measured each time. The trial of
 /// the hooks checks that nginx reuses no element behind them.
@@ -22,7 +22,7 @@ pub const FEW: usize = 24;
 pub struct Gauge {
     pool: usize,
     /// The last block of the pool.
-    last: *const Block,
+    last: *const PoolBlock,
     /// The bytes of the blocks.
     blocks: u64,
     /// The first large allocation that `behind` includes.
@@ -55,7 +55,7 @@ impl Gauge {
     /// the last measurement.
     pub unsafe fn measure(&mut self, pool: usize, given: usize) -> Option<u64> {
         // SAFETY: the caller passes a live pool that this thread uses (1).
-        let header = unsafe { &*(pool as *const Header) };
+        let header = unsafe { &*(pool as *const PoolHeader) };
         let head = header.large as *const Large;
         // SAFETY: `head` is the list of that pool (1).
         if !unsafe { has(head, given) } {
@@ -64,7 +64,7 @@ impl Gauge {
         let of_block = header.end.wrapping_sub(pool) as u64;
         let is_known = self.pool == pool;
         if !is_known {
-            *self = Gauge { pool, last: pool as *const Block, blocks: of_block, ..Gauge::NONE };
+            *self = Gauge { pool, last: pool as *const PoolBlock, blocks: of_block, ..Gauge::NONE };
         }
         // SAFETY: blocks stay in place, and new ones are appended (1).
         while let Some(next) = unsafe { self.last.as_ref().and_then(|last| last.next.as_ref()) } {

@@ -6,7 +6,7 @@ const PAGE: usize = 4096;
 const AT: usize = 0x7f00_0000_0000;
 
 /// Like nginx's structure, except for the fields that are not read.
-pub(crate) const LAYOUT: Layout = Layout {
+pub(crate) const LAYOUT: SlabLayout = SlabLayout {
     size: 200,
     min_size: 16,
     min_shift: 24,
@@ -133,8 +133,8 @@ impl Pool {
         bytes
     }
 
-    fn header(&self) -> Result<Header, Defect> {
-        Header::read(&self.bytes(), &self.range(), &LAYOUT, PAGE)
+    fn header(&self) -> Result<SlabHeader, Defect> {
+        SlabHeader::read(&self.bytes(), &self.range(), &LAYOUT, PAGE)
     }
 
     /// Returns the runs, and how many bytes of descriptors were read to find them.
@@ -246,7 +246,7 @@ fn classes() {
 fn garbage() {
     let pool = Pool::new(1 << 20);
     let bytes = pool.bytes();
-    let read = |bytes: &[u8], at: Range<usize>| Header::read(bytes, &at, &LAYOUT, PAGE);
+    let read = |bytes: &[u8], at: Range<usize>| SlabHeader::read(bytes, &at, &LAYOUT, PAGE);
     for (offset, field) in [
         (LAYOUT.min_size, "min_size"),
         (LAYOUT.min_shift, "min_shift"),

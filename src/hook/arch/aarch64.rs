@@ -50,4 +50,4 @@ pub unsafe fn flush(start: usize, length: usize) {
 }
 
 /// Finds no references: they are not implemented for this processor.
-pub fn references(_code: &[u8], _at: usize, _found: impl FnMut(super::references::Reference)) {}
+pub fn references(_code: &[u8], _at: usize, _found: impl FnMut(super::references::CodeReference)) {}

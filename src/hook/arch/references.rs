@@ -4,7 +4,7 @@
 /// The way in which code refers to a place.
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "nothing is found there"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ReferenceKind {
     /// Calls the place.
     Call,
     /// Jumps to the place, or loads its address.
@@ -17,9 +17,9 @@ pub enum Kind {
 
 /// A reference from an instruction to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reference {
+pub struct CodeReference {
     /// The way in which the instruction refers to the place.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// The address of the instruction, not counting prefixes.
     pub start: usize,
     /// The address after the instruction, to which a call returns.

@@ -9,18 +9,18 @@ use crate::report::naming::prefix;
 
 /// A function that has a name, or whose file has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedFunction {
     /// Its start address.
     pub start: usize,
     /// Its name, or the prefix of the names in its file.
     pub name: String,
     /// The source of the name.
-    pub of: Of,
+    pub of: NameSource,
 }
 
 /// The source of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Of {
+pub enum NameSource {
     /// The name of an exported function.
     Exported,
     /// The name of a function that only the file on disk contains.
@@ -31,11 +31,11 @@ pub enum Of {
 
 /// The functions of an object, and the references to them.
 #[derive(Debug, Default)]
-pub struct Functions {
+pub struct ObjectFunctions {
     /// The start addresses of the functions, sorted.
     pub starts: Vec<usize>,
     /// The functions with a name, sorted by start address.
-    pub named: Vec<Named>,
+    pub named: Vec<NamedFunction>,
     /// References, sorted: the start of a function, and a place that refers to it.
     pub references: Vec<(usize, usize)>,
 }
@@ -46,7 +46,7 @@ const MOST: usize = 256;
 /// The maximum number of exported functions between two functions of one source file.
 const NEAR: usize = 8;
 
-impl Functions {
+impl ObjectFunctions {
     /// Returns the start of the function that contains a place.
     pub fn start(&self, place: usize) -> Option<usize> {
         let index = self.starts.partition_point(|start| *start <= place);
@@ -54,7 +54,7 @@ impl Functions {
     }
 
     /// Returns the named function that starts at an address.
-    pub fn named(&self, start: usize) -> Option<&Named> {
+    pub fn named(&self, start: usize) -> Option<&NamedFunction> {
         let index = self.named.binary_search_by_key(&start, |named| named.start).ok()?;
         self.named.get(index)
     }
@@ -74,20 +74,21 @@ impl Functions {
     pub fn name(&self, place: usize) -> Option<String> {
         let start = self.start(place)?;
         let own = self.named(start);
-        if let Some(named) = own.filter(|named| named.of == Of::Exported) {
+        if let Some(named) = own.filter(|named| named.of == NameSource::Exported) {
             return Some(named.name.clone());
         }
         let callers = self.callers(start);
         if let [only] = callers.as_slice() {
             // It is part of its only caller, whether or not the file on disk names it.
-            if let Some(named) = self.named(*only).filter(|named| named.of == Of::Exported) {
+            if let Some(named) = self.named(*only).filter(|named| named.of == NameSource::Exported)
+            {
                 if self.between(start, *only) <= NEAR {
                     return Some(named.name.clone());
                 }
             }
         }
         match own {
-            Some(named) if named.of == Of::Local => return Some(named.name.clone()),
+            Some(named) if named.of == NameSource::Local => return Some(named.name.clone()),
             Some(named) => return Some(format!("{}_*", named.name)),
             None => {}
         }
@@ -97,8 +98,9 @@ impl Functions {
     /// Returns the number of exported functions between two places.
     fn between(&self, one: usize, other: usize) -> usize {
         let (low, high) = (one.min(other), one.max(other));
-        let is_between =
-            |named: &&Named| named.of == Of::Exported && low < named.start && named.start < high;
+        let is_between = |named: &&NamedFunction| {
+            named.of == NameSource::Exported && low < named.start && named.start < high
+        };
         self.named.iter().filter(is_between).count()
     }
 
@@ -108,8 +110,8 @@ impl Functions {
         let (mut own, mut files): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
         while let Some(start) = left.pop() {
             match self.named(start) {
-                Some(named) if named.of == Of::Exported => own.push(&named.name),
-                Some(named) if named.of == Of::File => files.push(&named.name),
+                Some(named) if named.of == NameSource::Exported => own.push(&named.name),
+                Some(named) if named.of == NameSource::File => files.push(&named.name),
                 _ => {
                     for caller in self.callers(start) {
                         if !seen.contains(&caller) && seen.len() < MOST {
@@ -138,13 +140,14 @@ impl Functions {
 mod tests {
     use super::*;
 
-    fn own(start: usize, name: &str) -> Named {
-        Named { start, name: name.to_owned(), of: Of::Exported }
+    fn own(start: usize, name: &str) -> NamedFunction {
+        NamedFunction { start, name: name.to_owned(), of: NameSource::Exported }
     }
 
-    fn functions() -> Functions {
-        let file = Named { start: 700, name: "ngx_http_log".to_owned(), of: Of::File };
-        Functions {
+    fn functions() -> ObjectFunctions {
+        let file =
+            NamedFunction { start: 700, name: "ngx_http_log".to_owned(), of: NameSource::File };
+        ObjectFunctions {
             starts: (0..20).map(|n| n * 100).collect(),
             named: vec![
                 own(0, "ngx_http_v2_init"),
@@ -152,7 +155,11 @@ mod tests {
                 own(600, "ngx_http_parse_chunked"),
                 file,
                 own(900, "ngx_http_create_request"),
-                Named { start: 1200, name: "static_function".to_owned(), of: Of::Local },
+                NamedFunction {
+                    start: 1200,
+                    name: "static_function".to_owned(),
+                    of: NameSource::Local,
+                },
             ],
             references: vec![
                 (200, 10),  // called by v2_init,

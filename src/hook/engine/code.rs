@@ -5,7 +5,7 @@
 //! 1. The addresses passed in belong to code of this process that stays mapped and readable.
 //! 2. While code is written it is not executable, and no other thread and no signal handler runs:
 //!    [`write`] blocks all signals, and its caller knows that the process has one thread.
-//! 3. Only this module uses a page of blocks. The page is writable until [`Page::seal`] and
+//! 3. Only this module uses a page of blocks. The page is writable until [`CodePage::seal`] and
 //!    executable from then on, and never both.
 //! 4. The calls of libc that handle signal sets have no preconditions but valid pointers, and a set
 //!    of zeroes is valid.
@@ -50,9 +50,9 @@ pub fn block(page: usize, index: usize) -> Option<usize> {
 }
 
 /// A new page for blocks.
-pub struct Page(usize);
+pub struct CodePage(usize);
 
-impl Page {
+impl CodePage {
     /// Maps a page at an address where nothing is mapped.
     pub fn at(address: usize) -> Result<Self, Refusal> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
@@ -68,7 +68,7 @@ impl Page {
             unsafe { libc::munmap(page, page_size()) };
             return Err(Refusal::Room);
         }
-        Ok(Page(address))
+        Ok(CodePage(address))
     }
 
     /// Writes a block at its address. Does nothing if the block would not lie in the page.
@@ -100,7 +100,7 @@ impl Page {
 ///
 /// # Safety
 ///
-/// The page was made by [`Page::at`], and nothing leads to it any more.
+/// The page was made by [`CodePage::at`], and nothing leads to it any more.
 pub unsafe fn unmap(page: usize) {
     // SAFETY: the page is ours, and nothing leads to it, by contract (3).
     unsafe { libc::munmap(page as *mut _, page_size()) };

@@ -20,31 +20,31 @@ use std::ffi::c_void;
 use super::vm::Vm;
 use crate::abi::luajit::direct::{DIRECT, FOOT};
 use crate::abi::luajit::HEADER;
-use crate::tally::lua::{Place, SMALL};
+use crate::tally::lua::{BlockPlace, SMALL};
 
 /// The location of a block.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
-    place: Place,
+pub(super) struct LuaBlock {
+    place: BlockPlace,
     /// The address of its chunk, which for a direct mapping is the address of the mapping.
     start: usize,
 }
 
-impl Block {
+impl LuaBlock {
     /// Returns the location of a block.
     ///
     /// # Safety
     ///
     /// LuaJIT's own allocator allocated the block, and it was not freed since (2).
-    unsafe fn of(block: *mut c_void) -> Block {
+    unsafe fn of(block: *mut c_void) -> LuaBlock {
         let start = (block as usize).wrapping_sub(HEADER);
         // SAFETY: two aligned words precede the block, by contract (2).
         let [foot, head] = unsafe { (start as *const [usize; 2]).read() };
         let size = (head & !7) as u64;
         if head & 1 == 0 && foot & DIRECT != 0 {
-            return Block { place: Place::Direct(size.wrapping_add(FOOT as u64)), start };
+            return LuaBlock { place: BlockPlace::Direct(size.wrapping_add(FOOT as u64)), start };
         }
-        Block { place: Place::Chunk(size), start }
+        LuaBlock { place: BlockPlace::Chunk(size), start }
     }
 }
 
@@ -52,7 +52,7 @@ impl Block {
 ///
 /// # Safety
 ///
-/// As for [`Block::of`].
+/// As for [`LuaBlock::of`].
 #[inline]
 unsafe fn chunk(block: *mut c_void) -> usize {
     // SAFETY: an aligned word precedes the block, by contract (2).
@@ -85,7 +85,7 @@ pub(super) unsafe extern "C" fn alloc_chunks(
     } else if from < unsafe { vm.small() } {
         if to == 0 {
             // SAFETY: this is a block of the VM (2), in a chunk (3).
-            vm.tally.freed(from, Place::Chunk(unsafe { chunk(block) } as u64));
+            vm.tally.freed(from, BlockPlace::Chunk(unsafe { chunk(block) } as u64));
             // SAFETY: the arguments are the caller's (1).
             return unsafe { vm.call(block, from, to) };
         }
@@ -117,7 +117,10 @@ unsafe extern "C" fn resize(
     } else {
         // SAFETY: this is a block of the VM (2), and a small block in a chunk stays in a chunk (3).
         let after = unsafe { chunk(result) };
-        vm.tally.resized((from, Place::Chunk(before as u64)), (to, Place::Chunk(after as u64)));
+        vm.tally.resized(
+            (from, BlockPlace::Chunk(before as u64)),
+            (to, BlockPlace::Chunk(after as u64)),
+        );
     }
     result
 }
@@ -134,7 +137,7 @@ unsafe extern "C" fn any(
     // SAFETY: the allocator data is a `Vm` (1).
     let vm = unsafe { &*data.cast::<Vm>() };
     // SAFETY: the caller passed a block of this VM (1), which has a chunk header (2).
-    let before = (!block.is_null()).then(|| unsafe { Block::of(block) });
+    let before = (!block.is_null()).then(|| unsafe { LuaBlock::of(block) });
     // SAFETY: the arguments are the caller's (1).
     let result = unsafe { vm.call(block, from, to) };
     if result.is_null() {
@@ -150,7 +153,7 @@ unsafe extern "C" fn any(
         return result;
     }
     // SAFETY: the allocator just returned this block (1), which has a chunk header (2).
-    let after = unsafe { Block::of(result) };
+    let after = unsafe { LuaBlock::of(result) };
     match before {
         Some(before) => {
             vm.tally.resized((from, before.place), (to, after.place));
@@ -158,14 +161,14 @@ unsafe extern "C" fn any(
         }
         None => vm.tally.allocated(to, after.place),
     }
-    if let Place::Direct(size) = after.place {
+    if let BlockPlace::Direct(size) = after.place {
         vm.list(after.start..after.start.saturating_add(size as usize));
     }
     result
 }
 
-fn went(vm: &Vm, block: Block) {
-    if let Place::Direct(_) = block.place {
+fn went(vm: &Vm, block: LuaBlock) {
+    if let BlockPlace::Direct(_) = block.place {
         vm.unlist(block.start);
     }
 }
@@ -184,11 +187,11 @@ pub(super) unsafe extern "C" fn alloc_plain(
     match (block.is_null(), result.is_null()) {
         (_, true) if to != 0 => vm.tally.failed(),
         (false, true) => {
-            vm.tally.freed(from, Place::Unknown);
+            vm.tally.freed(from, BlockPlace::Unknown);
             vm.notice_end(block, from);
         }
-        (false, false) => vm.tally.resized((from, Place::Unknown), (to, Place::Unknown)),
-        (true, false) => vm.tally.allocated(to, Place::Unknown),
+        (false, false) => vm.tally.resized((from, BlockPlace::Unknown), (to, BlockPlace::Unknown)),
+        (true, false) => vm.tally.allocated(to, BlockPlace::Unknown),
         (true, true) => {}
     }
     result

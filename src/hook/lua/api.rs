@@ -19,14 +19,14 @@ use crate::hook::refusal::Refusal;
 use crate::report::model::lua::Gc;
 
 /// `lua_State *`.
-pub type Lua = *mut c_void;
+pub type LuaState = *mut c_void;
 
 /// `lua_Alloc`: takes the data, the block, its size, and the requested size, in bytes.
-pub type Alloc = unsafe extern "C" fn(*mut c_void, *mut c_void, usize, usize) -> *mut c_void;
+pub type LuaAlloc = unsafe extern "C" fn(*mut c_void, *mut c_void, usize, usize) -> *mut c_void;
 
-type GetAlloc = unsafe extern "C" fn(Lua, *mut *mut c_void) -> Option<Alloc>;
-type SetAlloc = unsafe extern "C" fn(Lua, Option<Alloc>, *mut c_void);
-type Collect = unsafe extern "C" fn(Lua, c_int, c_int) -> c_int;
+type GetAlloc = unsafe extern "C" fn(LuaState, *mut *mut c_void) -> Option<LuaAlloc>;
+type SetAlloc = unsafe extern "C" fn(LuaState, Option<LuaAlloc>, *mut c_void);
+type Collect = unsafe extern "C" fn(LuaState, c_int, c_int) -> c_int;
 
 const COUNT: c_int = 3;
 const COUNT_BYTES: c_int = 4;
@@ -77,7 +77,7 @@ impl Api {
     /// # Safety
     ///
     /// The VM is alive and used only by this thread.
-    pub unsafe fn alloc(&self, lua: Lua) -> (Option<Alloc>, *mut c_void) {
+    pub unsafe fn alloc(&self, lua: LuaState) -> (Option<LuaAlloc>, *mut c_void) {
         let mut data = std::ptr::null_mut();
         // SAFETY: the VM is alive and this thread's, by contract, and the function has this type
         // (1).
@@ -91,7 +91,7 @@ impl Api {
     ///
     /// As for [`Api::alloc`]. The new allocator can also free and resize the blocks of the one
     /// before it.
-    pub unsafe fn set_alloc(&self, lua: Lua, alloc: Alloc, data: *mut c_void) {
+    pub unsafe fn set_alloc(&self, lua: LuaState, alloc: LuaAlloc, data: *mut c_void) {
         // SAFETY: the VM is alive and this thread's, by contract, and the function has this type
         // (1).
         unsafe { (self.set_alloc)(lua, Some(alloc), data) }
@@ -102,7 +102,7 @@ impl Api {
     /// # Safety
     ///
     /// As for [`Api::alloc`].
-    pub unsafe fn count(&self, lua: Lua) -> u64 {
+    pub unsafe fn count(&self, lua: LuaState) -> u64 {
         // SAFETY: the VM is alive and this thread's, by contract, and the calls only read two
         // numbers (1).
         let (kib, bytes) =
@@ -118,7 +118,7 @@ impl Api {
     /// # Safety
     ///
     /// As for [`Api::alloc`].
-    pub unsafe fn gc(&self, lua: Lua) -> Gc {
+    pub unsafe fn gc(&self, lua: LuaState) -> Gc {
         let exchange = |what: c_int, usual: c_int| {
             // SAFETY: the VM is alive and this thread's, by contract; the calls exchange a number
             // and restore it (1).

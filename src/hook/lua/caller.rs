@@ -15,17 +15,17 @@ use crate::sys::elf::objects;
 use crate::sys::exports::around;
 
 /// The answers for the addresses of earlier calls.
-static KNOWN: [Known; 16] = [const { Known::new() }; 16];
+static KNOWN: [KnownCaller; 16] = [const { KnownCaller::new() }; 16];
 
-struct Known {
+struct KnownCaller {
     address: AtomicUsize,
     /// The subsystem's index in [`Subsystem::ALL`], plus one; 0: not written yet.
     answer: AtomicUsize,
 }
 
-impl Known {
+impl KnownCaller {
     const fn new() -> Self {
-        Known { address: AtomicUsize::new(0), answer: AtomicUsize::new(0) }
+        KnownCaller { address: AtomicUsize::new(0), answer: AtomicUsize::new(0) }
     }
 }
 

@@ -17,8 +17,8 @@ use super::{ALL_SEEN, ENDED, MISCOUNTED, UNWRAPPED};
 use crate::abi::luajit::{Footprint, Unreadable};
 use crate::hook::state::Hooked;
 use crate::report::model::lua::{Gc, Subsystem};
-use crate::sys::memory::{Direct, Own};
-use crate::tally::lua::{Ended, Figures};
+use crate::sys::memory::{Direct, OwnMemory};
+use crate::tally::lua::{EndedVms, VmFigures};
 
 /// The maximum number of segments to follow, which takes some milliseconds.
 pub(super) const SEGMENTS: usize = 16_384;
@@ -27,11 +27,11 @@ const SEGMENTS_ELSEWHERE: usize = 512;
 
 /// The figures of all VMs of the process.
 #[derive(Debug, Default)]
-pub struct Reading {
+pub struct KnownVms {
     /// The live VMs, in the order of their creation.
     pub vms: Vec<VmReading>,
     /// The sums over the VMs that have ended, in the order of [`Subsystem::ALL`].
-    pub ended: [Figures; 3],
+    pub ended: [VmFigures; 3],
     /// The number of VMs that ended with a count of bytes that differed from Lua's own.
     pub miscounted: u64,
     /// The number of VMs that could not be wrapped.
@@ -46,7 +46,7 @@ pub struct VmReading {
     /// The subsystem that the VM belongs to.
     pub subsystem: Subsystem,
     /// The figures of the VM's memory.
-    pub figures: Figures,
+    pub figures: VmFigures,
     /// For a cycle's own VM: the number of bytes that Lua counts, and the state of its collector.
     pub counted: Option<(u64, Gc)>,
     /// Its mappings, or the reason why they are unknown.
@@ -59,7 +59,7 @@ impl VmReading {
     /// Returns a reading with the given values, for tests.
     pub fn new(
         subsystem: Subsystem,
-        figures: Figures,
+        figures: VmFigures,
         counted: Option<(u64, Gc)>,
         heap: Result<Heap, &'static str>,
     ) -> Self {
@@ -78,15 +78,15 @@ pub struct Heap {
 
 /// Reads all VMs. Call it on the main thread. Takes some microseconds, plus 100 ns for each
 /// segment.
-pub fn read() -> Reading {
+pub fn read() -> KnownVms {
     let Some(api) = Api::get() else {
-        return Reading::default();
+        return KnownVms::default();
     };
     let mut vms: Vec<VmReading> = vm::all().filter_map(|vm| read_vm(api, vm)).collect();
     vms.sort_by_key(|vm| vm.serial);
-    Reading {
+    KnownVms {
         vms,
-        ended: ENDED.each_ref().map(Ended::figures),
+        ended: ENDED.each_ref().map(EndedVms::figures),
         miscounted: MISCOUNTED.load(Ordering::Relaxed),
         unwrapped: UNWRAPPED.load(Ordering::Relaxed),
         unseen: !ALL_SEEN.load(Ordering::Relaxed) && super::state() == Hooked::On,
@@ -154,7 +154,7 @@ fn heap(vm: &Vm, main: bool) -> Result<Heap, &'static str> {
         let memory = unsafe { Direct::new(0..usize::MAX) };
         Footprint::read(&memory, state, SEGMENTS)
     } else {
-        Footprint::read(&Own, state, SEGMENTS_ELSEWHERE)
+        Footprint::read(&OwnMemory, state, SEGMENTS_ELSEWHERE)
     };
     let footprint = footprint.map_err(|error| match error {
         Unreadable::TooMany => "it has too many segments to follow",

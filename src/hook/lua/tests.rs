@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::sys::testing::{isolated, Library};
-use crate::tally::lua::Figures;
+use crate::tally::lua::VmFigures;
 
 const LUA: &str = r#"
 #include <stdlib.h>
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-fn figures(subsystem: Subsystem) -> Vec<Figures> {
+fn figures(subsystem: Subsystem) -> Vec<VmFigures> {
     let vms = read().vms.into_iter();
     vms.filter(|vm| vm.subsystem == subsystem).map(|vm| vm.figures).collect()
 }
@@ -128,7 +128,7 @@ fn from_birth_to_end() {
         let size = 32;
         assert_eq!(
             figures(Subsystem::Stream),
-            [Figures { live: size, peak: size, ..Figures::default() }]
+            [VmFigures { live: size, peak: size, ..VmFigures::default() }]
         );
 
         let block = world.alloc(lua, 0, 0, 100);
@@ -138,7 +138,7 @@ fn from_birth_to_end() {
         world.alloc(lua, block, 3000, 0);
         let mut sizes = [0; crate::tally::lua::CLASSES];
         (sizes[1], sizes[3], sizes[8]) = (1, 1, 1);
-        let expected = Figures {
+        let expected = VmFigures {
             live: size + 17,
             peak: size + 3017,
             allocations: 2,
@@ -146,7 +146,7 @@ fn from_birth_to_end() {
             frees: 1,
             failures: 1,
             sizes,
-            ..Figures::default()
+            ..VmFigures::default()
         };
         assert_eq!(figures(Subsystem::Stream), std::slice::from_ref(&expected));
         let reading = read();
@@ -182,7 +182,7 @@ fn from_birth_to_end() {
         let places = vm::all().count();
         let again = world.make();
         assert_eq!(vm::all().count(), places);
-        let born = Figures { live: size, peak: size, ..Figures::default() };
+        let born = VmFigures { live: size, peak: size, ..VmFigures::default() };
         assert_eq!(figures(Subsystem::Stream), std::slice::from_ref(&born));
 
         // A VM that is created with an allocator of its creator.
@@ -216,7 +216,7 @@ fn taken_out() {
         assert!(read().vms.is_empty());
         world.end(unseen);
         assert_eq!((world.counter(c"ended"), world.counter(c"ended_with_own")), (2, 2));
-        assert!(read().ended.iter().all(|ended| *ended == Figures::default()));
+        assert!(read().ended.iter().all(|ended| *ended == VmFigures::default()));
     });
 }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, AtomicUsize,
 use std::sync::{Mutex, PoisonError};
 
 use super::alloc::{alloc_chunks, alloc_plain};
-use super::api::{Alloc, Lua};
+use super::api::{LuaAlloc, LuaState};
 use super::directs::Directs;
 use crate::abi::luajit::SLACK;
 use crate::hook::errno::keep_errno;
@@ -119,7 +119,12 @@ impl Vm {
 
     /// Fills in the place for a VM that this thread uses, with the VM's current allocator and data.
     /// Returns the allocator to set instead.
-    pub fn begin(&self, lua: Lua, (alloc, data): (Alloc, *mut c_void), birth: Birth) -> Alloc {
+    pub fn begin(
+        &self,
+        lua: LuaState,
+        (alloc, data): (LuaAlloc, *mut c_void),
+        birth: Birth,
+    ) -> LuaAlloc {
         self.original.store(alloc as *mut c_void, Ordering::Relaxed);
         self.data.store(data, Ordering::Relaxed);
         self.lua.store(lua, Ordering::Relaxed);
@@ -171,15 +176,15 @@ impl Vm {
     }
 
     /// Returns the Lua state of the VM; null after its end.
-    pub fn lua(&self) -> Lua {
+    pub fn lua(&self) -> LuaState {
         self.lua.load(Ordering::Relaxed)
     }
 
     /// Returns the allocator that the VM was created with, and its data.
-    pub fn original(&self) -> (Option<Alloc>, *mut c_void) {
+    pub fn original(&self) -> (Option<LuaAlloc>, *mut c_void) {
         let alloc = self.original.load(Ordering::Relaxed);
         // SAFETY: the pointer is null or a function of this type, and the option can be either (2).
-        let alloc = unsafe { std::mem::transmute::<*mut c_void, Option<Alloc>>(alloc) };
+        let alloc = unsafe { std::mem::transmute::<*mut c_void, Option<LuaAlloc>>(alloc) };
         (alloc, self.data.load(Ordering::Relaxed))
     }
 
@@ -238,7 +243,7 @@ impl Vm {
         let alloc = self.original.load(Ordering::Relaxed);
         // SAFETY: the word was set before this `Vm` became the VM's allocator data, and holds a
         // function of this type (2).
-        let alloc = unsafe { std::mem::transmute::<*mut c_void, Alloc>(alloc) };
+        let alloc = unsafe { std::mem::transmute::<*mut c_void, LuaAlloc>(alloc) };
         // SAFETY: the arguments are those of a call to the VM's allocator, by contract, and the
         // data is the original's (2).
         unsafe { alloc(self.data.load(Ordering::Relaxed), block, from, to) }
@@ -299,8 +304,8 @@ pub fn all() -> impl Iterator<Item = &'static Vm> {
 }
 
 /// Returns the VM to which an allocator and its data belong, if they are ours.
-pub fn of(alloc: Option<Alloc>, data: *mut c_void) -> Option<&'static Vm> {
-    let ours = [alloc_chunks as Alloc as usize, alloc_plain as Alloc as usize];
+pub fn of(alloc: Option<LuaAlloc>, data: *mut c_void) -> Option<&'static Vm> {
+    let ours = [alloc_chunks as LuaAlloc as usize, alloc_plain as LuaAlloc as usize];
     let found = all().find(|vm| std::ptr::from_ref::<Vm>(vm).cast() == data.cast_const());
     found.filter(|_| alloc.is_some_and(|alloc| ours.contains(&(alloc as usize))))
 }

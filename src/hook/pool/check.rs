@@ -11,9 +11,9 @@
 
 use std::ffi::{c_void, CStr};
 
-use super::{with, Create, Destroy, GiveBack};
+use super::{with, CreatePool, Destroy, GiveBack};
 use crate::abi::pool;
-use crate::abi::pool::{header, held, Header, FRONT};
+use crate::abi::pool::{header, held, PoolHeader, FRONT};
 use crate::hook::refusal::Refusal;
 use crate::sys::symbol;
 
@@ -23,16 +23,16 @@ const SIZE: usize = 1024;
 /// The size of a large allocation in bytes: more than fits into the pool.
 const LARGE: usize = 5000;
 
-type Alloc = unsafe extern "C" fn(pool: *mut c_void, size: usize) -> *mut c_void;
+type PoolAlloc = unsafe extern "C" fn(pool: *mut c_void, size: usize) -> *mut c_void;
 
 /// Creates, uses, resets and destroys a pool, and checks its structures and the hooks' counts.
 pub fn check() -> Result<(), Refusal> {
     let log = [0u64; 64];
     let log = log.as_ptr() as usize;
     // SAFETY: the function has this type (1).
-    let create: Create = unsafe { std::mem::transmute(function(c"ngx_create_pool")?) };
+    let create: CreatePool = unsafe { std::mem::transmute(function(c"ngx_create_pool")?) };
     // SAFETY: the function has this type (1).
-    let alloc: Alloc = unsafe { std::mem::transmute(function(c"ngx_palloc")?) };
+    let alloc: PoolAlloc = unsafe { std::mem::transmute(function(c"ngx_palloc")?) };
     // SAFETY: the function has this type (1).
     let reset: Destroy = unsafe { std::mem::transmute(function(c"ngx_reset_pool")?) };
     // SAFETY: the function has this type (1).
@@ -42,12 +42,12 @@ pub fn check() -> Result<(), Refusal> {
     let pool = unsafe { create(SIZE, log as *mut c_void) } as usize;
     // SAFETY: whatever the layout is, a pool of this size is longer than a header (1).
     let fresh = unsafe { header(pool) };
-    let expected = Header {
-        last: pool + size_of::<Header>(),
+    let expected = PoolHeader {
+        last: pool + size_of::<PoolHeader>(),
         end: pool + SIZE,
         next: 0,
         failed: 0,
-        max: SIZE - size_of::<Header>(),
+        max: SIZE - size_of::<PoolHeader>(),
         current: pool,
         chain: 0,
         large: 0,
@@ -82,9 +82,9 @@ pub fn check_giving_back() -> Result<(), Refusal> {
     let log = [0u64; 64];
     let log = log.as_ptr() as usize;
     // SAFETY: the function has this type (1).
-    let create: Create = unsafe { std::mem::transmute(function(c"ngx_create_pool")?) };
+    let create: CreatePool = unsafe { std::mem::transmute(function(c"ngx_create_pool")?) };
     // SAFETY: the function has this type (1).
-    let alloc: Alloc = unsafe { std::mem::transmute(function(c"ngx_palloc")?) };
+    let alloc: PoolAlloc = unsafe { std::mem::transmute(function(c"ngx_palloc")?) };
     // SAFETY: the function has this type (1).
     let give_back: GiveBack = unsafe { std::mem::transmute(function(c"ngx_pfree")?) };
     // SAFETY: the function has this type (1), and the log logs nothing (2).

@@ -273,7 +273,8 @@ fn cycles() {
         cycle(older, 1, c"no_such_function");
         with(|pools| {
             pools.settle();
-            let live = |creator: &crate::tally::pools::Creator| (creator.live, creator.of_cycles);
+            let live =
+                |creator: &crate::tally::pools::CreatorTally| (creator.live, creator.of_cycles);
             assert_eq!(pools.creators().iter().map(live).collect::<Vec<_>>(), [(1, true); 2]);
         })
         .unwrap();

@@ -13,15 +13,15 @@ use std::ffi::{c_void, CStr};
 use std::ops::Range;
 
 use super::{
-    begin_process, counts, mappings, page_counts, Alloc, Free, Shm, ShmAlloc, ShmFree, OK,
+    begin_process, counts, mappings, page_counts, Free, Shm, ShmAlloc, ShmFree, SlabAlloc, OK,
 };
 use crate::abi::slab::runs::Runs;
-use crate::abi::slab::{Header, Layout};
+use crate::abi::slab::{SlabHeader, SlabLayout};
 use crate::hook::refusal::Refusal;
-use crate::sys::memory::{Memory, Own};
+use crate::sys::memory::{Memory, OwnMemory};
 use crate::sys::pagemap::page_size;
 use crate::sys::symbol;
-use crate::tally::zones::Counts;
+use crate::tally::zones::SlabCounts;
 
 /// Makes a slab pool in zeroed memory of a number of bytes. Returns whether that succeeded.
 pub type Make = unsafe fn(start: *mut u8, bytes: usize) -> bool;
@@ -34,7 +34,7 @@ const NAME: &[u8] = b"memstat_counters";
 
 /// Tries the hooks: allocates from a slab pool in every way that modules do, and checks that the
 /// hooks counted all of it and that the pool's header can be read.
-pub fn check(layout: &Layout, make: Make) -> Result<(), Refusal> {
+pub fn check(layout: &SlabLayout, make: Make) -> Result<(), Refusal> {
     begin_process();
     let room = Room::from_size_align(PAGES * page_size(), page_size());
     let Ok(room) = room else { return Err(Refusal::Memory) };
@@ -60,13 +60,15 @@ pub fn check(layout: &Layout, make: Make) -> Result<(), Refusal> {
 /// # Safety
 ///
 /// `start` points to zeroed memory of [`PAGES`] pages (3).
-unsafe fn is_counted(start: *mut u8, layout: &Layout, make: Make) -> Result<bool, Refusal> {
+unsafe fn is_counted(start: *mut u8, layout: &SlabLayout, make: Make) -> Result<bool, Refusal> {
     // SAFETY: the function has this type (1).
-    let alloc: Alloc = unsafe { std::mem::transmute(function(c"ngx_slab_alloc")?) };
+    let alloc: SlabAlloc = unsafe { std::mem::transmute(function(c"ngx_slab_alloc")?) };
     // SAFETY: the function has this type (1).
-    let alloc_locked: Alloc = unsafe { std::mem::transmute(function(c"ngx_slab_alloc_locked")?) };
+    let alloc_locked: SlabAlloc =
+        unsafe { std::mem::transmute(function(c"ngx_slab_alloc_locked")?) };
     // SAFETY: the function has this type (1).
-    let calloc_locked: Alloc = unsafe { std::mem::transmute(function(c"ngx_slab_calloc_locked")?) };
+    let calloc_locked: SlabAlloc =
+        unsafe { std::mem::transmute(function(c"ngx_slab_calloc_locked")?) };
     // SAFETY: the function has this type (1).
     let free: Free = unsafe { std::mem::transmute(function(c"ngx_slab_free")?) };
     // SAFETY: the function has this type (1).
@@ -97,7 +99,7 @@ unsafe fn is_counted(start: *mut u8, layout: &Layout, make: Make) -> Result<bool
         blocks.iter().all(|block| !block.is_null()) && too_large.is_null()
     };
     let bytes_requested = (64 + 60 + page + 1 + 1) as u64;
-    let counted = Counts { allocations: 4, frees: 2, failures: 1, bytes_requested };
+    let counted = SlabCounts { allocations: 4, frees: 2, failures: 1, bytes_requested };
     let Some(used) = header(&range, layout) else { return Ok(false) };
     let class = |size: u64| {
         let class = used.classes.iter().find(|class| class.size == size);
@@ -114,18 +116,18 @@ unsafe fn is_counted(start: *mut u8, layout: &Layout, make: Make) -> Result<bool
 }
 
 /// Returns the header of a pool, read as the probe of zones reads it.
-fn header(pool: &Range<usize>, layout: &Layout) -> Option<Header> {
+fn header(pool: &Range<usize>, layout: &SlabLayout) -> Option<SlabHeader> {
     let mut bytes = vec![0; layout.header_bytes()];
-    Own.read(pool.start, &mut bytes).ok()?;
-    Header::read(&bytes, pool, layout, page_size()).ok()
+    OwnMemory.read(pool.start, &mut bytes).ok()?;
+    SlabHeader::read(&bytes, pool, layout, page_size()).ok()
 }
 
 /// Returns the number of free pages, the longest run of them, and the number of runs.
-fn runs(header: &Header) -> Option<(u64, u64, u64)> {
+fn runs(header: &SlabHeader) -> Option<(u64, u64, u64)> {
     let mut runs = Runs::begin(header.pages);
     while let Some(wanted) = runs.wanted(header.descriptors, page_size()) {
         let mut copy = vec![0; wanted.len()];
-        Own.read(wanted.start, &mut copy).ok()?;
+        OwnMemory.read(wanted.start, &mut copy).ok()?;
         runs.look(&copy);
     }
     Some((runs.free, runs.largest, runs.count))
@@ -161,7 +163,7 @@ fn mappings_are_seen() -> Result<bool, Refusal> {
     let at = unsafe { (*shm).addr } as usize;
     let begun = seen(at).filter(|mapping| mapping.size == page_size());
     // No pool is there; the counters of its address are.
-    let counted = begun.is_some() && counts(at) == Some(Counts::default());
+    let counted = begun.is_some() && counts(at) == Some(SlabCounts::default());
     // SAFETY: `ngx_shm_alloc` made the mapping (1), and the log is still there (2).
     unsafe { remove(shm) };
     let ended = begun.is_some_and(|mapping| page_counts(&mapping).is_none());

@@ -57,7 +57,7 @@ impl Nginx {
     fn alloc(&self, pool: usize, size: usize) -> (bool, c_int) {
         // SAFETY: the function has this type.
         let call =
-            unsafe { std::mem::transmute::<*const c_void, Alloc>(self.symbol(c"call_alloc")) };
+            unsafe { std::mem::transmute::<*const c_void, SlabAlloc>(self.symbol(c"call_alloc")) };
         // SAFETY: the function accepts any pool.
         let block = unsafe { call(pool as *mut c_void, size) };
         (!block.is_null(), errno())
@@ -132,22 +132,22 @@ fn counts_by_process_and_pool() {
         assert_eq!(nginx.alloc(pool, 100), (true, 71));
         assert_eq!(nginx.alloc(pool, 2 << 20), (false, 71));
         assert_eq!(nginx.free(pool), 72);
-        let masters = Counts { allocations: 1, frees: 1, failures: 1, bytes_requested: 100 };
+        let masters = SlabCounts { allocations: 1, frees: 1, failures: 1, bytes_requested: 100 };
         assert_eq!(counts(pool), Some(masters));
 
         let mapping = mappings().remove(0);
         let child_counts = in_child(|| {
-            let empty = counts(pool) == Some(Counts::default());
+            let empty = counts(pool) == Some(SlabCounts::default());
             // The pool that the parent used last.
             nginx.alloc(pool, 8);
             nginx.alloc(pool, 4096);
             nginx.alloc(8192, 8);
             let of_its_child = in_child(|| {
                 nginx.free(pool);
-                counts(pool) == Some(Counts { frees: 1, ..Counts::default() })
+                counts(pool) == Some(SlabCounts { frees: 1, ..SlabCounts::default() })
             });
-            let mine = Counts { allocations: 2, frees: 0, failures: 0, bytes_requested: 4104 };
-            let other = Counts { allocations: 1, frees: 0, failures: 0, bytes_requested: 8 };
+            let mine = SlabCounts { allocations: 2, frees: 0, failures: 0, bytes_requested: 4104 };
+            let other = SlabCounts { allocations: 1, frees: 0, failures: 0, bytes_requested: 8 };
             empty
                 && of_its_child
                 && counts(pool) == Some(mine)
@@ -157,7 +157,7 @@ fn counts_by_process_and_pool() {
         assert!(child_counts);
         assert_eq!(counts(pool), Some(masters), "a child's are not its parent's");
         assert_eq!(page_counts(&mapping), Some(PageCounts { reqs: 2, fails: 1 }), "of all");
-        assert_eq!(others(|known| known == pool), Counts::default());
+        assert_eq!(others(|known| known == pool), SlabCounts::default());
 
         // Another zone, which replaces the first one afterwards.
         let second = nginx.map("one", 1 << 17).unwrap();
@@ -166,7 +166,7 @@ fn counts_by_process_and_pool() {
         nginx.unmap(zone);
         assert_eq!(names(), [(b"one".to_vec(), Some(2))]);
         assert_eq!(page_counts(&mapping), None);
-        assert_eq!(counts(second.addr as usize), Some(Counts::default()));
+        assert_eq!(counts(second.addr as usize), Some(SlabCounts::default()));
 
         uninstall().unwrap();
         assert!(mappings().is_empty());
@@ -184,7 +184,7 @@ fn counts_by_process_and_pool() {
 }
 
 /// Calls a random slab function on a pool, and counts the result.
-fn anything(nginx: &Nginx, pool: usize, random: &mut Random, counts: &mut Counts) {
+fn anything(nginx: &Nginx, pool: usize, random: &mut Random, counts: &mut SlabCounts) {
     let size = [1, 2, 3, 2000, 3000][random.below(5) as usize];
     if random.below(3) == 0 {
         assert_eq!(nginx.free(pool), 72);
@@ -208,11 +208,11 @@ fn pools_are_those_of_a_map() {
         let nginx = Nginx::load();
         install(|| Ok(())).unwrap();
         let mut random = Random::new(11);
-        let mut zones: Vec<(Shm, Counts)> = Vec::new();
-        let mut all = Counts::default();
+        let mut zones: Vec<(Shm, SlabCounts)> = Vec::new();
+        let mut all = SlabCounts::default();
         for round in 0..50_000 {
             if zones.len() < 3 || (zones.len() < 8 && random.below(50) == 0) {
-                zones.push((nginx.map("one", 4096).unwrap(), Counts::default()));
+                zones.push((nginx.map("one", 4096).unwrap(), SlabCounts::default()));
             }
             let place = random.below(zones.len() as u64) as usize;
             if random.below(100) == 0 {
@@ -235,7 +235,7 @@ fn pools_are_those_of_a_map() {
             assert_eq!(counts(shm.addr as usize), Some(*expected));
         }
         assert_eq!(others(|pool| zones.iter().any(|(shm, _)| shm.addr as usize == pool)), {
-            Counts::default()
+            SlabCounts::default()
         });
     });
 }
@@ -247,7 +247,7 @@ fn more_pools_than_places() {
         let nginx = Nginx::load();
         install(|| Ok(())).unwrap();
         let mut random = Random::new(12);
-        let mut map: HashMap<usize, Counts> = HashMap::new();
+        let mut map: HashMap<usize, SlabCounts> = HashMap::new();
         for _ in 0..100_000 {
             let pool = (1 + random.below(2 * POOLS as u64) as usize) * 4096;
             // The second lookup finds the counters that were used last.
@@ -259,8 +259,9 @@ fn more_pools_than_places() {
             map.iter().partition(|(pool, _)| counts(**pool).is_some());
         assert!(told.len() > POOLS / 2 && rest.len() >= POOLS, "{} {}", told.len(), rest.len());
         assert!(told.iter().all(|(pool, expected)| counts(**pool) == Some(**expected)));
-        let sum = |of: fn(&Counts) -> u64| rest.iter().map(|(_, counts)| of(counts)).sum::<u64>();
-        let expected = Counts {
+        let sum =
+            |of: fn(&SlabCounts) -> u64| rest.iter().map(|(_, counts)| of(counts)).sum::<u64>();
+        let expected = SlabCounts {
             allocations: sum(|counts| counts.allocations),
             frees: sum(|counts| counts.frees),
             failures: sum(|counts| counts.failures),
@@ -278,11 +279,12 @@ fn threads_in_different_pools() {
         let nginx = Nginx::load();
         install(|| Ok(())).unwrap();
         let pools: Vec<usize> = (1..=4).map(|i| i << 20).collect();
-        let expected: Vec<Counts> = std::thread::scope(|scope| {
+        let expected: Vec<SlabCounts> = std::thread::scope(|scope| {
             let use_it = |&pool: &usize| {
                 let nginx = &nginx;
                 scope.spawn(move || {
-                    let (mut random, mut counts) = (Random::new(pool as u64), Counts::default());
+                    let (mut random, mut counts) =
+                        (Random::new(pool as u64), SlabCounts::default());
                     (0..50_000).for_each(|_| anything(nginx, pool, &mut random, &mut counts));
                     counts
                 })
@@ -302,7 +304,7 @@ fn refused() {
         assert_eq!(install(|| Err(Refusal::Layout)), Err(Refusal::Layout));
         assert_eq!(state(), Hooked::Off(Refusal::Layout));
         nginx.alloc(4096, 1);
-        assert_eq!(others(|_| false), Counts::default());
+        assert_eq!(others(|_| false), SlabCounts::default());
         assert!(mappings().is_empty());
     });
 }

@@ -44,11 +44,11 @@ pub(super) struct Answer {
     /// The request.
     pub(super) question: Question,
     /// The stage of the answer.
-    pub(super) stage: Stage,
+    pub(super) stage: AnswerStage,
 }
 
 /// The stages of an answer.
-pub(super) enum Stage {
+pub(super) enum AnswerStage {
     /// The figures of all processes are ready.
     Collected(Collected),
     /// The reply is being written.
@@ -63,13 +63,13 @@ pub(super) enum Stage {
 /// error if the request has to end: the code for nginx, if a reply was sent.
 pub(super) fn finish(
     question: &Question,
-    stage: Stage,
+    stage: AnswerStage,
     budget: &Budget,
-) -> Result<Stage, Option<ngx_int_t>> {
+) -> Result<AnswerStage, Option<ngx_int_t>> {
     let mut request = question.request;
     let mut unsent = match go_on(question, stage, budget).ok_or(None)? {
-        Stage::Written(reply) if !budget.spent() => request.begin(reply.response())?,
-        Stage::Sending(unsent) => unsent,
+        AnswerStage::Written(reply) if !budget.spent() => request.begin(reply.response())?,
+        AnswerStage::Sending(unsent) => unsent,
         stage => return Ok(stage),
     };
     while !budget.spent() {
@@ -77,26 +77,30 @@ pub(super) fn finish(
             return Err(Some(code));
         }
     }
-    Ok(Stage::Sending(unsent))
+    Ok(AnswerStage::Sending(unsent))
 }
 
 /// Continues an answer until it is written or the budget is spent. Returns `None` if that fails.
-pub(super) fn go_on(question: &Question, stage: Stage, budget: &Budget) -> Option<Stage> {
+pub(super) fn go_on(
+    question: &Question,
+    stage: AnswerStage,
+    budget: &Budget,
+) -> Option<AnswerStage> {
     if budget.spent() {
         return Some(stage);
     }
     let mut reply = match stage {
-        Stage::Collected(collected) => begin(question, collected)?,
-        Stage::Writing(reply) => reply,
-        Stage::Written(_) | Stage::Sending(_) => return Some(stage),
+        AnswerStage::Collected(collected) => begin(question, collected)?,
+        AnswerStage::Writing(reply) => reply,
+        AnswerStage::Written(_) | AnswerStage::Sending(_) => return Some(stage),
     };
     // A piece of a reply may take long, so it is not begun late in a slice.
     if budget.used() > SLICE / 2 {
-        return Some(Stage::Writing(reply));
+        return Some(AnswerStage::Writing(reply));
     }
     match reply.step(budget).ok()? {
-        Progress::Done => Some(Stage::Written(reply)),
-        Progress::More => Some(Stage::Writing(reply)),
+        Progress::Done => Some(AnswerStage::Written(reply)),
+        Progress::More => Some(AnswerStage::Writing(reply)),
     }
 }
 

@@ -26,15 +26,15 @@ use std::time::Duration;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use super::pace::cpu_time;
-use super::symbols::Object;
+use super::symbols::AllocatorObject;
 use super::HeapReading;
 use crate::budget::{Budget, Job, Progress};
 use crate::report::model::{Allocator, Category};
 use crate::sys::maps;
-use crate::sys::memory::Own;
+use crate::sys::memory::OwnMemory;
 use crate::sys::pagemap::PageMap;
 use crate::sys::ranges::{normalize, subtract};
-use arenas::{Held, Reader, State};
+use arenas::{ArenaSums, MallocState, Reader};
 #[cfg(test)]
 pub use ffi::told;
 pub use ffi::version;
@@ -42,12 +42,12 @@ pub use ffi::version;
 pub use ffi::Told;
 
 use crate::abi::glibc::{Mmapped, ANYWHERE};
-use counting::Counting;
-use ffi::Functions;
+use counting::ArenaCounting;
+use ffi::MallocFunctions;
 use mapped::Finder;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum HeapStage {
     Arenas,
     Mapped,
     Done,
@@ -56,17 +56,17 @@ enum Stage {
 /// The probe of glibc's malloc.
 pub struct Glibc {
     version: String,
-    functions: Functions,
+    functions: MallocFunctions,
     /// Where malloc's state is and how to read it, or the reason why that is unknown.
-    state: Result<(State, Reader), &'static str>,
+    state: Result<(MallocState, Reader), &'static str>,
     /// The start of the `brk` heap, if there is one.
     heap_start: Option<usize>,
     /// Whether the mappings of the heap had no gap when they were last read.
     heap_is_whole: bool,
     /// The schedule of counts of free chunks, and the last totals.
-    pub(super) counting: Counting,
+    pub(super) counting: ArenaCounting,
     finder: Finder,
-    stage: Stage,
+    stage: HeapStage,
     now: Now,
 }
 
@@ -81,15 +81,15 @@ struct Now {
     claimed: Vec<Range<usize>>,
     /// The ranges of the arenas.
     arenas: Vec<Range<usize>>,
-    held: Option<Held>,
+    held: Option<ArenaSums>,
     mmapped: Option<Mmapped>,
     notes: Vec<String>,
 }
 
 impl Glibc {
     /// Finds malloc's state and compares it with `mallinfo2`.
-    pub fn new(object: Object, version: String) -> Glibc {
-        let functions = Functions::of(object);
+    pub fn new(object: AllocatorObject, version: String) -> Glibc {
+        let functions = MallocFunctions::of(object);
         let calibration = calibrate::calibrate(object, &version, &functions);
         Glibc {
             version,
@@ -97,9 +97,9 @@ impl Glibc {
             state: calibration.state,
             heap_start: calibration.heap_start,
             heap_is_whole: false,
-            counting: Counting::new(calibration.told.as_ref()),
+            counting: ArenaCounting::new(calibration.told.as_ref()),
             finder: Finder::default(),
-            stage: Stage::Done,
+            stage: HeapStage::Done,
             now: Now::default(),
         }
     }
@@ -141,7 +141,7 @@ impl Glibc {
             ..Now::default()
         };
         self.heap_is_whole = readable(&self.now.heap, &heap_from(self.heap_start));
-        self.stage = Stage::Arenas;
+        self.stage = HeapStage::Arenas;
     }
 
     /// Reads all arenas at once.
@@ -151,8 +151,8 @@ impl Glibc {
         match &mut self.state {
             Err(_) => {}
             Ok((state, reader)) => {
-                now.mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
-                match reader.held(&Own, state, &mut regions) {
+                now.mmapped = state.counters.and_then(|at| arenas::mmapped(&OwnMemory, at));
+                match reader.held(&OwnMemory, state, &mut regions) {
                     Ok(held) => {
                         now.held = Some(held);
                         now.notes.extend(held.scattered.then(|| SCATTERED.to_owned()));
@@ -183,7 +183,7 @@ impl Glibc {
         let mut ranges = now.arenas;
         match &self.state {
             Err(reason) => notes.push((*reason).to_owned()),
-            Ok((state, _)) => match state.counters.map(|at| arenas::mmapped(&Own, at)) {
+            Ok((state, _)) => match state.counters.map(|at| arenas::mmapped(&OwnMemory, at)) {
                 None => notes.push(NO_COUNTERS.to_owned()),
                 Some(None) => notes.push(NO_COUNTS.to_owned()),
                 Some(Some(wanted)) => {
@@ -226,7 +226,7 @@ impl Glibc {
     /// Queries malloc itself, however long that takes. For an explicit query only.
     pub fn refresh_full(&mut self) {
         let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
-        let mmapped = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
+        let mmapped = || counters.and_then(|counters| arenas::mmapped(&OwnMemory, counters));
         let before = mmapped();
         let begun = cpu_time();
         let told = self.functions.told().filter(|_| self.functions.wide());
@@ -244,20 +244,20 @@ impl Job<PageMap> for Glibc {
     type Error = Infallible;
 
     fn step(&mut self, pages: &PageMap, budget: &Budget) -> Result<Progress, Infallible> {
-        if self.stage == Stage::Arenas {
+        if self.stage == HeapStage::Arenas {
             self.arenas();
-            self.stage = Stage::Mapped;
+            self.stage = HeapStage::Mapped;
             if budget.spent() {
                 return Ok(Progress::More);
             }
         }
-        if self.stage == Stage::Mapped {
+        if self.stage == HeapStage::Mapped {
             let counters = self.state.as_ref().ok().and_then(|(state, _)| state.counters);
-            let expected = || counters.and_then(|counters| arenas::mmapped(&Own, counters));
-            if self.finder.step(&Own, pages, &expected, budget) == Progress::More {
+            let expected = || counters.and_then(|counters| arenas::mmapped(&OwnMemory, counters));
+            if self.finder.step(&OwnMemory, pages, &expected, budget) == Progress::More {
                 return Ok(Progress::More);
             }
-            self.stage = Stage::Done;
+            self.stage = HeapStage::Done;
         }
         Ok(Progress::Done)
     }

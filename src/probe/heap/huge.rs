@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::sys::memory::{word, Memory, Own};
+use crate::sys::memory::{word, Memory, OwnMemory};
 use crate::sys::pagemap::PageMap;
 
 /// Flags of a chunk: the chunk in front is in use; the chunk has a mapping of its own.
@@ -67,7 +67,7 @@ fn header(at: usize, pages: &PageMap) -> Option<(usize, usize)> {
     let mut present = false;
     let looked = pages.piece(&(at..at.saturating_add(16)), |_, page| present |= page.present());
     let mut header = [0; 16];
-    let read = looked.is_ok() && present && Own.read(at, &mut header).is_ok();
+    let read = looked.is_ok() && present && OwnMemory.read(at, &mut header).is_ok();
     read.then(|| (word(&header, 0), word(&header, 8)))
 }
 

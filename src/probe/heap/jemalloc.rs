@@ -19,7 +19,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 
 use super::pace::Pace;
-use super::symbols::{self, Object};
+use super::symbols::{self, AllocatorObject};
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
 
@@ -32,11 +32,11 @@ const ALL: &str = "4096";
 pub struct Jemalloc {
     mallctl: Mallctl,
     version: Option<String>,
-    pace: Pace<Figures>,
+    pace: Pace<JemallocFigures>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Figures {
+struct JemallocFigures {
     allocated: usize,
     active: usize,
     mapped: usize,
@@ -49,7 +49,7 @@ struct Figures {
 
 impl Jemalloc {
     /// Returns the probe if `object` is jemalloc.
-    pub fn of(object: Object) -> Option<Jemalloc> {
+    pub fn of(object: AllocatorObject) -> Option<Jemalloc> {
         // SAFETY: this is the type in the manual (1).
         let mallctl: Mallctl = unsafe {
             match object.function(c"mallctl") {
@@ -79,7 +79,7 @@ impl Jemalloc {
         self.read(name, 0usize)
     }
 
-    fn figures(&self) -> Option<Figures> {
+    fn figures(&self) -> Option<JemallocFigures> {
         let mut epoch = 1u64;
         let place: *mut u64 = &mut epoch;
         let failed = (self.mallctl)(
@@ -92,7 +92,7 @@ impl Jemalloc {
         if failed != 0 {
             return None;
         }
-        Some(Figures {
+        Some(JemallocFigures {
             allocated: self.size(c"stats.allocated")?,
             active: self.size(c"stats.active")?,
             mapped: self.size(c"stats.mapped")?,
@@ -139,7 +139,7 @@ impl Jemalloc {
             ),
         }
         let figures = last.map(|(figures, _)| figures);
-        let of = |field: fn(&Figures) -> usize| figures.as_ref().map(|f| field(f) as u64);
+        let of = |field: fn(&JemallocFigures) -> usize| figures.as_ref().map(|f| field(f) as u64);
         let free = figures.and_then(|f| {
             f.active.checked_sub(f.allocated)?.checked_add(f.unused?).map(|free| free as u64)
         });

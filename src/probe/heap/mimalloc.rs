@@ -17,7 +17,7 @@ use std::ops::Range;
 use procfs::process::MemoryMap;
 
 use super::pace::Pace;
-use super::symbols::Object;
+use super::symbols::AllocatorObject;
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
 use crate::sys::maps;
@@ -52,7 +52,7 @@ pub struct Mimalloc {
 
 impl Mimalloc {
     /// Returns the probe if `object` is mimalloc.
-    pub fn of(object: Object) -> Option<Mimalloc> {
+    pub fn of(object: AllocatorObject) -> Option<Mimalloc> {
         // SAFETY: this is the type in the header (1).
         let version: extern "C" fn() -> c_int = unsafe { object.function(c"mi_version") }?;
         Some(Mimalloc {

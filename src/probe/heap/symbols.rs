@@ -2,9 +2,10 @@
 //!
 //! Invariants of the unsafe code:
 //!
-//! 1. An [`Object`] defines the `malloc` in use, so it stays loaded as long as the process lives.
+//! 1. An [`AllocatorObject`] defines the `malloc` in use, so it stays loaded as long as the process
+//!    lives.
 //! 2. A function has the type that is documented for its name in the object that defines it; each
-//!    caller of [`Object::function`] names the source.
+//!    caller of [`AllocatorObject::function`] names the source.
 //! 3. A string passed to [`text`] is null, or ends in NUL and lives during the call.
 #![allow(unsafe_code)]
 
@@ -14,16 +15,16 @@ use crate::sys::symbol as loader;
 
 /// The executable or library that defines an allocator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Object {
+pub struct AllocatorObject {
     /// The address at which it is loaded.
     pub base: usize,
 }
 
-impl Object {
+impl AllocatorObject {
     /// Returns the object whose `malloc` is in use.
-    pub fn of_malloc() -> Option<Object> {
+    pub fn of_malloc() -> Option<AllocatorObject> {
         let address = symbol(c"malloc")?;
-        Some(Object { base: base_of(address)? })
+        Some(AllocatorObject { base: base_of(address)? })
     }
 
     /// Returns the address of a symbol if this object defines it.

@@ -18,7 +18,7 @@
 use std::ffi::{c_char, c_int, CStr};
 
 use super::pace::Pace;
-use super::symbols::{self, Object};
+use super::symbols::{self, AllocatorObject};
 use super::HeapReading;
 use crate::report::model::{Allocator, Category};
 
@@ -29,11 +29,11 @@ type Version = extern "C" fn(*mut c_int, *mut c_int, *mut *const c_char) -> *con
 pub struct Tcmalloc {
     property: Property,
     version: Option<String>,
-    pace: Pace<Figures>,
+    pace: Pace<TcmallocFigures>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Figures {
+struct TcmallocFigures {
     heap: usize,
     unmapped: usize,
     allocated: usize,
@@ -41,7 +41,7 @@ struct Figures {
 
 impl Tcmalloc {
     /// Returns the probe if `object` is tcmalloc.
-    pub fn of(object: Object) -> Option<Tcmalloc> {
+    pub fn of(object: AllocatorObject) -> Option<Tcmalloc> {
         // SAFETY: this is the type in the header (1).
         let property: Property = unsafe { object.function(c"MallocExtension_GetNumericProperty") }?;
         Some(Tcmalloc { property, version: version(object), pace: Pace::default() })
@@ -52,8 +52,8 @@ impl Tcmalloc {
         ((self.property)(name.as_ptr(), &mut value) != 0).then_some(value)
     }
 
-    fn figures(&self) -> Option<Figures> {
-        Some(Figures {
+    fn figures(&self) -> Option<TcmallocFigures> {
+        Some(TcmallocFigures {
             heap: self.size(c"generic.heap_size")?,
             unmapped: self.size(c"tcmalloc.pageheap_unmapped_bytes")?,
             allocated: self.size(c"generic.current_allocated_bytes")?,
@@ -101,7 +101,7 @@ impl Tcmalloc {
     }
 }
 
-fn version(object: Object) -> Option<String> {
+fn version(object: AllocatorObject) -> Option<String> {
     // SAFETY: this is the type in the header (1).
     let version: Version = unsafe { object.function(c"tc_version") }?;
     let (mut major, mut minor, mut patch) = (0, 0, std::ptr::null());

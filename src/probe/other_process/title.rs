@@ -1,34 +1,37 @@
 //! Derives the role of an nginx process from the title that nginx gives it.
 #![forbid(unsafe_code)]
 
-use crate::report::model::{Kind, State};
+use crate::report::model::{ProcessKind, ProcessState};
 
 /// Returns the role of the process with this pid.
-pub fn kind_of(pid: i32) -> Kind {
-    read(pid).map_or(Kind::Other, |(kind, _)| kind)
+pub fn kind_of(pid: i32) -> ProcessKind {
+    read(pid).map_or(ProcessKind::Other, |(kind, _)| kind)
 }
 
 /// Returns the role of the process with this pid, and whether it is finishing its last requests.
 /// `None` if the process is gone, or `/proc` hides it.
-pub fn read(pid: i32) -> Option<(Kind, State)> {
+pub fn read(pid: i32) -> Option<(ProcessKind, ProcessState)> {
     Some(parse(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?))
 }
 
 /// Parses a title: `ngx_setproctitle` in nginx's `ngx_process_cycle.c`; the agent's comes from
 /// ngx_lua.
-fn parse(title: &[u8]) -> (Kind, State) {
+fn parse(title: &[u8]) -> (ProcessKind, ProcessState) {
     let title = String::from_utf8_lossy(title);
-    let state =
-        if title.contains("is shutting down") { State::ShuttingDown } else { State::Active };
+    let state = if title.contains("is shutting down") {
+        ProcessState::ShuttingDown
+    } else {
+        ProcessState::Active
+    };
     let kinds = [
-        ("nginx: master process", Kind::Master),
-        ("nginx: worker process", Kind::Worker),
-        ("nginx: cache manager process", Kind::CacheManager),
-        ("nginx: cache loader process", Kind::CacheLoader),
-        ("nginx: privileged agent process", Kind::PrivilegedAgent),
+        ("nginx: master process", ProcessKind::Master),
+        ("nginx: worker process", ProcessKind::Worker),
+        ("nginx: cache manager process", ProcessKind::CacheManager),
+        ("nginx: cache loader process", ProcessKind::CacheLoader),
+        ("nginx: privileged agent process", ProcessKind::PrivilegedAgent),
     ];
     let kind = kinds.iter().find(|(start, _)| title.starts_with(start));
-    (kind.map_or(Kind::Other, |(_, kind)| *kind), state)
+    (kind.map_or(ProcessKind::Other, |(_, kind)| *kind), state)
 }
 
 #[cfg(test)]
@@ -38,11 +41,17 @@ mod tests {
     #[test]
     fn knows_the_titles_of_nginx() {
         let worker = b"nginx: worker process is shutting down\0\0\0";
-        assert_eq!(parse(worker), (Kind::Worker, State::ShuttingDown));
-        assert_eq!(parse(b"nginx: worker process\0"), (Kind::Worker, State::Active));
-        assert_eq!(parse(b"nginx: cache manager process"), (Kind::CacheManager, State::Active));
-        assert_eq!(parse(b"nginx: master process nginx -p x"), (Kind::Master, State::Active));
-        assert_eq!(parse(b"sh\0-c\0"), (Kind::Other, State::Active));
-        assert_eq!((read(-1), kind_of(-1)), (None, Kind::Other));
+        assert_eq!(parse(worker), (ProcessKind::Worker, ProcessState::ShuttingDown));
+        assert_eq!(parse(b"nginx: worker process\0"), (ProcessKind::Worker, ProcessState::Active));
+        assert_eq!(
+            parse(b"nginx: cache manager process"),
+            (ProcessKind::CacheManager, ProcessState::Active)
+        );
+        assert_eq!(
+            parse(b"nginx: master process nginx -p x"),
+            (ProcessKind::Master, ProcessState::Active)
+        );
+        assert_eq!(parse(b"sh\0-c\0"), (ProcessKind::Other, ProcessState::Active));
+        assert_eq!((read(-1), kind_of(-1)), (None, ProcessKind::Other));
     }
 }

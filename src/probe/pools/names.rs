@@ -6,32 +6,32 @@
 //!    unloads no module of the cycle during a call.
 
 use crate::hook::creators;
-use crate::report::model::pools::Kind;
-use crate::report::naming::{kind, name, Known};
+use crate::report::model::pools::PoolKind;
+use crate::report::naming::{kind, name, KnownCode};
 use crate::sys::elf::{objects, LoadedObject};
 use crate::sys::{exports, symbol};
-use crate::tally::pools::{Creator, Origin};
+use crate::tally::pools::{CreatorTally, Origin};
 
 /// The name of a creator.
 #[derive(Debug, Clone)]
-pub struct Name {
+pub struct CreatorName {
     /// See [`crate::report::model::pools::Creator::creator`].
     pub creator: Option<String>,
     /// See [`crate::report::model::pools::Creator::object`].
     pub object: String,
     /// The purpose of its pools.
-    pub kind: Kind,
+    pub kind: PoolKind,
 }
 
 /// The names found so far, each with the key that it was found for.
 #[derive(Debug, Default)]
-pub struct Names(Vec<((Origin, bool), Name)>);
+pub struct CreatorNames(Vec<((Origin, bool), CreatorName)>);
 
-impl Names {
+impl CreatorNames {
     /// Returns the names of all creators, in the same order.
-    pub fn of(&mut self, creators: &[Creator]) -> Vec<Name> {
+    pub fn of(&mut self, creators: &[CreatorTally]) -> Vec<CreatorName> {
         let mut loaded = None;
-        let is_new = |(index, creator): (usize, &Creator)| {
+        let is_new = |(index, creator): (usize, &CreatorTally)| {
             self.0.get(index).is_none_or(|(found_for, _)| *found_for != key(creator))
         };
         if self.0.len() > creators.len() || creators.iter().enumerate().any(is_new) {
@@ -43,11 +43,11 @@ impl Names {
     }
 }
 
-fn key(creator: &Creator) -> (Origin, bool) {
+fn key(creator: &CreatorTally) -> (Origin, bool) {
     (creator.origin, creator.of_cycles)
 }
 
-fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
+fn find(creator: &CreatorTally, objects: &[LoadedObject]) -> CreatorName {
     let call = creator.address.wrapping_sub(1);
     let object = objects.iter().find(|object| object.contains(call));
     let neighbours = match object {
@@ -63,7 +63,7 @@ fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
         function => symbol::with(function, text),
     };
     let code = creators::name(creator.address);
-    let known = Known {
+    let known = KnownCode {
         code: code.as_deref(),
         offset: call.wrapping_sub(neighbours.below_at),
         function: function.as_deref(),
@@ -75,5 +75,5 @@ fn find(creator: &Creator, objects: &[LoadedObject]) -> Name {
         of_cycles: creator.of_cycles,
         first_size: creator.first_size,
     };
-    Name { creator: name(&known), object: known.object.to_owned(), kind: kind(&known) }
+    CreatorName { creator: name(&known), object: known.object.to_owned(), kind: kind(&known) }
 }

@@ -1,14 +1,14 @@
 //! Keeps the pools with the highest ranks.
 #![forbid(unsafe_code)]
 
-use crate::abi::pool::Held;
+use crate::abi::pool::PoolContents;
 use crate::tally::pools::Pool;
 
 /// Up to `most` pools with the highest ranks, the highest first.
 #[derive(Debug)]
 pub struct Top {
     most: usize,
-    ranked: Vec<(u64, Pool, Held)>,
+    ranked: Vec<(u64, Pool, PoolContents)>,
 }
 
 impl Top {
@@ -18,7 +18,7 @@ impl Top {
     }
 
     /// Inserts a pool if its rank is high enough. Among equal ranks the earliest one stays.
-    pub fn offer(&mut self, rank: u64, pool: Pool, held: Held) {
+    pub fn offer(&mut self, rank: u64, pool: Pool, held: PoolContents) {
         if self.ranked.len() >= self.most {
             if self.ranked.last().is_none_or(|(lowest, ..)| rank <= *lowest) {
                 return;
@@ -30,7 +30,7 @@ impl Top {
     }
 
     /// Iterates over the pools, the highest rank first.
-    pub fn iter(&self) -> impl Iterator<Item = (&Pool, &Held)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Pool, &PoolContents)> {
         self.ranked.iter().map(|(_, pool, held)| (pool, held))
     }
 }
@@ -48,7 +48,7 @@ mod tests {
             let mut all = Vec::new();
             for address in 0..500 {
                 let rank = random.below(300);
-                top.offer(rank, Pool { address, creator: 0, created: 0 }, Held::default());
+                top.offer(rank, Pool { address, creator: 0, created: 0 }, PoolContents::default());
                 all.push((std::cmp::Reverse(rank), address));
             }
             all.sort_unstable();

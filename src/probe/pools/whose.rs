@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::BuildHasherDefault;
 
-use crate::abi::pool::Held;
-use crate::report::model::pools::Kind;
-use crate::report::model::shares::{Share, Shares, Sum, SHARED};
+use crate::abi::pool::PoolContents;
+use crate::report::model::pools::PoolKind;
+use crate::report::model::shares::{PoolSum, Share, Shares, SHARED};
 
 /// The number of names with sums of their own; pools of further names are added to `other`.
 const NAMES: usize = 2048;
@@ -42,26 +42,32 @@ pub trait Tracer: Debug {
     fn prepare(&mut self, connections: usize) -> bool;
 
     /// Passes the known names of a pool to `take`, once.
-    fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced));
+    fn trace(&self, pool: usize, kind: PoolKind, take: &mut dyn FnMut(&Traced));
 
     /// Returns the owner of a pool, with the request line only if `request_line` is set.
-    fn owner(&self, pool: usize, kind: Kind, request_line: bool) -> Owner;
+    fn owner(&self, pool: usize, kind: PoolKind, request_line: bool) -> Owner;
 }
 
 /// The sums of a walk.
 #[derive(Debug, Default)]
 pub struct Whose {
-    server: Names,
-    upstream: Names,
-    listener: Names,
+    server: NameSums,
+    upstream: NameSums,
+    listener: NameSums,
     /// See [`Pools::idle`](crate::report::model::pools::Pools::idle).
-    pub idle: Sum,
+    pub idle: PoolSum,
 }
 
 impl Whose {
     /// Counts a pool. Returns whether it belongs to an idle connection.
-    pub fn count(&mut self, pool: usize, kind: Kind, held: &Held, tracer: &dyn Tracer) -> bool {
-        let sum = Sum { live: 1, bytes: held.bytes, large_bytes: held.large_bytes };
+    pub fn count(
+        &mut self,
+        pool: usize,
+        kind: PoolKind,
+        held: &PoolContents,
+        tracer: &dyn Tracer,
+    ) -> bool {
+        let sum = PoolSum { live: 1, bytes: held.bytes, large_bytes: held.large_bytes };
         let mut is_idle = false;
         tracer.trace(pool, kind, &mut |traced| {
             is_idle = traced.is_idle;
@@ -84,14 +90,14 @@ impl Whose {
 }
 
 #[derive(Debug, Default)]
-struct Names {
-    sums: HashMap<Box<[u8]>, Sum, BuildHasherDefault<DefaultHasher>>,
-    other: Sum,
-    none: Sum,
+struct NameSums {
+    sums: HashMap<Box<[u8]>, PoolSum, BuildHasherDefault<DefaultHasher>>,
+    other: PoolSum,
+    none: PoolSum,
 }
 
-impl Names {
-    fn add(&mut self, name: Option<&[u8]>, sum: &Sum) {
+impl NameSums {
+    fn add(&mut self, name: Option<&[u8]>, sum: &PoolSum) {
         let Some(name) = name else { return self.none.add(sum) };
         if let Some(known) = self.sums.get_mut(name) {
             known.add(sum);
@@ -108,7 +114,7 @@ impl Names {
         // Names that are not listed are not converted to text.
         let last = crate::report::model::shares::LISTED;
         if all.len() > last {
-            let rank = |(_, sum): &(Box<[u8]>, Sum)| std::cmp::Reverse((sum.size(), sum.live));
+            let rank = |(_, sum): &(Box<[u8]>, PoolSum)| std::cmp::Reverse((sum.size(), sum.live));
             all.select_nth_unstable_by(last, |a, b| rank(a).cmp(&rank(b)).then(a.0.cmp(&b.0)));
             all.drain(last..).for_each(|(_, sum)| other.add(&sum));
         }
@@ -130,32 +136,32 @@ mod tests {
             true
         }
 
-        fn trace(&self, pool: usize, kind: Kind, take: &mut dyn FnMut(&Traced)) {
+        fn trace(&self, pool: usize, kind: PoolKind, take: &mut dyn FnMut(&Traced)) {
             let name = (pool % 100).to_string();
             let name = Some(name.as_bytes());
-            let upstream = name.filter(|_| kind == Kind::Upstream);
+            let upstream = name.filter(|_| kind == PoolKind::Upstream);
             take(&Traced { server: name, upstream, listener: None, is_idle: pool < 50 });
         }
 
-        fn owner(&self, _pool: usize, _kind: Kind, _request_line: bool) -> Owner {
+        fn owner(&self, _pool: usize, _kind: PoolKind, _request_line: bool) -> Owner {
             Owner::default()
         }
     }
 
-    fn held(bytes: u64) -> Held {
-        Held { bytes, unused: 1, large_bytes: 2 * bytes, large_count: 3 }
+    fn held(bytes: u64) -> PoolContents {
+        PoolContents { bytes, unused: 1, large_bytes: 2 * bytes, large_count: 3 }
     }
 
     #[test]
     fn sums_have_all_pools_of_the_kinds() {
         let mut whose = Whose::default();
-        let mut all = Sum::default();
+        let mut all = PoolSum::default();
         for pool in 0..1000 {
-            let kind = Kind::ALL[pool % Kind::ALL.len()];
+            let kind = PoolKind::ALL[pool % PoolKind::ALL.len()];
             let bytes = pool as u64;
             assert_eq!(whose.count(pool, kind, &held(bytes), &ByAddress), pool < 50);
             if SHARED.contains(&kind) {
-                all.add(&Sum { live: 1, bytes, large_bytes: 2 * bytes });
+                all.add(&PoolSum { live: 1, bytes, large_bytes: 2 * bytes });
             }
         }
         assert_eq!(whose.idle.live, 50);
@@ -168,8 +174,8 @@ mod tests {
 
     #[test]
     fn names_are_bounded() {
-        let mut names = Names::default();
-        let one = Sum { live: 1, bytes: 10, large_bytes: 0 };
+        let mut names = NameSums::default();
+        let one = PoolSum { live: 1, bytes: 10, large_bytes: 0 };
         for n in 0..NAMES + 5 {
             names.add(Some(n.to_string().as_bytes()), &one);
         }

@@ -18,7 +18,7 @@ fn read_as_member(
     reader.step(&Budget::unlimited()).unwrap();
     let maps = reader.finish();
     let map = PageMap::open().unwrap();
-    probe.begin(&maps, &Layout::find(&maps, &[]), all, membership, patience);
+    probe.begin(&maps, &AddressLayout::find(&maps, &[]), all, membership, patience);
     let mut steps = 1;
     while probe.step(&map, budget).unwrap() == Progress::More {
         steps += 1;

@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use super::Snapshot;
-use crate::probe::layout::Target;
-use crate::report::balance::{close, Part};
+use crate::probe::layout::CountedRange;
+use crate::report::balance::{close, CategoryPart};
 use crate::report::model::{Breakdown, Category, Region, Stacks, System};
 use crate::sys::{maps, ranges};
 
@@ -16,11 +16,11 @@ impl Snapshot {
     pub(super) fn stacks(&mut self, threads: Option<u64>) -> Stacks {
         let unseen = threads.map(|threads| threads.saturating_sub(self.layout.threads_seen));
         if unseen == Some(0) && !self.targets.is_empty() {
-            let mine = |target: &&Target| target.category == Some(Category::Stacks);
+            let mine = |target: &&CountedRange| target.category == Some(Category::Stacks);
             return Stacks {
                 threads,
                 reserved: Some(ranges::bytes(&self.layout.stacks)),
-                resident: Some(self.targets.iter().filter(mine).map(Target::bytes).sum()),
+                resident: Some(self.targets.iter().filter(mine).map(CountedRange::bytes).sum()),
             };
         }
         if let Some(unseen) = unseen.filter(|unseen| *unseen > 0) {
@@ -61,14 +61,14 @@ impl Snapshot {
                 {
                     parts.push(self.part(category, &heap.ranges));
                     let reserved = ranges::bytes(&self.layout.huge);
-                    parts.push(Part { category, reserved, anon: 0, file: 0, shmem: 0 });
+                    parts.push(CategoryPart { category, reserved, anon: 0, file: 0, shmem: 0 });
                 }
                 (Some(category), Some(resident)) => {
                     let others: u64 = parts.iter().map(|part| part.anon).sum();
                     let room = system.resident_anon.unwrap_or(0).saturating_sub(others);
                     let reserved = heap.reserved.unwrap_or(resident);
                     let anon = resident.min(room);
-                    parts.push(Part { category, reserved, anon, file: 0, shmem: 0 });
+                    parts.push(CategoryPart { category, reserved, anon, file: 0, shmem: 0 });
                 }
                 (Some(category), None) => unknown.push(category),
                 (None, _) => {}
@@ -86,7 +86,7 @@ impl Snapshot {
                 system.resident_shmem?.saturating_sub(elsewhere.sum())
             }
         };
-        parts.push(Part {
+        parts.push(CategoryPart {
             category: Category::NginxShm,
             reserved: ranges::bytes(&self.layout.shared),
             anon: 0,
@@ -108,9 +108,9 @@ impl Snapshot {
         })
     }
 
-    fn part(&self, category: Category, ranges: &[Range<usize>]) -> Part {
+    fn part(&self, category: Category, ranges: &[Range<usize>]) -> CategoryPart {
         let mut part =
-            Part { category, reserved: ranges::bytes(ranges), anon: 0, file: 0, shmem: 0 };
+            CategoryPart { category, reserved: ranges::bytes(ranges), anon: 0, file: 0, shmem: 0 };
         for target in self.targets.iter().filter(|t| t.category == Some(category)) {
             part.anon += target.resident.anon;
             *if target.shmem { &mut part.shmem } else { &mut part.file } += target.resident.file;

@@ -11,14 +11,14 @@ use crate::probe::shared::Remembered;
 use crate::probe::sharing::SharingProbe;
 use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
-use crate::report::model::{Hooks, Kind, State};
+use crate::report::model::{Hooks, ProcessKind, ProcessState};
 use crate::report::peak::Worst;
 
 /// The properties of the process that only nginx knows.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// See [`Process::kind`](crate::report::model::Process::kind).
-    pub kind: Kind,
+    pub kind: ProcessKind,
     /// See [`Process::id`](crate::report::model::Process::id).
     pub id: Option<u32>,
     /// See [`Process::pid`](crate::report::model::Process::pid).
@@ -26,19 +26,19 @@ pub struct Identity {
     /// See [`Process::generation`](crate::report::model::Process::generation).
     pub generation: u64,
     /// See [`Process::state`](crate::report::model::Process::state).
-    pub state: State,
+    pub state: ProcessState,
     /// The time at which the process started to run the module's code.
     pub started: Instant,
     /// See [`Process::hooks`](crate::report::model::Process::hooks).
     pub hooks: Hooks,
-    /// See [`Own::bytes`](crate::report::model::Own::bytes).
+    /// See [`ModuleCost::bytes`](crate::report::model::Own::bytes).
     pub own_bytes: u64,
     /// A number that changes whenever a process of the server starts or exits.
     pub membership: u64,
     /// nginx's shared mappings.
     pub zones: Vec<ZoneMapping>,
     /// The layout of a slab pool.
-    pub slab: slab::Layout,
+    pub slab: slab::SlabLayout,
     /// Makes the tracer that finds the owners of pools.
     pub tracer: fn() -> Box<dyn Tracer>,
     /// Whether request lines are reported.

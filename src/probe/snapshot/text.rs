@@ -3,17 +3,17 @@
 
 use procfs::process::{MMapPath, MemoryMap};
 
-use crate::report::model::{Object, Text};
+use crate::report::model::{Text, TextObject};
 use crate::sys::elf::LoadedObject;
 use crate::sys::maps;
 
 /// Returns the executable mappings of the loaded objects, the largest first.
 pub fn text(objects: &[LoadedObject], maps: &[MemoryMap]) -> Text {
-    let object = |object: &LoadedObject| Object {
+    let object = |object: &LoadedObject| TextObject {
         path: file_name(object, maps).unwrap_or_else(|| object.name.clone()),
         bytes: object.executable().map(|range| range.len() as u64).sum(),
     };
-    let mut objects: Vec<Object> = objects.iter().map(object).collect();
+    let mut objects: Vec<TextObject> = objects.iter().map(object).collect();
     objects.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
     Text { bytes: objects.iter().map(|object| object.bytes).sum(), objects }
 }

@@ -47,7 +47,7 @@ fn a_pool_with_holes() {
     assert_eq!(zone.in_use, Some(in_use));
     assert_eq!(zone.fill_percent, Some(in_use * 100 / (254 * 4096)));
     let slots = zone.slots.as_ref().unwrap();
-    assert_eq!(slots.get("64"), Some(&Slot { used: 4, free: 60, reqs: 10, fails: 2 }));
+    assert_eq!(slots.get("64"), Some(&SlotClass { used: 4, free: 60, reqs: 10, fails: 2 }));
     assert_eq!(slots.0.len(), 9);
     // The header and the descriptors were written, but no page.
     assert_eq!(zone.resident, Some(2 * 4096));

@@ -116,7 +116,7 @@ impl Cell {
 pub(super) struct Row(pub(super) String, pub(super) Vec<Cell>);
 
 /// A table. The script makes it sortable if it has more than one row.
-pub(super) struct Table<'a> {
+pub(super) struct HtmlTable<'a> {
     /// Identifies the table in later versions of the page; the table of a process has its pid in
     /// it.
     pub(super) id: String,
@@ -149,7 +149,7 @@ fn class(cell: &Cell) -> Option<&'static str> {
     cell.is_figure().then_some("figure")
 }
 
-impl Table<'_> {
+impl HtmlTable<'_> {
     pub(super) fn markup(&self) -> Markup {
         let Some(first) = self.rows.first() else { return html! {} };
         let rows = html! { @for row in &self.rows { (row.markup()) } };

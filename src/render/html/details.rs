@@ -3,7 +3,7 @@
 
 use maud::{html, Markup};
 
-use super::cells::{known, visible, Cell, Row, Table};
+use super::cells::{known, visible, Cell, HtmlTable, Row};
 use super::section::{Section, ROWS};
 use super::{lua, mappings, overview, peak, pools, zones};
 use crate::render::units::{count, micros, millis, seconds, size};
@@ -122,7 +122,7 @@ fn allocator(process: &Process) -> Markup {
             ],
         )
     });
-    Table {
+    HtmlTable {
         id: format!("allocator-{}", process.pid),
         caption: "Allocator",
         heads: &[
@@ -147,7 +147,7 @@ fn uses(process: &Process) -> Markup {
         cells.extend(zones::figures(uses));
         Row(format!("{name} {:?} {}", uses.generation, uses.mapped), cells)
     });
-    Table {
+    HtmlTable {
         id: format!("zones-{}", process.pid),
         caption: "Use of the shared memory zones",
         heads: &["Zone", "Mapped", "Touched", "Allocations", "Requested", "Frees", "Failures"],
@@ -163,7 +163,7 @@ fn code(process: &Process) -> Markup {
         let cells = vec![Cell::Name(object.path.clone()), Cell::Size(Some(object.bytes))];
         Row(object.path.clone(), cells)
     });
-    let table = Table {
+    let table = HtmlTable {
         id: format!("code-{}", process.pid),
         caption: "Code of the largest executables and libraries",
         heads: &["Object", "Code"],

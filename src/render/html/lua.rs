@@ -3,10 +3,10 @@
 
 use maud::{html, Markup};
 
-use super::cells::{Cell, Row, Table};
+use super::cells::{Cell, HtmlTable, Row};
 use super::section::{Section, ROWS};
 use crate::render::who;
-use crate::report::model::lua::Lua;
+use crate::report::model::lua::LuaVms;
 use crate::report::model::{Process, Server};
 
 /// The VMs of all processes.
@@ -15,7 +15,7 @@ pub(super) fn server(server: &Server) -> Section {
     let Some(first) = all().next() else { return Section::none() };
     let heads: Vec<_> = ["Process", "Pid"].into_iter().chain(HEADS).collect();
     let id = "table-lua".to_owned();
-    let table = Table { id, caption: CAPTION, heads: &heads, rows: Vec::new() };
+    let table = HtmlTable { id, caption: CAPTION, heads: &heads, rows: Vec::new() };
     let markup = html! {
         section #lua aria-labelledby="lua-title" {
             h2 #lua-title { "Lua" }
@@ -41,7 +41,7 @@ fn rows(process: &Process) -> impl Iterator<Item = Row> + '_ {
 /// The VMs of a process.
 pub(super) fn process(process: &Process) -> Markup {
     let rows = process.lua.iter().flatten();
-    Table {
+    HtmlTable {
         id: format!("lua-{}", process.pid),
         caption: CAPTION,
         heads: &HEADS,
@@ -66,7 +66,7 @@ const HEADS: [&str; 11] = [
     "Failures",
 ];
 
-fn figures(lua: &Lua) -> Vec<Cell> {
+fn figures(lua: &LuaVms) -> Vec<Cell> {
     vec![
         Cell::Text(lua.subsystem.name().to_owned()),
         Cell::Count(Some(lua.vms)),

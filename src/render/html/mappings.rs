@@ -3,7 +3,7 @@
 
 use maud::Markup;
 
-use super::cells::{Cell, Row, Table};
+use super::cells::{Cell, HtmlTable, Row};
 use crate::report::model::mappings::Mapping;
 use crate::report::model::{Category, Process};
 
@@ -16,7 +16,7 @@ pub(super) fn process(process: &Process) -> Markup {
     let rows = lists.flat_map(|(category, mappings)| {
         mappings.iter().enumerate().map(move |(place, mapping)| row(category, place, mapping))
     });
-    Table {
+    HtmlTable {
         id: format!("mappings-{}", process.pid),
         caption: "Largest mappings of file_other and anon_other",
         heads: &["Path", "Entry", "Permissions", "Reserved", "Resident", "Mappings"],

@@ -3,18 +3,18 @@
 
 use maud::{html, Markup};
 
-use super::cells::{known, visible, Cell, Row, Table};
+use super::cells::{known, visible, Cell, HtmlTable, Row};
 use super::palette::{class, label};
 use super::pie::{bar, legend, pie, total, Slice};
 use super::section::{Section, ROWS};
 use crate::render::units::{millis, size};
 use crate::render::{order, who};
-use crate::report::model::{Category, Process, Region, Server, State, System};
+use crate::report::model::{Category, Process, ProcessState, Region, Server, System};
 
-type Figure = fn(Region) -> Option<u64>;
+type RegionFigure = fn(Region) -> Option<u64>;
 
-const RESIDENT: Figure = |region| region.resident;
-const RESERVED: Figure = |region| region.reserved;
+const RESIDENT: RegionFigure = |region| region.resident;
+const RESERVED: RegionFigure = |region| region.reserved;
 
 /// The pies of a process or of the server, side by side, with their legends.
 pub(super) struct Pies {
@@ -65,7 +65,7 @@ pub(super) fn system_slices(system: &System) -> Vec<Slice> {
 }
 
 /// The slices of a process's breakdown.
-pub(super) fn slices(process: &Process, figure: Figure) -> Vec<Slice> {
+pub(super) fn slices(process: &Process, figure: RegionFigure) -> Vec<Slice> {
     let breakdown = process.breakdown.iter().flat_map(|breakdown| &breakdown.0);
     breakdown.map(|(category, region)| slice(*category, figure(*region))).collect()
 }
@@ -87,7 +87,7 @@ pub(super) fn pies(process: &Process) -> Pies {
 /// without a breakdown, `untold`, is a slice of its own.
 fn all_slices(
     server: &Server,
-    figure: Figure,
+    figure: RegionFigure,
     shared: Option<u64>,
     untold: fn(&System) -> Option<u64>,
 ) -> Vec<Slice> {
@@ -166,12 +166,12 @@ pub(super) fn server(server: &Server) -> Markup {
 /// The section with the table of processes.
 pub(super) fn processes(server: &Server) -> Section {
     let processes = &server.processes;
-    let longest = |figure: Figure| {
+    let longest = |figure: RegionFigure| {
         let totals = processes.iter().filter_map(|p| total(&slices(p, figure)));
         totals.max().unwrap_or(0)
     };
     let longest = (longest(RESIDENT), longest(RESERVED));
-    let table = Table {
+    let table = HtmlTable {
         id: "table-processes".to_owned(),
         caption: "Processes and their resident memory by category",
         heads: &[
@@ -231,7 +231,7 @@ fn row(p: &Process, longest: (u64, u64)) -> Row {
             Cell::Markup(bars, resident.unwrap_or(0)),
             Cell::Count(u64::try_from(p.pid).ok()),
             Cell::Count(p.generation),
-            Cell::Markup(state(p), u64::from(p.state != State::Active)),
+            Cell::Markup(state(p), u64::from(p.state != ProcessState::Active)),
             Cell::Seconds(p.uptime_s),
             Cell::Size(resident_anon),
             Cell::Size(resident_file),
@@ -246,13 +246,13 @@ fn row(p: &Process, longest: (u64, u64)) -> Row {
 /// The state of a process, and the age of its figures if they are not new.
 pub(super) fn state(process: &Process) -> Markup {
     let (class, name) = match process.state {
-        State::Active => ("good", "active"),
-        State::ShuttingDown => ("warn", "shutting down"),
-        State::Unresponsive => ("bad", "unresponsive"),
+        ProcessState::Active => ("good", "active"),
+        ProcessState::ShuttingDown => ("warn", "shutting down"),
+        ProcessState::Unresponsive => ("bad", "unresponsive"),
     };
     html! {
         span.state.(class) { (name) }
-        @if process.state == State::Unresponsive || process.age_ms >= 1000 {
+        @if process.state == ProcessState::Unresponsive || process.age_ms >= 1000 {
             " " small { (visible(&millis(process.age_ms))) " old" }
         }
     }

@@ -3,7 +3,7 @@
 
 use maud::{html, Markup};
 
-use super::cells::{known, visible, Cell, Row, Table};
+use super::cells::{known, visible, Cell, HtmlTable, Row};
 use crate::render::text::pools::shared_name;
 use crate::render::units::size;
 use crate::report::model::peak::PeakPools;
@@ -52,7 +52,7 @@ fn creators(pid: i32, pools: &PeakPools) -> Markup {
             ],
         )
     });
-    Table {
+    HtmlTable {
         id: format!("peak-{pid}"),
         caption: "Pools by creator at the worst moment",
         heads: &["Creator", "Kind", "Live", "Blocks", "Large"],

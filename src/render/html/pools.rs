@@ -5,12 +5,12 @@ use std::cmp::Reverse;
 
 use maud::{html, Markup};
 
-use super::cells::{Cell, Row, Table};
+use super::cells::{Cell, HtmlTable, Row};
 use crate::render::text::pools::{shared_name, RESERVED};
 use crate::render::who;
 use crate::report::merge::pools::{over, sum_by_creator, Way, WAYS};
 use crate::report::model::pools::{Creator, LivePool, Pools};
-use crate::report::model::shares::{Shares, Sum};
+use crate::report::model::shares::{PoolSum, Shares};
 use crate::report::model::Process;
 
 /// The maximum number of rows of a table of creators.
@@ -76,7 +76,7 @@ fn creators(id: String, caption: &str, creators: Vec<Creator>) -> Markup {
             ],
         )
     });
-    let table = Table {
+    let table = HtmlTable {
         id,
         caption,
         heads: &["Creator", "Kind", "Live", "Created", "Blocks", "Unused", "Large", "Largest"],
@@ -101,7 +101,7 @@ fn shared_out(id: &str, pools: &[&Pools]) -> Markup {
 fn shares_table(id: &str, way: &str, shares: &Shares) -> Markup {
     let largest = shares.largest.iter().map(|share| (shared_name(&share.name), share.sum()));
     let rest = [("other", shares.other), ("none", shares.none)].map(|(n, sum)| (n.to_owned(), sum));
-    let rows = largest.chain(rest.into_iter().filter(|(_, sum)| *sum != Sum::default()));
+    let rows = largest.chain(rest.into_iter().filter(|(_, sum)| *sum != PoolSum::default()));
     let rows = rows.map(|(name, sum)| {
         let sizes = [sum.bytes, sum.large_bytes].map(|bytes| Cell::Size(Some(bytes)));
         let cells = [Cell::Name(name.clone()), Cell::Count(Some(sum.live))];
@@ -112,7 +112,7 @@ fn shares_table(id: &str, way: &str, shares: &Shares) -> Markup {
         "upstream" => ("Pools of connections and requests by upstream", "Upstream"),
         _ => ("Pools of connections and requests by listening socket", "Listener"),
     };
-    Table {
+    HtmlTable {
         id: format!("{id}-{way}"),
         caption,
         heads: &[head, "Live", "Blocks", "Large"],
@@ -139,7 +139,7 @@ fn single(id: String, caption: &str, pools: &[(&Process, &LivePool)]) -> Markup 
             ],
         )
     });
-    Table {
+    HtmlTable {
         id,
         caption,
         heads: &["Process", "Creator", "Kind", "Age", "Blocks", "Large", "Of"],

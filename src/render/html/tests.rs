@@ -6,7 +6,7 @@ use super::{content_security_policy, SCRIPT, STYLE};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
-use crate::report::model::{HookState, Kind, Process, Server, State};
+use crate::report::model::{HookState, Process, ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
 
 fn html(server: &Server) -> String {
@@ -192,7 +192,7 @@ fn unknown_is_never_zero() {
     page.check();
     assert_eq!(page.sectors().len(), 0);
     assert!(page.all("abbr").count() > 10);
-    let mut process = sample::full(Kind::Worker, Some(0), 11);
+    let mut process = sample::full(ProcessKind::Worker, Some(0), 11);
     process.breakdown.as_mut().unwrap().0[0].1.resident = None;
     let page = Page::of(&sample::server(vec![process]));
     let pies = |class: &str| page.all("svg").filter(|svg| svg["class"] == class).count();
@@ -214,7 +214,7 @@ fn hostile_names() {
         "javascript:alert(1)",
     ];
     let with = |name: &str| {
-        let mut process = sample::full(Kind::Worker, Some(0), 11);
+        let mut process = sample::full(ProcessKind::Worker, Some(0), 11);
         let pools = process.pools.as_mut().unwrap();
         for pool in pools.oldest.iter_mut().chain(&mut pools.largest).chain(&mut pools.cycles) {
             pool.request = Some(name.to_owned());
@@ -230,7 +230,7 @@ fn hostile_names() {
         process.hooks.as_mut().unwrap().lua = HookState::Off(name.to_owned());
         process.allocator.as_mut().unwrap().version = Some(name.to_owned());
         process.notes = vec![name.to_owned()];
-        process.state = State::Unresponsive;
+        process.state = ProcessState::Unresponsive;
         let mut server = sample::server(vec![process]);
         server.shared_zones.0[0].0 = name.to_owned();
         server.shared_zones.0[0].1.newest.owner = Some(name.to_owned());
@@ -279,7 +279,7 @@ fn one_process() {
 /// With many processes, each has its own page.
 #[test]
 fn many_processes() {
-    let all = (0..64).map(|i| sample::full(Kind::Worker, Some(i), 11 + i as i32)).collect();
+    let all = (0..64).map(|i| sample::full(ProcessKind::Worker, Some(i), 11 + i as i32)).collect();
     let page = Page::of(&sample::server(all));
     page.check();
     assert_eq!(page.all("details").count(), 0);

@@ -3,7 +3,7 @@
 
 use maud::{html, Markup};
 
-use super::cells::{unknown, visible, Cell, Row, Table};
+use super::cells::{unknown, visible, Cell, HtmlTable, Row};
 use super::section::{Section, ROWS};
 use crate::render::units::count;
 use crate::render::{order, who};
@@ -14,7 +14,7 @@ use crate::report::model::{Process, Server};
 pub(super) fn zones(server: &Server) -> Section {
     let mappings = order::mappings(server);
     let Some((name, zone)) = mappings.first() else { return Section::none() };
-    let table = Table {
+    let table = HtmlTable {
         id: "table-zones".to_owned(),
         caption:
             "Zones; the bar shows the bytes in use and the resident bytes as parts of the size",
@@ -125,7 +125,7 @@ fn uses(processes: &[Process]) -> Markup {
         cells.extend(figures(uses));
         Row(p.pid.to_string(), cells)
     });
-    Table {
+    HtmlTable {
         id: "table-uses".to_owned(),
         caption: "Use of the zone by each process",
         heads: &[
@@ -169,7 +169,7 @@ fn slots(zone: &SharedZone) -> Markup {
         )
     });
     let generation = zone.generation.map_or_else(|| "?".to_owned(), count);
-    Table {
+    HtmlTable {
         id: format!("slots-{generation}"),
         caption: &format!("Slots by size in bytes, generation {generation}"),
         heads: &["Size", "Used", "Free", "Requests", "Failures"],

@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
-use crate::report::model::{Category, Kind, Named, Process, Server};
+use crate::report::model::{Category, Named, Process, ProcessKind, Server};
 use crate::report::sample::{self, Random};
 
 const SCHEMA: &str = include_str!("../../../schema/memstat.schema.json");
@@ -44,7 +44,7 @@ fn value(server: &Server) -> Value {
 
 /// A server whose process has every property, every category and every limit.
 fn everything() -> Server {
-    let mut process = sample::full(Kind::Worker, Some(0), 11);
+    let mut process = sample::full(ProcessKind::Worker, Some(0), 11);
     if let Some(breakdown) = &mut process.breakdown {
         let region = breakdown.0[0].1;
         breakdown.0 = Category::ALL.map(|category| (category, region)).to_vec();

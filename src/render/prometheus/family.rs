@@ -19,7 +19,7 @@ pub(super) type Labels = Arc<[Label]>;
 
 /// The name of a metric without prefix and unit, and its help text.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Name(pub(super) &'static str, pub(super) &'static str);
+pub(super) struct MetricName(pub(super) &'static str, pub(super) &'static str);
 
 /// The value of a series.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,7 +32,7 @@ enum Value {
 /// The series of one name.
 #[derive(Debug)]
 pub(super) struct Family {
-    name: Name,
+    name: MetricName,
     unit: Option<Unit>,
     series: Vec<(Labels, Value)>,
 }
@@ -49,7 +49,7 @@ impl<T, I: IntoIterator<Item = (Labels, Option<T>)>> Series<T> for I {}
 impl Families {
     fn add<T>(
         &mut self,
-        name: Name,
+        name: MetricName,
         unit: Option<Unit>,
         value: fn(T) -> Value,
         series: impl Series<T>,
@@ -62,34 +62,34 @@ impl Families {
     }
 
     /// Adds a gauge in bytes; its name gets the suffix `_bytes`.
-    pub(super) fn bytes(&mut self, name: Name, series: impl Series<u64>) {
+    pub(super) fn bytes(&mut self, name: MetricName, series: impl Series<u64>) {
         self.add(name, Some(Unit::Bytes), Value::Gauge, series);
     }
 
     /// Adds a gauge in seconds; its name gets the suffix `_seconds`.
-    pub(super) fn seconds(&mut self, name: Name, series: impl Series<f64>) {
+    pub(super) fn seconds(&mut self, name: MetricName, series: impl Series<f64>) {
         self.add(name, Some(Unit::Seconds), Value::RealGauge, series);
     }
 
     /// Adds a gauge without a unit.
-    pub(super) fn number(&mut self, name: Name, series: impl Series<u64>) {
+    pub(super) fn number(&mut self, name: MetricName, series: impl Series<u64>) {
         self.add(name, None, Value::Gauge, series);
     }
 
     /// Adds a gauge from 0 to 1.
-    pub(super) fn ratio(&mut self, name: Name, series: impl Series<f64>) {
+    pub(super) fn ratio(&mut self, name: MetricName, series: impl Series<f64>) {
         self.add(name, None, Value::RealGauge, series);
     }
 
     /// Adds a counter, which only grows; its name gets the suffix `_total`.
-    pub(super) fn counter(&mut self, name: Name, series: impl Series<u64>) {
+    pub(super) fn counter(&mut self, name: MetricName, series: impl Series<u64>) {
         self.add(name, None, Value::Counter, series);
     }
 }
 
 impl Collector for Family {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let Family { name: Name(name, help), unit, series } = self;
+        let Family { name: MetricName(name, help), unit, series } = self;
         let kind = match series.first() {
             Some((_, Value::Counter(_))) => MetricType::Counter,
             _ => MetricType::Gauge,

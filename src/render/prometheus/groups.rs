@@ -8,11 +8,11 @@
 #![forbid(unsafe_code)]
 
 use super::family::Labels;
-use crate::report::model::{Kind, Process, State};
+use crate::report::model::{Process, ProcessKind, ProcessState};
 
 /// Processes with the same labels.
-pub(super) struct Group<'a> {
-    kind: Kind,
+pub(super) struct ProcessGroup<'a> {
+    kind: ProcessKind,
     worker: String,
     labels: Labels,
     members: Vec<&'a Process>,
@@ -22,13 +22,13 @@ pub(super) struct Group<'a> {
 const OLD: &str = "old";
 
 /// Groups the processes by their labels, in the order of the reply.
-pub(super) fn groups(processes: &[Process]) -> Vec<Group<'_>> {
+pub(super) fn groups(processes: &[Process]) -> Vec<ProcessGroup<'_>> {
     let newest = processes.iter().filter_map(|process| process.generation).max();
-    let mut groups: Vec<Group> = Vec::new();
+    let mut groups: Vec<ProcessGroup> = Vec::new();
     for process in processes {
         let outdated = process.generation.is_some_and(|generation| Some(generation) != newest);
         let worker = match process.id {
-            _ if process.state == State::ShuttingDown || outdated => OLD.to_owned(),
+            _ if process.state == ProcessState::ShuttingDown || outdated => OLD.to_owned(),
             Some(id) => id.to_string(),
             None => String::new(),
         };
@@ -36,14 +36,19 @@ pub(super) fn groups(processes: &[Process]) -> Vec<Group<'_>> {
             Some(group) => group.members.push(process),
             None => {
                 let labels = labels(process.kind, &worker, &[]);
-                groups.push(Group { kind: process.kind, worker, labels, members: vec![process] });
+                groups.push(ProcessGroup {
+                    kind: process.kind,
+                    worker,
+                    labels,
+                    members: vec![process],
+                });
             }
         }
     }
     groups
 }
 
-impl<'a> Group<'a> {
+impl<'a> ProcessGroup<'a> {
     /// The labels of the group and `more`.
     pub(super) fn labels(&self, more: &[(&'static str, &str)]) -> Labels {
         match more {
@@ -76,20 +81,20 @@ impl<'a> Group<'a> {
     }
 }
 
-fn labels(of: Kind, worker: &str, more: &[(&'static str, &str)]) -> Labels {
+fn labels(of: ProcessKind, worker: &str, more: &[(&'static str, &str)]) -> Labels {
     let own = [("kind", kind(of)), ("worker", worker)];
     own.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect()
 }
 
 /// The name of a kind, as in JSON.
-pub(super) fn kind(kind: Kind) -> &'static str {
+pub(super) fn kind(kind: ProcessKind) -> &'static str {
     match kind {
-        Kind::Master => "master",
-        Kind::Single => "single",
-        Kind::Worker => "worker",
-        Kind::PrivilegedAgent => "privileged_agent",
-        Kind::CacheManager => "cache_manager",
-        Kind::CacheLoader => "cache_loader",
-        Kind::Other => "other",
+        ProcessKind::Master => "master",
+        ProcessKind::Single => "single",
+        ProcessKind::Worker => "worker",
+        ProcessKind::PrivilegedAgent => "privileged_agent",
+        ProcessKind::CacheManager => "cache_manager",
+        ProcessKind::CacheLoader => "cache_loader",
+        ProcessKind::Other => "other",
     }
 }

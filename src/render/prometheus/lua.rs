@@ -1,44 +1,54 @@
 //! Metrics of the Lua VMs of each process, by subsystem.
 #![forbid(unsafe_code)]
 
-use super::family::{Families, Labels, Name};
-use super::groups::Group;
-use crate::report::model::lua::{Lua, Subsystem};
+use super::family::{Families, Labels, MetricName};
+use super::groups::ProcessGroup;
+use crate::report::model::lua::{LuaVms, Subsystem};
 use crate::report::model::Process;
 
-type Figure = fn(&Lua) -> Option<u64>;
+type LuaFigure = fn(&LuaVms) -> Option<u64>;
 
-pub(super) fn lua(families: &mut Families, groups: &[Group]) {
-    families.number(Name("lua_vms", "Lua VMs that exist."), gauges(groups, |lua| Some(lua.vms)));
-    let bytes: [(Name, Figure); 6] = [
-        (Name("lua_gc", "Lua's own count, as of collectgarbage(\"count\")."), |l| l.gc_bytes),
-        (Name("lua_allocated", "Memory that the VMs have allocated and not freed."), |lua| {
+pub(super) fn lua(families: &mut Families, groups: &[ProcessGroup]) {
+    families
+        .number(MetricName("lua_vms", "Lua VMs that exist."), gauges(groups, |lua| Some(lua.vms)));
+    let bytes: [(MetricName, LuaFigure); 6] = [
+        (MetricName("lua_gc", "Lua's own count, as of collectgarbage(\"count\")."), |l| l.gc_bytes),
+        (MetricName("lua_allocated", "Memory that the VMs have allocated and not freed."), |lua| {
             Some(lua.allocated_bytes)
         }),
-        (Name("lua_free", "Memory that the allocators hold for reuse."), |lua| lua.free_bytes),
-        (Name("lua_overhead", "Memory that the allocators need themselves."), |lua| {
+        (MetricName("lua_free", "Memory that the allocators hold for reuse."), |lua| {
+            lua.free_bytes
+        }),
+        (MetricName("lua_overhead", "Memory that the allocators need themselves."), |lua| {
             lua.overhead_bytes
         }),
-        (Name("lua_reserved", "Virtual memory of the allocators' mappings."), |lua| lua.reserved),
-        (Name("lua_resident", "Memory of the allocators' mappings in RAM."), |lua| lua.resident),
+        (MetricName("lua_reserved", "Virtual memory of the allocators' mappings."), |lua| {
+            lua.reserved
+        }),
+        (MetricName("lua_resident", "Memory of the allocators' mappings in RAM."), |lua| {
+            lua.resident
+        }),
     ];
     for (name, figure) in bytes {
         families.bytes(name, gauges(groups, figure));
     }
     families.bytes(
-        Name(
+        MetricName(
             "lua_limit",
             "The most that all VMs of the process can have together, if there is a limit.",
         ),
         gauges(groups, |lua| lua.gc?.limit_bytes),
     );
-    type Count = fn(&Lua) -> u64;
-    let counters: [(Name, Count); 4] = [
-        (Name("lua_allocations", "Blocks that VMs allocated."), |lua| lua.allocations),
-        (Name("lua_resizes", "Blocks that VMs made larger or smaller."), |lua| lua.resizes),
-        (Name("lua_frees", "Blocks that VMs freed."), |lua| lua.frees),
+    type LuaCount = fn(&LuaVms) -> u64;
+    let counters: [(MetricName, LuaCount); 4] = [
+        (MetricName("lua_allocations", "Blocks that VMs allocated."), |lua| lua.allocations),
+        (MetricName("lua_resizes", "Blocks that VMs made larger or smaller."), |lua| lua.resizes),
+        (MetricName("lua_frees", "Blocks that VMs freed."), |lua| lua.frees),
         (
-            Name("lua_failures", "Allocations of VMs that failed because memory was refused."),
+            MetricName(
+                "lua_failures",
+                "Allocations of VMs that failed because memory was refused.",
+            ),
             |lua| lua.failures,
         ),
     ];
@@ -55,13 +65,13 @@ pub(super) fn lua(families: &mut Families, groups: &[Group]) {
     }
 }
 
-fn labels(group: &Group, subsystem: Subsystem) -> Labels {
+fn labels(group: &ProcessGroup, subsystem: Subsystem) -> Labels {
     group.labels(&[("subsystem", subsystem.name())])
 }
 
 /// The sums of a figure, for each group and each subsystem that some process of the group has.
-fn gauges(groups: &[Group], figure: Figure) -> Vec<(Labels, Option<u64>)> {
-    fn of(process: &Process, subsystem: Subsystem) -> Option<Option<&Lua>> {
+fn gauges(groups: &[ProcessGroup], figure: LuaFigure) -> Vec<(Labels, Option<u64>)> {
+    fn of(process: &Process, subsystem: Subsystem) -> Option<Option<&LuaVms>> {
         let all = process.lua.as_ref()?;
         Some(all.iter().find(|lua| lua.subsystem == subsystem))
     }

@@ -8,8 +8,8 @@
 
 use std::cmp::Reverse;
 
-use super::family::{Families, Labels, Name};
-use super::groups::Group;
+use super::family::{Families, Labels, MetricName};
+use super::groups::ProcessGroup;
 use crate::report::merge::pools::{over, Way, WAYS};
 use crate::report::model::pools::{Creator, Pools};
 use crate::report::model::Process;
@@ -25,60 +25,66 @@ const NONE: &str = "none";
 
 /// The figures of the pools of one or several creators.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Sum {
+struct CreatorSum {
     live: u64,
     bytes: u64,
     unused: u64,
     large_bytes: u64,
 }
 
-pub(super) fn pools(families: &mut Families, groups: &[Group]) {
-    let sums: Vec<(Labels, Sum)> = groups.iter().flat_map(by_creator).collect();
-    let series = |figure: fn(&Sum) -> u64| {
+pub(super) fn pools(families: &mut Families, groups: &[ProcessGroup]) {
+    let sums: Vec<(Labels, CreatorSum)> = groups.iter().flat_map(by_creator).collect();
+    let series = |figure: fn(&CreatorSum) -> u64| {
         let all: Vec<_> = sums.iter().map(|(l, sum)| (l.clone(), Some(figure(sum)))).collect();
         all
     };
-    families.number(Name("pools_live", "Live pools."), series(|s| s.live));
-    families.bytes(Name("pools_blocks", "Blocks of the live pools."), series(|s| s.bytes));
+    families.number(MetricName("pools_live", "Live pools."), series(|s| s.live));
+    families.bytes(MetricName("pools_blocks", "Blocks of the live pools."), series(|s| s.bytes));
     families.bytes(
-        Name("pools_unused", "Unused bytes at the ends of these blocks."),
+        MetricName("pools_unused", "Unused bytes at the ends of these blocks."),
         series(|s| s.unused),
     );
     families.bytes(
-        Name("pools_large", "Large allocations of the live pools, in addition to their blocks."),
+        MetricName(
+            "pools_large",
+            "Large allocations of the live pools, in addition to their blocks.",
+        ),
         series(|s| s.large_bytes),
     );
     for (way, name) in WAYS.into_iter().zip([
-        Name(
+        MetricName(
             "pools_by_server",
             "Blocks and large allocations of the pools of connections and requests, by server.",
         ),
-        Name(
+        MetricName(
             "pools_by_upstream",
             "Blocks and large allocations of the pools of connections and requests, by upstream.",
         ),
-        Name(
+        MetricName(
             "pools_by_listener",
             "Blocks and large allocations of the pools of connections and requests, by listener.",
         ),
     ]) {
         families.bytes(name, groups.iter().flat_map(|group| shared_out(group, way)));
     }
-    type Count = fn(&Pools) -> u64;
-    let counters: [(Name, Count); 3] = [
+    type PoolsCount = fn(&Pools) -> u64;
+    let counters: [(MetricName, PoolsCount); 3] = [
         (
-            Name("pools_created", "Pools created by the process and by those it was forked from."),
+            MetricName(
+                "pools_created",
+                "Pools created by the process and by those it was forked from.",
+            ),
             |p| p.created,
         ),
-        (Name("pools_destroyed", "Pools destroyed."), |p| p.destroyed),
-        (Name("pools_reset", "Resets of pools."), |p| p.reset),
+        (MetricName("pools_destroyed", "Pools destroyed."), |p| p.destroyed),
+        (MetricName("pools_reset", "Resets of pools."), |p| p.reset),
     ];
     for (name, figure) in counters {
         let figure = |p: &Process| p.pools.as_ref().map(figure);
         families.counter(name, groups.iter().map(|g| (g.labels(&[]), g.single().and_then(figure))));
     }
     families.seconds(
-        Name(
+        MetricName(
             "pools_oldest_age",
             "The age of the oldest live pool, except those of cycles and idle connections.",
         ),
@@ -91,12 +97,12 @@ pub(super) fn pools(families: &mut Families, groups: &[Group]) {
 
 /// The sums of the largest creators of a group and of all others. Empty if the pools of one process
 /// are unknown.
-fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
+fn by_creator(group: &ProcessGroup) -> Vec<(Labels, CreatorSum)> {
     let Some(all) = group.members().iter().map(|p| p.pools.as_ref()).collect::<Option<Vec<_>>>()
     else {
         return Vec::new();
     };
-    let mut creators: Vec<((&str, &'static str), Sum)> = Vec::new();
+    let mut creators: Vec<((&str, &'static str), CreatorSum)> = Vec::new();
     for creator in all.iter().flat_map(|pools| &pools.by_creator) {
         // An unknown creator counts among the others.
         let name = creator.creator.as_deref().filter(|name| *name != OTHER);
@@ -105,7 +111,7 @@ fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
         match creators.iter_mut().find(|(known, _)| *known == key) {
             Some((_, sum)) => sum.add(creator),
             None => {
-                let mut sum = Sum::default();
+                let mut sum = CreatorSum::default();
                 sum.add(creator);
                 creators.push((key, sum));
             }
@@ -113,7 +119,7 @@ fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
     }
     creators.sort_by_key(|(key, sum)| (Reverse(sum.bytes.saturating_add(sum.large_bytes)), *key));
     creators.truncate(CREATORS);
-    let mut rest = Sum::default();
+    let mut rest = CreatorSum::default();
     for pools in &all {
         rest.live = rest.live.saturating_add(pools.live);
         rest.bytes = rest.bytes.saturating_add(pools.bytes);
@@ -133,7 +139,7 @@ fn by_creator(group: &Group) -> Vec<(Labels, Sum)> {
 }
 
 /// The bytes of the largest names of a group, of all other names, and of pools without a name.
-fn shared_out(group: &Group, way: Way) -> Vec<(Labels, Option<u64>)> {
+fn shared_out(group: &ProcessGroup, way: Way) -> Vec<(Labels, Option<u64>)> {
     let known = group.members().iter().map(|p| p.pools.as_ref().filter(|p| way.1(p).is_some()));
     let Some(shares) = known.collect::<Option<Vec<_>>>().and_then(|pools| over(&pools, way)) else {
         return Vec::new();
@@ -152,7 +158,7 @@ fn shared_out(group: &Group, way: Way) -> Vec<(Labels, Option<u64>)> {
     series.into_iter().map(|(name, bytes)| (labels(name), Some(bytes))).collect()
 }
 
-impl Sum {
+impl CreatorSum {
     fn add(&mut self, creator: &Creator) {
         self.live = self.live.saturating_add(creator.live);
         self.bytes = self.bytes.saturating_add(creator.bytes);

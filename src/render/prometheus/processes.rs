@@ -1,42 +1,54 @@
 //! Metrics of each process from the kernel, the allocator and the module itself.
 #![forbid(unsafe_code)]
 
-use super::family::{Families, Name};
-use super::groups::Group;
+use super::family::{Families, MetricName};
+use super::groups::ProcessGroup;
 use super::server::seconds_of_us;
-use crate::report::model::{Allocator, Category, HookState, Hooks, Own, Process, Region};
+use crate::report::model::{Allocator, Category, HookState, Hooks, ModuleCost, Process, Region};
 
-type Figure = fn(&Process) -> Option<u64>;
+type ProcessFigure = fn(&Process) -> Option<u64>;
 
-pub(super) fn system(families: &mut Families, groups: &[Group]) {
-    let table: [(Name, Figure); 13] = [
-        (Name("process_virtual", "All mappings (VmSize)."), |p| p.system.virtual_),
-        (Name("process_resident", "Pages in RAM (VmRSS)."), |p| p.system.resident),
-        (Name("process_resident_anon", "Anonymous pages in RAM."), |p| p.system.resident_anon),
-        (Name("process_resident_file", "Pages of files in RAM."), |p| p.system.resident_file),
+pub(super) fn system(families: &mut Families, groups: &[ProcessGroup]) {
+    let table: [(MetricName, ProcessFigure); 13] = [
+        (MetricName("process_virtual", "All mappings (VmSize)."), |p| p.system.virtual_),
+        (MetricName("process_resident", "Pages in RAM (VmRSS)."), |p| p.system.resident),
+        (MetricName("process_resident_anon", "Anonymous pages in RAM."), |p| {
+            p.system.resident_anon
+        }),
+        (MetricName("process_resident_file", "Pages of files in RAM."), |p| p.system.resident_file),
         (
-            Name("process_resident_shmem", "Shared memory in RAM that this process has touched."),
+            MetricName(
+                "process_resident_shmem",
+                "Shared memory in RAM that this process has touched.",
+            ),
             |p| p.system.resident_shmem,
         ),
-        (Name("process_resident_private", "Pages in RAM that only this process maps."), |p| {
-            p.system.resident_private
+        (
+            MetricName("process_resident_private", "Pages in RAM that only this process maps."),
+            |p| p.system.resident_private,
+        ),
+        (
+            MetricName("process_resident_shared", "Pages in RAM that other processes map, too."),
+            |p| p.system.resident_shared,
+        ),
+        (MetricName("process_swap", "Pages swapped out, shared memory not included."), |p| {
+            p.system.swap
         }),
-        (Name("process_resident_shared", "Pages in RAM that other processes map, too."), |p| {
-            p.system.resident_shared
-        }),
-        (Name("process_swap", "Pages swapped out, shared memory not included."), |p| p.system.swap),
-        (Name("process_peak_resident", "The highest resident memory so far (VmHWM)."), |p| {
+        (MetricName("process_peak_resident", "The highest resident memory so far (VmHWM)."), |p| {
             p.system.peak_resident
         }),
-        (Name("process_page_tables", "Page tables of the kernel for this process."), |p| {
+        (MetricName("process_page_tables", "Page tables of the kernel for this process."), |p| {
             p.system.page_tables
         }),
         (
-            Name("process_hugetlb", "Huge pages of MAP_HUGETLB, in addition to resident memory."),
+            MetricName(
+                "process_hugetlb",
+                "Huge pages of MAP_HUGETLB, in addition to resident memory.",
+            ),
             |p| p.system.hugetlb,
         ),
-        (Name("process_data", "Private writable mappings (VmData)."), |p| p.system.data),
-        (Name("process_resident_huge", "Anonymous pages in transparent huge pages."), |p| {
+        (MetricName("process_data", "Private writable mappings (VmData)."), |p| p.system.data),
+        (MetricName("process_resident_huge", "Anonymous pages in transparent huge pages."), |p| {
             p.system.resident_huge
         }),
     ];
@@ -44,7 +56,7 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
         families.bytes(name, groups.iter().map(|g| (g.labels(&[]), g.sum(figure))));
     }
     families.bytes(
-        Name(
+        MetricName(
             "process_limit",
             "The soft limits that are set on memory; the lowest one for several processes.",
         ),
@@ -57,63 +69,72 @@ pub(super) fn system(families: &mut Families, groups: &[Group]) {
         }),
     );
     families.bytes(
-        Name("process_peak_seen", "Resident memory at the worst moment that the process has seen."),
+        MetricName(
+            "process_peak_seen",
+            "Resident memory at the worst moment that the process has seen.",
+        ),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| Some(p.peak.as_ref()?.resident)))),
     );
     families.seconds(
-        Name("process_peak_seen_timestamp", "When that was, since 1970; of several the last one."),
+        MetricName(
+            "process_peak_seen_timestamp",
+            "When that was, since 1970; of several the last one.",
+        ),
         groups.iter().map(|g| {
             let at = g.max(|p| Some(p.peak.as_ref()?.at.0));
             (g.labels(&[]), at.map(|ms| ms as f64 / 1e3))
         }),
     );
     families.seconds(
-        Name("process_uptime", "The time since the process started."),
+        MetricName("process_uptime", "The time since the process started."),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.uptime_s).map(|s| s as f64))),
     );
     families.seconds(
-        Name("process_figures_age", "The age of the figures; high if a process does not answer."),
+        MetricName(
+            "process_figures_age",
+            "The age of the figures; high if a process does not answer.",
+        ),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| Some(p.age_ms)).map(|ms| ms as f64 / 1e3))),
     );
     families.number(
-        Name(
+        MetricName(
             "process_generation",
             "The number of the configuration that the process runs, from 1.",
         ),
         groups.iter().map(|g| (g.labels(&[]), g.max(|p| p.generation))),
     );
     families.number(
-        Name("process_threads", "Threads, the main one included."),
+        MetricName("process_threads", "Threads, the main one included."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.stacks?.threads))),
     );
     families.number(
-        Name("process_notes", "Notes on unknown or inexact figures."),
+        MetricName("process_notes", "Notes on unknown or inexact figures."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| u64::try_from(p.notes.len()).ok()))),
     );
 }
 
-pub(super) fn resident_categories(families: &mut Families, groups: &[Group]) {
+pub(super) fn resident_categories(families: &mut Families, groups: &[ProcessGroup]) {
     categories(
         families,
         groups,
-        Name("category_resident", "Resident memory by category; adds up to the process's."),
+        MetricName("category_resident", "Resident memory by category; adds up to the process's."),
         |region| region.resident,
     );
 }
 
-pub(super) fn reserved_categories(families: &mut Families, groups: &[Group]) {
+pub(super) fn reserved_categories(families: &mut Families, groups: &[ProcessGroup]) {
     categories(
         families,
         groups,
-        Name("category_reserved", "Virtual memory by category; adds up to the process's."),
+        MetricName("category_reserved", "Virtual memory by category; adds up to the process's."),
         |region| region.reserved,
     );
 }
 
 fn categories(
     families: &mut Families,
-    groups: &[Group],
-    name: Name,
+    groups: &[ProcessGroup],
+    name: MetricName,
     figure: fn(Region) -> Option<u64>,
 ) {
     let series = groups.iter().flat_map(|group| {
@@ -138,19 +159,22 @@ fn categories(
     families.bytes(name, series);
 }
 
-pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
+pub(super) fn allocator(families: &mut Families, groups: &[ProcessGroup]) {
     type OfAllocator = fn(&Allocator) -> Option<u64>;
-    let table: [(Name, OfAllocator); 4] = [
-        (Name("allocator_reserved", "Memory that the allocator has obtained and kept."), |a| {
-            a.reserved
-        }),
-        (Name("allocator_in_use", "Memory that the program has allocated, with headers."), |a| {
-            a.in_use
-        }),
-        (Name("allocator_free", "Memory that the allocator holds for reuse."), |a| a.free),
-        (Name("allocator_mmapped", "The part in use in blocks with their own mapping."), |a| {
-            a.mmapped
-        }),
+    let table: [(MetricName, OfAllocator); 4] = [
+        (
+            MetricName("allocator_reserved", "Memory that the allocator has obtained and kept."),
+            |a| a.reserved,
+        ),
+        (
+            MetricName("allocator_in_use", "Memory that the program has allocated, with headers."),
+            |a| a.in_use,
+        ),
+        (MetricName("allocator_free", "Memory that the allocator holds for reuse."), |a| a.free),
+        (
+            MetricName("allocator_mmapped", "The part in use in blocks with their own mapping."),
+            |a| a.mmapped,
+        ),
     ];
     for (name, figure) in table {
         families.bytes(
@@ -164,24 +188,24 @@ pub(super) fn allocator(families: &mut Families, groups: &[Group]) {
         );
     }
     families.seconds(
-        Name("allocator_figures_age", "The age of the allocator's figures."),
+        MetricName("allocator_figures_age", "The age of the allocator's figures."),
         groups
             .iter()
             .map(|g| (g.labels(&[]), g.max(Process::allocator_age_ms).map(|ms| ms as f64 / 1e3))),
     );
     families.number(
-        Name("allocator_arenas", "Arenas of the allocator."),
+        MetricName("allocator_arenas", "Arenas of the allocator."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| p.allocator.as_ref()?.arenas))),
     );
 }
 
-pub(super) fn module(families: &mut Families, groups: &[Group]) {
+pub(super) fn module(families: &mut Families, groups: &[ProcessGroup]) {
     let state = |process: &Process, name: &str| {
         let hooks = process.hooks.as_ref()?;
         hooks.named().find(|(other, _)| *other == name).map(|(_, state)| state.clone())
     };
     families.number(
-        Name("hook_on", "1 if the hook is in place, else 0."),
+        MetricName("hook_on", "1 if the hook is in place, else 0."),
         groups.iter().flat_map(|group| {
             Hooks::NAMES.iter().map(move |name| {
                 // The hook counts as off if one process of the group lacks it.
@@ -191,15 +215,19 @@ pub(super) fn module(families: &mut Families, groups: &[Group]) {
         }),
     );
     families.bytes(
-        Name("module_memory", "The module's own lasting memory."),
+        MetricName("module_memory", "The module's own lasting memory."),
         groups.iter().map(|g| (g.labels(&[]), g.sum(|p| Some(p.own?.bytes)))),
     );
-    type Cost = fn(Own) -> u64;
-    let table: [(Name, Cost); 2] = [
-        (Name("module_snapshot", "The time that the last snapshot took of the event loop."), |o| {
-            o.snapshot_us
-        }),
-        (Name("module_longest_slice", "The longest slice of the last snapshot."), |o| {
+    type Cost = fn(ModuleCost) -> u64;
+    let table: [(MetricName, Cost); 2] = [
+        (
+            MetricName(
+                "module_snapshot",
+                "The time that the last snapshot took of the event loop.",
+            ),
+            |o| o.snapshot_us,
+        ),
+        (MetricName("module_longest_slice", "The longest slice of the last snapshot."), |o| {
             o.longest_slice_us
         }),
     ];

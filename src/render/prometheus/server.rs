@@ -1,14 +1,14 @@
 //! Metrics of the whole server.
 #![forbid(unsafe_code)]
 
-use super::family::{Families, Labels, Name};
+use super::family::{Families, Labels, MetricName};
 use super::groups::kind;
-use crate::report::model::{Process, Server, State};
+use crate::report::model::{Process, ProcessState, Server};
 
-const STATES: [(State, &str); 3] = [
-    (State::Active, "active"),
-    (State::ShuttingDown, "shutting_down"),
-    (State::Unresponsive, "unresponsive"),
+const STATES: [(ProcessState, &str); 3] = [
+    (ProcessState::Active, "active"),
+    (ProcessState::ShuttingDown, "shutting_down"),
+    (ProcessState::Unresponsive, "unresponsive"),
 ];
 
 pub(super) fn server(families: &mut Families, server: &Server) {
@@ -16,18 +16,21 @@ pub(super) fn server(families: &mut Families, server: &Server) {
     let mut versions = vec![("nginx", server.nginx.clone()), ("module", server.module.clone())];
     versions.extend(server.product.clone().map(|product| ("product", product)));
     families.number(
-        Name("build_info", "The versions of nginx, of the module, and of the product; always 1."),
+        MetricName(
+            "build_info",
+            "The versions of nginx, of the module, and of the product; always 1.",
+        ),
         [(Labels::from(versions), Some(1))],
     );
     families.seconds(
-        Name("answer_duration", "The time from the arrival of the request to this answer."),
+        MetricName("answer_duration", "The time from the arrival of the request to this answer."),
         one_real(seconds_of_us(server.elapsed_us)),
     );
     let mut kinds: Vec<_> = server.processes.iter().map(|process| process.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
     families.number(
-        Name("processes", "Processes by kind and state."),
+        MetricName("processes", "Processes by kind and state."),
         kinds.iter().flat_map(|of| {
             STATES.iter().map(move |(state, name)| {
                 let is = |p: &&Process| p.kind == *of && p.state == *state;
@@ -39,29 +42,32 @@ pub(super) fn server(families: &mut Families, server: &Server) {
     );
     let totals = server.totals;
     families.bytes(
-        Name(
+        MetricName(
             "server_resident",
             "Resident memory summed over all processes; shared pages count in each of them.",
         ),
         one(totals.resident),
     );
     families.bytes(
-        Name("server_resident_unique", "Memory that the server takes: each page in RAM once."),
+        MetricName(
+            "server_resident_unique",
+            "Memory that the server takes: each page in RAM once.",
+        ),
         one(totals.resident_unique),
     );
     families.bytes(
-        Name(
+        MetricName(
             "server_resident_unique_error",
             "The largest possible error of server_resident_unique.",
         ),
         one(totals.resident_unique_error),
     );
     families.bytes(
-        Name("server_swap", "Memory of all processes that is swapped out."),
+        MetricName("server_swap", "Memory of all processes that is swapped out."),
         one(totals.swap),
     );
     families.bytes(
-        Name("server_shared_memory", "nginx's shared memory in RAM, counted once."),
+        MetricName("server_shared_memory", "nginx's shared memory in RAM, counted once."),
         one(totals.shared_memory),
     );
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
-use crate::report::model::{Kind, Server, State};
+use crate::report::model::{ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
 
 fn classic(server: &Server) -> Result<String, std::string::FromUtf8Error> {
@@ -127,18 +127,18 @@ fn unknown_is_left_out() {
 #[test]
 fn old_workers() {
     let worker = |id, pid, generation, state, resident| {
-        let mut process = sample::full(Kind::Worker, Some(id), pid);
+        let mut process = sample::full(ProcessKind::Worker, Some(id), pid);
         process.generation = Some(generation);
         process.state = state;
         process.system.resident = Some(resident);
         process
     };
     let server = sample::server(vec![
-        worker(0, 11, 1, State::ShuttingDown, 1),
-        worker(0, 12, 2, State::ShuttingDown, 10),
-        worker(1, 13, 2, State::Unresponsive, 100),
-        worker(0, 14, 3, State::Active, 1000),
-        worker(1, 15, 3, State::Unresponsive, 10_000),
+        worker(0, 11, 1, ProcessState::ShuttingDown, 1),
+        worker(0, 12, 2, ProcessState::ShuttingDown, 10),
+        worker(1, 13, 2, ProcessState::Unresponsive, 100),
+        worker(0, 14, 3, ProcessState::Active, 1000),
+        worker(1, 15, 3, ProcessState::Unresponsive, 10_000),
     ]);
     let all = classic_series(&server);
     let expected = [
@@ -158,7 +158,7 @@ fn old_workers() {
 
 #[test]
 fn bounded() {
-    let mut process = sample::full(Kind::Worker, Some(0), 11);
+    let mut process = sample::full(ProcessKind::Worker, Some(0), 11);
     let pools = process.pools.as_mut().unwrap();
     let like = pools.by_creator[0].clone();
     for i in 0..500 {

@@ -2,28 +2,28 @@
 #![forbid(unsafe_code)]
 
 use super::{groups, section};
-use crate::render::layout::{paragraph, Align, Table};
+use crate::render::layout::{paragraph, Align, TextTable};
 use crate::render::units::{count, known, size};
-use crate::render::who::{label, Names};
-use crate::report::model::lua::{Gc, Lua};
+use crate::render::who::{label, ProcessNames};
+use crate::report::model::lua::{Gc, LuaVms};
 use crate::report::model::Process;
 
 /// Prints a table with one line for each process and subsystem, then sentences about failures and
 /// garbage collectors.
-pub(super) fn vms(out: &mut String, processes: &[Process], names: &Names) {
-    let rows: Vec<(&Process, &Lua)> =
+pub(super) fn vms(out: &mut String, processes: &[Process], names: &ProcessNames) {
+    let rows: Vec<(&Process, &LuaVms)> =
         processes.iter().flat_map(|p| p.lua.iter().flatten().map(move |lua| (p, lua))).collect();
     if rows.is_empty() {
         return;
     }
-    let cells = |cell: fn(&Process, &Lua) -> String| {
+    let cells = |cell: fn(&Process, &LuaVms) -> String| {
         rows.iter().map(|(process, lua)| cell(process, lua)).collect::<Vec<_>>()
     };
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["process"], cells(|p, _| label(p)));
     table.name(&["pid"], cells(|p, _| p.pid.to_string()));
     table.name(&["of"], cells(|_, lua| lua.subsystem.name().to_owned()));
-    let mut column = |head: &[&str], cell: fn(&Process, &Lua) -> String| {
+    let mut column = |head: &[&str], cell: fn(&Process, &LuaVms) -> String| {
         table.column(Align::Right, head, cells(cell));
     };
     column(&["VMs"], |_, lua| count(lua.vms));
@@ -53,7 +53,7 @@ pub(super) fn vms(out: &mut String, processes: &[Process], names: &Names) {
 }
 
 /// The values of `what` for the subsystems of a process that have one.
-fn say<T>(process: &Process, what: fn(&Lua) -> Option<T>) -> Vec<(&'static str, T)> {
+fn say<T>(process: &Process, what: fn(&LuaVms) -> Option<T>) -> Vec<(&'static str, T)> {
     let all = process.lua.iter().flatten();
     all.filter_map(|lua| Some((lua.subsystem.name(), what(lua)?))).collect()
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::section;
 use crate::format::ascii;
-use crate::render::layout::{paragraph, Align, Table};
+use crate::render::layout::{paragraph, Align, TextTable};
 use crate::render::units::{count, known, size};
-use crate::render::who::{groups, Names};
+use crate::render::who::{groups, ProcessNames};
 use crate::report::model::mappings::Mapping;
 use crate::report::model::{Category, Process};
 
@@ -26,7 +26,7 @@ const COLUMN: usize = 24;
 /// Prints notable facts about the processes, one line each.
 pub(super) fn lines(out: &mut String, processes: &[&Process]) {
     let processes: Vec<Process> = processes.iter().map(|p| (*p).clone()).collect();
-    let names = Names::new(&processes);
+    let names = ProcessNames::new(&processes);
     let mut lines = String::new();
     for (line, who) in groups(&processes, notable) {
         paragraph(&mut lines, "", &format!("{}: {line}", names.list(&who)));
@@ -97,7 +97,7 @@ fn end(path: &str) -> String {
 
 /// The sum of mappings with the same path and permissions.
 #[derive(Default)]
-struct Sum {
+struct MappingSum {
     processes: u64,
     mappings: u64,
     reserved: u64,
@@ -106,14 +106,14 @@ struct Sum {
 
 /// Prints the mappings of all processes together, the largest first.
 pub(super) fn mappings(out: &mut String, processes: &[Process]) {
-    let mut sums: BTreeMap<(Category, String, &str), Sum> = BTreeMap::new();
+    let mut sums: BTreeMap<(Category, String, &str), MappingSum> = BTreeMap::new();
     for process in processes {
         let mut of_this = BTreeSet::new();
         for (category, mappings) in lists(process) {
             for mapping in mappings {
                 let key = (category, path(mapping), mapping.perms.as_str());
                 let is_first = of_this.insert(key.clone());
-                let first = || Sum { resident: Some(0), ..Sum::default() };
+                let first = || MappingSum { resident: Some(0), ..MappingSum::default() };
                 let sum = sums.entry(key).or_insert_with(first);
                 sum.processes = sum.processes.saturating_add(u64::from(is_first));
                 sum.mappings = sum.mappings.saturating_add(mapping.count);
@@ -129,9 +129,9 @@ pub(super) fn mappings(out: &mut String, processes: &[Process]) {
     let mut rows: Vec<_> = sums.into_iter().collect();
     rows.sort_by_key(|(_, sum)| Reverse((sum.resident, sum.reserved)));
     rows.truncate(ROWS);
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["entry"], rows.iter().map(|((c, ..), _)| c.name().to_owned()).collect());
-    type Show = fn(&Sum) -> String;
+    type Show = fn(&MappingSum) -> String;
     let figures: [(&str, Show); 4] = [
         ("processes", |s| count(s.processes)),
         ("mappings", |s| count(s.mappings)),

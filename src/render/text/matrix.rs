@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 
 use super::section;
-use crate::render::layout::{Align, Table};
+use crate::render::layout::{Align, TextTable};
 use crate::render::units::{known, share, size};
 use crate::render::who::label;
 use crate::report::model::{Breakdown, Category, Process, Region};
@@ -66,8 +66,8 @@ impl Matrix<'_> {
     }
 
     /// Categories as rows, processes as columns.
-    fn beside(self, shares: bool) -> Table {
-        let mut table = Table::default();
+    fn beside(self, shares: bool) -> TextTable {
+        let mut table = TextTable::default();
         let names = self.categories.iter().map(|c| c.name()).chain(["total"]);
         table.name(&["", ""], names.map(str::to_owned).collect());
         for (process, breakdown) in self.columns {
@@ -95,8 +95,8 @@ impl Matrix<'_> {
     }
 
     /// Processes as rows, categories as columns.
-    fn below(self) -> Table {
-        let mut table = Table::default();
+    fn below(self) -> TextTable {
+        let mut table = TextTable::default();
         table.name(&["process"], self.columns.iter().map(|(p, _)| label(p)).collect());
         table.name(&["pid"], self.columns.iter().map(|(p, _)| p.pid.to_string()).collect());
         let totals = self.columns.iter().map(|(_, b)| known(self.total(b), size)).collect();

@@ -5,12 +5,12 @@ use std::cmp::Reverse;
 
 use super::{named, section};
 use crate::format::ascii;
-use crate::render::layout::{Align, Table};
+use crate::render::layout::{Align, TextTable};
 use crate::render::units::{count, known, seconds, size};
 use crate::render::who::label;
 use crate::report::merge::pools::{over, sum_by_creator, WAYS};
 use crate::report::model::pools::{Creator, LivePool, Pools};
-use crate::report::model::shares::Sum;
+use crate::report::model::shares::PoolSum;
 use crate::report::model::Process;
 
 /// The maximum number of listed creators.
@@ -71,7 +71,7 @@ fn creators(out: &mut String, pools: &[&Pools]) {
     let mut all = sum_by_creator(pools);
     let rest = all.len().saturating_sub(CREATORS);
     all.truncate(CREATORS);
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["creator"], all.iter().map(name).collect());
     table.column(Align::Left, &["kind"], all.iter().map(|c| c.kind.to_string()).collect());
     let mut column = |head: &[&str], cell: fn(&Creator) -> String| {
@@ -90,7 +90,7 @@ fn creators(out: &mut String, pools: &[&Pools]) {
 
 /// The pools of connections and requests by server, upstream and listening socket.
 fn shared_out(out: &mut String, pools: &[&Pools]) {
-    let mut rows: Vec<(&str, String, Sum)> = Vec::new();
+    let mut rows: Vec<(&str, String, PoolSum)> = Vec::new();
     for way in WAYS {
         let known = over(pools, way).filter(|shares| !shares.largest.is_empty());
         let Some(mut shares) = known else { continue };
@@ -99,15 +99,15 @@ fn shared_out(out: &mut String, pools: &[&Pools]) {
         let named = shares.largest.iter().map(|s| (way.0, shared_name(&s.name), s.sum()));
         let rest = [("other", shares.other), ("none", shares.none)];
         let rest = rest.map(|(name, sum)| (way.0, name.to_owned(), sum));
-        rows.extend(named.chain(rest.into_iter().filter(|(.., sum)| *sum != Sum::default())));
+        rows.extend(named.chain(rest.into_iter().filter(|(.., sum)| *sum != PoolSum::default())));
     }
     if rows.is_empty() {
         return;
     }
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["by"], rows.iter().map(|(way, ..)| (*way).to_owned()).collect());
     table.name(&["name"], rows.iter().map(|(_, name, _)| ascii(name)).collect());
-    let mut column = |head: &[&str], cell: fn(&Sum) -> String| {
+    let mut column = |head: &[&str], cell: fn(&PoolSum) -> String| {
         table.column(Align::Right, head, rows.iter().map(|(.., sum)| cell(sum)).collect());
     };
     column(&["live"], |sum| count(sum.live));
@@ -144,7 +144,7 @@ fn single(
         return;
     }
     let cells = |cell: fn(&LivePool) -> String| pools.iter().map(|(_, pool)| cell(pool)).collect();
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["process"], pools.iter().map(|(process, _)| label(process)).collect());
     table.name(&["pid"], pools.iter().map(|(process, _)| process.pid.to_string()).collect());
     let creator = |pool: &LivePool| known(pool.creator.as_deref(), ascii);

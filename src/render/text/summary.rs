@@ -7,13 +7,13 @@ use super::pools::name;
 use super::zones::failures;
 use super::{age, ages, once, section, systems};
 use crate::format::ascii;
-use crate::render::layout::{paragraph, Align, Table};
+use crate::render::layout::{paragraph, Align, TextTable};
 use crate::render::order;
 use crate::render::units::{count, known, share, size};
 use crate::render::who::label;
 use crate::report::merge::lua::by_subsystem;
 use crate::report::merge::pools::sum_by_creator;
-use crate::report::model::lua::{Lua, Subsystem};
+use crate::report::model::lua::{LuaVms, Subsystem};
 use crate::report::model::pools::Pools;
 use crate::report::model::zones::SharedZone;
 use crate::report::model::{Category, Process, Server};
@@ -112,7 +112,7 @@ fn breakdowns(out: &mut String, processes: &[&Process]) {
         cells.push(format!("{}     ", known(total, size)));
         cells
     };
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     let names = sums.iter().map(|(category, _)| category.name()).chain(["total"]);
     table.name(&["resident", ""], names.map(str::to_owned).collect());
     let columns = all.len().min(COLUMNS);
@@ -139,7 +139,7 @@ fn zones(out: &mut String, server: &Server) {
     }
     let all = zones.len();
     zones.truncate(ZONES);
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     let names = zones.iter().map(|(name, zone)| match zone.current {
         true => ascii(name),
         false => format!("{} (old)", ascii(name)),
@@ -166,13 +166,13 @@ fn zones(out: &mut String, server: &Server) {
 
 /// The Lua VMs of all processes, by subsystem.
 fn lua(out: &mut String, server: &Server) {
-    let all: Vec<(Subsystem, Vec<&Lua>)> = by_subsystem(&server.processes);
+    let all: Vec<(Subsystem, Vec<&LuaVms>)> = by_subsystem(&server.processes);
     if all.is_empty() {
         return;
     }
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["lua"], all.iter().map(|(subsystem, _)| subsystem.name().to_owned()).collect());
-    let mut column = |head: &str, show: fn(u64) -> String, figure: fn(&Lua) -> Option<u64>| {
+    let mut column = |head: &str, show: fn(u64) -> String, figure: fn(&LuaVms) -> Option<u64>| {
         let cells = all.iter().map(|(_, vms)| {
             let sum = vms.iter().try_fold(0u64, |sum, lua| sum.checked_add(figure(lua)?));
             known(sum, show)
@@ -199,7 +199,7 @@ fn pools(out: &mut String, server: &Server) {
     }
     let all = creators.len();
     creators.truncate(CREATORS);
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(
         &[&format!("pools by creator{}", rest(all, CREATORS))],
         creators.iter().map(name).collect(),

@@ -5,7 +5,7 @@ use crate::render::layout::WIDTH;
 use crate::report::fields::Fields;
 use crate::report::merge::zones::merge;
 use crate::report::model::lua::Gc;
-use crate::report::model::{Kind, Process, Server, State};
+use crate::report::model::{Process, ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
 
 /// The text with all fields.
@@ -187,9 +187,10 @@ fn unknown_is_never_zero() {
 #[test]
 fn many_workers() {
     for count in [1, 2, 6, 12, 13, 64, 300] {
-        let mut processes: Vec<_> =
-            (0..count).map(|i| sample::full(Kind::Worker, Some(i), 1_000_000 + i as i32)).collect();
-        processes.push(sample::full(Kind::Master, None, 999_999));
+        let mut processes: Vec<_> = (0..count)
+            .map(|i| sample::full(ProcessKind::Worker, Some(i), 1_000_000 + i as i32))
+            .collect();
+        processes.push(sample::full(ProcessKind::Master, None, 999_999));
         let shown = text(&sample::server(processes));
         check(&shown);
         for pid in [999_999, 1_000_000, 1_000_000 + count - 1] {
@@ -204,8 +205,8 @@ fn many_workers() {
 
 #[test]
 fn widest_realistic_process_takes_a_line() {
-    let mut process = sample::full(Kind::CacheManager, None, 4_194_303);
-    process.state = State::ShuttingDown;
+    let mut process = sample::full(ProcessKind::CacheManager, None, 4_194_303);
+    process.state = ProcessState::ShuttingDown;
     process.generation = Some(123);
     process.uptime_s = Some(100 * 86_400);
     let shown = text(&sample::server(vec![process]));
@@ -215,7 +216,7 @@ fn widest_realistic_process_takes_a_line() {
 
 #[test]
 fn hostile_names() {
-    let mut process = sample::full(Kind::Worker, Some(0), 11);
+    let mut process = sample::full(ProcessKind::Worker, Some(0), 11);
     let evil = "\u{1b}]0;x\u{7}\nevil\u{202e}".to_owned();
     if let Some(text) = &mut process.text {
         text.objects[0].path.clone_from(&evil);
@@ -263,7 +264,8 @@ fn small_server_fits_a_screen() {
     let mut server = sample::small();
     // One process is a cache manager with few known figures. More workers take no more lines.
     for (more, lines) in [(0, 49), (1, 50), (50, 50)] {
-        let workers = (0..more).map(|i| sample::full(Kind::Worker, Some(4 + i), 100 + i as i32));
+        let workers =
+            (0..more).map(|i| sample::full(ProcessKind::Worker, Some(4 + i), 100 + i as i32));
         server.processes.extend(workers);
         server.totals.processes = server.processes.len() as u64;
         let shown = summary(&server);
@@ -311,7 +313,7 @@ fn largest_first() {
 #[test]
 fn what_is_cut_is_told() {
     let mut server = sample::small();
-    let extra = (0..5).map(|i| sample::full(Kind::Worker, Some(4 + i), 100 + i as i32));
+    let extra = (0..5).map(|i| sample::full(ProcessKind::Worker, Some(4 + i), 100 + i as i32));
     server.processes.extend(extra);
     server.totals.processes = 12;
     let shown = summary(&server);
@@ -319,7 +321,7 @@ fn what_is_cut_is_told() {
     // The notes of the small server and one of each of the five workers.
     let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
     assert!(shown.contains(&format!("{notes} notes: &fields=processes.notes")), "{shown}");
-    let alone = summary(&sample::server(vec![sample::full(Kind::Single, None, 11)]));
+    let alone = summary(&sample::server(vec![sample::full(ProcessKind::Single, None, 11)]));
     assert!(!alone.contains(" more)") && !alone.contains("all 1"), "{alone}");
 }
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::{named, section};
 use crate::format::ascii;
-use crate::render::layout::{paragraph, Align, Table};
+use crate::render::layout::{paragraph, Align, TextTable};
 use crate::render::units::{count, known, millis, size};
-use crate::report::model::zones::{SharedZone, Slot, Slots, ZoneUse};
+use crate::report::model::zones::{SharedZone, SlotClass, Slots, ZoneUse};
 use crate::report::model::{Process, Server};
 
 /// Prints the tables of all zones, or more details of the requested zone.
@@ -40,8 +40,8 @@ pub(super) fn zones(out: &mut String, server: &Server) {
 }
 
 /// A table whose rows are mappings, named by zone and generation.
-fn of_mappings(mappings: &[(&str, &SharedZone)]) -> Table {
-    let mut table = Table::default();
+fn of_mappings(mappings: &[(&str, &SharedZone)]) -> TextTable {
+    let mut table = TextTable::default();
     table.name(&["zone"], mappings.iter().map(|(name, _)| ascii(name)).collect());
     let generations = mappings.iter().map(|(_, mapping)| {
         let generation = known(mapping.generation, count);
@@ -135,9 +135,9 @@ fn by_process(out: &mut String, processes: &[Process]) {
 /// The slots of a mapping by size. Sizes that were never requested are left out.
 fn by_slot(out: &mut String, mapping: &SharedZone, slots: &Slots) {
     let asked: Vec<_> = slots.0.iter().filter(|(_, slot)| slot.reqs > 0).collect();
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     table.name(&["slots of"], asked.iter().map(|(size, _)| format!("{size} B")).collect());
-    let mut column = |head: &str, figure: fn(&Slot) -> u64| {
+    let mut column = |head: &str, figure: fn(&SlotClass) -> u64| {
         let cells = asked.iter().map(|(_, slot)| count(figure(slot))).collect();
         table.column(Align::Right, &[head], cells);
     };

@@ -14,8 +14,8 @@ fn system(size: u64, anon: u64, file: u64, shmem: u64) -> System {
     }
 }
 
-fn part(category: Category, reserved: u64, anon: u64, file: u64, shmem: u64) -> Part {
-    Part { category, reserved, anon, file, shmem }
+fn part(category: Category, reserved: u64, anon: u64, file: u64, shmem: u64) -> CategoryPart {
+    CategoryPart { category, reserved, anon, file, shmem }
 }
 
 fn entry(breakdown: &Breakdown, category: Category) -> (u64, u64) {

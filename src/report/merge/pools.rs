@@ -3,8 +3,8 @@
 
 use std::cmp::Reverse;
 
-use crate::report::model::pools::{Creator, Pools, Sizes};
-use crate::report::model::shares::{Share, Shares, Sum};
+use crate::report::model::pools::{Creator, PoolSizes, Pools};
+use crate::report::model::shares::{PoolSum, Share, Shares};
 
 /// Sums the creators of several processes, the one whose pools hold most first. Their size classes
 /// are left out.
@@ -15,7 +15,7 @@ pub fn sum_by_creator(pools: &[&Pools]) -> Vec<Creator> {
             (&c.creator, &c.object, c.kind) == (&creator.creator, &creator.object, creator.kind)
         };
         let Some(sum) = all.iter_mut().find(same) else {
-            all.push(Creator { sizes: Sizes::default(), ..creator.clone() });
+            all.push(Creator { sizes: PoolSizes::default(), ..creator.clone() });
             continue;
         };
         for (to, from) in [
@@ -40,7 +40,7 @@ impl Shares {
     /// Sums the shares of several processes.
     pub fn sum<'a>(all: impl IntoIterator<Item = &'a Shares>) -> Self {
         let (mut names, mut other, mut none) =
-            (Vec::<Share>::new(), Sum::default(), Sum::default());
+            (Vec::<Share>::new(), PoolSum::default(), PoolSum::default());
         for shares in all {
             other.add(&shares.other);
             none.add(&shares.none);
@@ -81,17 +81,17 @@ mod tests {
     use super::*;
 
     fn share(name: &str, live: u64, bytes: u64, large_bytes: u64) -> Share {
-        Share::new(name.to_owned(), Sum { live, bytes, large_bytes })
+        Share::new(name.to_owned(), PoolSum { live, bytes, large_bytes })
     }
 
     #[test]
     fn over_processes() {
-        let none = Sum { live: 1, bytes: 1, large_bytes: 1 };
+        let none = PoolSum { live: 1, bytes: 1, large_bytes: 1 };
         let one = Shares::new([share("a", 1, 10, 1), share("b", 2, 20, 2)], none, none);
-        let two = Shares::new([share("b", 3, 30, 3), share("", 1, 5, 0)], Sum::default(), none);
+        let two = Shares::new([share("b", 3, 30, 3), share("", 1, 5, 0)], PoolSum::default(), none);
         let sum = Shares::sum([&one, &two]);
         assert_eq!(sum.largest, [share("b", 5, 50, 5), share("a", 1, 10, 1), share("", 1, 5, 0)]);
-        assert_eq!(sum.none, Sum { live: 2, bytes: 2, large_bytes: 2 });
+        assert_eq!(sum.none, PoolSum { live: 2, bytes: 2, large_bytes: 2 });
         let mut total = one.total();
         total.add(&two.total());
         assert_eq!(sum.total(), total);

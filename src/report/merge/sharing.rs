@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::pages::Spans;
 use crate::report::model::sharing::Sharing;
-use crate::report::model::{Kind, Process, System};
+use crate::report::model::{Process, ProcessKind, System};
 
 impl Sharing {
     /// Sets the shared bytes, which are `age` milliseconds old, and the private bytes: the rest of
@@ -28,7 +28,7 @@ const STALE_MS: u64 = 10_000;
 
 /// The figures of one process that published its pages, in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct SharingFigures {
     anon_shared: u64,
     file_private: u64,
     shmem_private: u64,
@@ -42,7 +42,7 @@ pub struct Merged {
     anon: Vec<(Option<u64>, Spans)>,
     files: Spans,
     shmem: Spans,
-    known: HashMap<i32, Known>,
+    known: HashMap<i32, SharingFigures>,
 }
 
 /// A number of bytes and its largest possible error.
@@ -57,7 +57,7 @@ pub struct Estimate {
 impl Merged {
     /// Adds the pages that a process published.
     pub fn add(&mut self, pid: i32, generation: Option<u64>, sharing: &Sharing) {
-        let known = Known {
+        let known = SharingFigures {
             anon_shared: sharing.anon_shared,
             file_private: sharing.file_private,
             shmem_private: sharing.shmem_private,
@@ -105,7 +105,7 @@ pub fn unique(
                 files.add(file, known);
             }
             // The pages that others share are also the master's: its figure includes them.
-            None if process.kind == Kind::Master => {
+            None if process.kind == ProcessKind::Master => {
                 master = Some(anon);
                 files.unknown = files.unknown.saturating_add(file);
             }
@@ -156,7 +156,7 @@ struct Files {
 }
 
 impl Files {
-    fn add(&mut self, resident: u64, known: &Known) {
+    fn add(&mut self, resident: u64, known: &SharingFigures) {
         let several = resident.saturating_sub(known.file_private);
         self.private = self.private.saturating_add(known.file_private);
         self.several = self.several.saturating_add(several);
@@ -200,7 +200,13 @@ mod tests {
         spans.pack(1000)
     }
 
-    fn process(kind: Kind, pid: i32, generation: Option<u64>, anon: u64, file: u64) -> Process {
+    fn process(
+        kind: ProcessKind,
+        pid: i32,
+        generation: Option<u64>,
+        anon: u64,
+        file: u64,
+    ) -> Process {
         let system =
             System { resident_anon: Some(anon), resident_file: Some(file), ..System::default() };
         Process { kind, pid, generation, system, ..bare() }
@@ -231,23 +237,23 @@ mod tests {
     fn what_workers_share_counts_once() {
         // The master has 100 pages; one worker has written to 30 of them, and both have 5 of their
         // own.
-        let one = process(Kind::Worker, 2, Some(1), 105, 50);
-        let other = process(Kind::Worker, 3, Some(1), 105, 40);
+        let one = process(ProcessKind::Worker, 2, Some(1), 105, 50);
+        let other = process(ProcessKind::Worker, 3, Some(1), 105, 40);
         let published = vec![
-            (process(Kind::Master, 1, Some(1), 100, 20), Some(sharing(0..100, 0..20))),
+            (process(ProcessKind::Master, 1, Some(1), 100, 20), Some(sharing(0..100, 0..20))),
             (one.clone(), Some(sharing(0..100, 0..50))),
             (other.clone(), Some(sharing(30..100, 10..50))),
         ];
         assert_eq!(of(&published), Estimate { bytes: 1000 + 100 + 5 + 35 + 50, error: 50 });
         // The master's own figure replaces the pages that it does not publish.
         let mut silent = published;
-        silent[0] = (process(Kind::Master, 1, None, 100, 20), None);
+        silent[0] = (process(ProcessKind::Master, 1, None, 100, 20), None);
         assert_eq!(of(&silent), Estimate { bytes: 1000 + 100 + 5 + 35 + 50 + 10, error: 50 + 10 });
     }
 
     #[test]
     fn old_figures_may_be_wrong() {
-        let mut old = process(Kind::Worker, 2, Some(1), 80, 0);
+        let mut old = process(ProcessKind::Worker, 2, Some(1), 80, 0);
         old.system.shared_ms_ago = Some(9_000);
         let of = |process: &Process| of(&[(process.clone(), Some(sharing(0..50, 0..0)))]);
         assert_eq!(of(&old), Estimate { bytes: 1000 + 80, error: 0 });
@@ -258,10 +264,10 @@ mod tests {
     #[test]
     fn old_workers_have_pages_that_the_master_has_written_to() {
         let all = [
-            (process(Kind::Master, 1, None, 100, 0), None),
-            (process(Kind::Worker, 2, Some(1), 80, 0), Some(sharing(0..80, 0..0))),
-            (process(Kind::Worker, 3, Some(1), 80, 0), Some(sharing(0..80, 0..0))),
-            (process(Kind::Worker, 4, Some(2), 100, 0), Some(sharing(50..150, 0..0))),
+            (process(ProcessKind::Master, 1, None, 100, 0), None),
+            (process(ProcessKind::Worker, 2, Some(1), 80, 0), Some(sharing(0..80, 0..0))),
+            (process(ProcessKind::Worker, 3, Some(1), 80, 0), Some(sharing(0..80, 0..0))),
+            (process(ProcessKind::Worker, 4, Some(2), 100, 0), Some(sharing(50..150, 0..0))),
         ];
         assert_eq!(of(&all).bytes, 1000 + 100 + 50);
     }
@@ -270,8 +276,8 @@ mod tests {
     fn other_programs_have_their_part_of_files() {
         let half = Sharing { pss_file: Some(25), ..sharing(0..0, 0..100) };
         let all = [
-            (process(Kind::Worker, 2, Some(1), 0, 100), Some(half.clone())),
-            (process(Kind::Worker, 3, Some(1), 0, 100), Some(half)),
+            (process(ProcessKind::Worker, 2, Some(1), 0, 100), Some(half.clone())),
+            (process(ProcessKind::Worker, 3, Some(1), 0, 100), Some(half)),
         ];
         assert_eq!(of(&all), Estimate { bytes: 1000 + 50, error: 0 });
         // A process that is too large for `Pss_File` is divided as the others are.
@@ -280,7 +286,7 @@ mod tests {
         assert_eq!(of(&some), Estimate { bytes: 1000 + 50, error: 50 });
         // Pages that only one of them maps are not divided.
         let large = Sharing { file_private: 7000, ..sharing(0..0, 0..100) };
-        some[1] = (process(Kind::Worker, 3, Some(1), 0, 7100), Some(large));
+        some[1] = (process(ProcessKind::Worker, 3, Some(1), 0, 7100), Some(large));
         assert_eq!(of(&some), Estimate { bytes: 1000 + 50 + 7000, error: 50 });
         let nobody = [(all[0].0.clone(), Some(sharing(0..0, 0..100)))];
         assert_eq!(of(&nobody), Estimate { bytes: 1000 + 100, error: 100 });

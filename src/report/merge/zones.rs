@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::{Entry, HashMap};
 
-use crate::report::model::zones::{SharedZone, SharedZones, Zone, ZoneUse};
+use crate::report::model::zones::{SharedZone, SharedZones, ZoneUse, ZoneVersions};
 use crate::report::model::{Named, Process};
 
 /// The zones that one process reported in full.
@@ -62,14 +62,14 @@ pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
         }
     }
     all.sort_by_key(|(_, zone)| std::cmp::Reverse((zone.current, zone.generation)));
-    let mut zones: Vec<(String, Zone)> = Vec::new();
+    let mut zones: Vec<(String, ZoneVersions)> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for (name, zone) in all {
         match places.get(&name).and_then(|place| zones.get_mut(*place)) {
             Some((_, newest)) => newest.older.push(zone),
             None => {
                 places.insert(name.clone(), zones.len());
-                zones.push((name, Zone { newest: zone, older: Vec::new() }));
+                zones.push((name, ZoneVersions { newest: zone, older: Vec::new() }));
             }
         }
     }

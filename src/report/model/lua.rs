@@ -46,7 +46,7 @@ impl Subsystem {
 /// The Lua VMs of one subsystem in a process. `reserved` is the sum of `allocated_bytes`,
 /// `overhead_bytes` and `free_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lua {
+pub struct LuaVms {
     /// Whose VMs they are.
     pub subsystem: Subsystem,
     /// VMs alive.
@@ -66,15 +66,15 @@ pub struct Lua {
     /// Requests that failed because there was no memory, ended VMs included.
     pub failures: u64,
     /// The new sizes of blocks that were allocated or resized.
-    pub sizes: Sizes,
+    pub sizes: BlockSizes,
     /// Virtual bytes of LuaJIT's allocators: segments and direct mappings.
     pub reserved: Option<u64>,
     /// Bytes of `reserved` in RAM.
     pub resident: Option<u64>,
     /// Mappings that hold many blocks.
-    pub segments: Option<Mappings>,
+    pub segments: Option<LuaMappings>,
     /// Mappings of one large block each.
-    pub direct: Option<Mappings>,
+    pub direct: Option<LuaMappings>,
     /// Bytes that the allocators need themselves: headers, rounding, their own state.
     pub overhead_bytes: Option<u64>,
     /// Bytes held for reuse inside segments.
@@ -87,7 +87,7 @@ pub struct Lua {
 
 /// The mappings of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mappings {
+pub struct LuaMappings {
     /// The number of mappings.
     pub count: u64,
     /// Virtual bytes.
@@ -112,9 +112,9 @@ pub struct Gc {
 
 /// The number of blocks of each size class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sizes(pub [u64; CLASSES]);
+pub struct BlockSizes(pub [u64; CLASSES]);
 
-impl Sizes {
+impl BlockSizes {
     /// The names and counts of the classes that had blocks.
     fn entries(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         self.0.iter().enumerate().filter(|(_, count)| **count > 0).map(|(class, count)| {
@@ -124,7 +124,7 @@ impl Sizes {
     }
 }
 
-impl Serialize for Sizes {
+impl Serialize for BlockSizes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if !serializer.is_human_readable() {
             return self.0.serialize(serializer);
@@ -137,9 +137,9 @@ impl Serialize for Sizes {
     }
 }
 
-impl<'de> Deserialize<'de> for Sizes {
+impl<'de> Deserialize<'de> for BlockSizes {
     /// Binary formats only.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <[u64; CLASSES]>::deserialize(deserializer).map(Sizes)
+        <[u64; CLASSES]>::deserialize(deserializer).map(BlockSizes)
     }
 }

@@ -8,7 +8,7 @@ use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::pools::{Kind, LivePool};
+use super::pools::{LivePool, PoolKind};
 use super::shares::Share;
 use crate::report::assemble::timestamp;
 
@@ -79,7 +79,7 @@ pub struct PeakCreator {
     /// See [`Creator::object`](super::pools::Creator::object).
     pub object: String,
     /// What the pools are for.
-    pub kind: Kind,
+    pub kind: PoolKind,
     /// See [`Pools::live`].
     pub live: u64,
     /// See [`Pools::bytes`].

@@ -7,7 +7,7 @@ use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use super::shares::{Shares, Sum};
+use super::shares::{PoolSum, Shares};
 
 /// The live pools of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Pools {
     pub largest: Vec<LivePool>,
     /// Pools of idle connections: clients' connections between requests, and kept connections to
     /// upstreams.
-    pub idle: Sum,
+    pub idle: PoolSum,
     /// The pools of connections and requests by server.
     pub by_server: Option<Shares>,
     /// The pools of connections and requests by upstream.
@@ -58,7 +58,7 @@ pub struct Creator {
     /// The base name of the executable or module that has the function.
     pub object: String,
     /// The purpose of the pools.
-    pub kind: Kind,
+    pub kind: PoolKind,
     /// See [`Pools::live`].
     pub live: u64,
     /// See [`Pools::created`].
@@ -81,15 +81,15 @@ pub struct Creator {
     /// reset or in a reply.
     pub peak_bytes: u64,
     /// The destroyed pools by their size at destruction.
-    pub sizes: Sizes,
+    pub sizes: PoolSizes,
 }
 
 /// Counts of pools by size: the upper bound of each size class in bytes, a power of 2, and the
 /// number of pools. Classes without a pool are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sizes(pub Vec<(u64, u64)>);
+pub struct PoolSizes(pub Vec<(u64, u64)>);
 
-impl Serialize for Sizes {
+impl Serialize for PoolSizes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
             serializer.collect_map(self.0.iter().map(|(bound, count)| (bound, count)))
@@ -99,10 +99,10 @@ impl Serialize for Sizes {
     }
 }
 
-impl<'de> Deserialize<'de> for Sizes {
+impl<'de> Deserialize<'de> for PoolSizes {
     /// Binary formats only.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::deserialize(deserializer).map(Sizes)
+        Vec::deserialize(deserializer).map(PoolSizes)
     }
 }
 
@@ -112,7 +112,7 @@ pub struct LivePool {
     /// See [`Creator::creator`].
     pub creator: Option<String>,
     /// The purpose of the pool.
-    pub kind: Kind,
+    pub kind: PoolKind,
     /// The time since it was created, in whole seconds.
     pub age_s: u64,
     /// See [`Pools::bytes`].
@@ -132,7 +132,7 @@ pub struct LivePool {
 /// The purpose of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum PoolKind {
     /// A cycle: the configuration and everything that lives as long.
     Cycle,
     /// A client's connection.
@@ -151,35 +151,35 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl PoolKind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
-        Kind::Cycle,
-        Kind::Connection,
-        Kind::Request,
-        Kind::Http2Stream,
-        Kind::Conf,
-        Kind::Upstream,
-        Kind::Lua,
-        Kind::Other,
+    pub const ALL: [PoolKind; 8] = [
+        PoolKind::Cycle,
+        PoolKind::Connection,
+        PoolKind::Request,
+        PoolKind::Http2Stream,
+        PoolKind::Conf,
+        PoolKind::Upstream,
+        PoolKind::Lua,
+        PoolKind::Other,
     ];
 
     /// The name in JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Cycle => "cycle",
-            Kind::Connection => "connection",
-            Kind::Request => "request",
-            Kind::Http2Stream => "http2_stream",
-            Kind::Conf => "conf",
-            Kind::Upstream => "upstream",
-            Kind::Lua => "lua",
-            Kind::Other => "other",
+            PoolKind::Cycle => "cycle",
+            PoolKind::Connection => "connection",
+            PoolKind::Request => "request",
+            PoolKind::Http2Stream => "http2_stream",
+            PoolKind::Conf => "conf",
+            PoolKind::Upstream => "upstream",
+            PoolKind::Lua => "lua",
+            PoolKind::Other => "other",
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PoolKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

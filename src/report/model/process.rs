@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::breakdown::Breakdown;
 use super::hooks::Hooks;
-use super::lua::Lua;
+use super::lua::LuaVms;
 use super::mappings::Mappings;
 use super::named::Named;
 use super::peak::Peak;
@@ -17,7 +17,7 @@ pub use crate::sys::status::System;
 /// The role of a process in nginx.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ProcessKind {
     /// The master process.
     Master,
     /// The only process (`master_process off`).
@@ -37,7 +37,7 @@ pub enum Kind {
 /// What a process was doing when it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ProcessState {
     /// It runs, and its figures are fresh.
     Active,
     /// It finishes its last requests after a reload, an upgrade or a quit.
@@ -50,7 +50,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// The role of the process in nginx.
-    pub kind: Kind,
+    pub kind: ProcessKind,
     /// The worker's number, as in `$worker_id`; `null` outside a worker.
     pub id: Option<u32>,
     /// Process id.
@@ -59,7 +59,7 @@ pub struct Process {
     /// loaded, from 1.
     pub generation: Option<u64>,
     /// What the process was doing when it was asked.
-    pub state: State,
+    pub state: ProcessState,
     /// The age of these figures, in milliseconds.
     pub age_ms: u64,
     /// The time since the process started, in seconds.
@@ -81,7 +81,7 @@ pub struct Process {
     /// The shared memory zones that it has mapped, by name, and its use of them.
     pub zones: Option<ZoneUses>,
     /// Lua VMs by subsystem; empty if there are none.
-    pub lua: Option<Vec<Lua>>,
+    pub lua: Option<Vec<LuaVms>>,
     /// Code of the executable and its libraries.
     pub text: Option<Text>,
     /// Stacks of all threads.
@@ -90,7 +90,7 @@ pub struct Process {
     pub hooks: Option<Hooks>,
     /// The cost of the module itself in this process.
     #[serde(rename = "self")]
-    pub own: Option<Own>,
+    pub own: Option<ModuleCost>,
     /// The reasons why figures are `null` or inexact, one sentence each.
     pub notes: Vec<String>,
 }
@@ -147,12 +147,12 @@ pub struct Text {
     /// Virtual bytes of all executable segments.
     pub bytes: u64,
     /// The executable and the libraries, the largest first.
-    pub objects: Vec<Object>,
+    pub objects: Vec<TextObject>,
 }
 
 /// An executable or library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Object {
+pub struct TextObject {
     /// The file's base name.
     pub path: String,
     /// Virtual bytes of its executable segments.
@@ -172,7 +172,7 @@ pub struct Stacks {
 
 /// The cost of the module in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Own {
+pub struct ModuleCost {
     /// Bytes of the module's own lasting memory in this process.
     pub bytes: u64,
     /// The time that all slices of this snapshot took of the event loop, in microseconds.

@@ -59,7 +59,7 @@ pub struct SharedZone {
     /// which has only the failures of requests of up to half a page.
     pub failures_at_least: Option<u64>,
     /// The pages of the slab allocator.
-    pub pages: Option<Pages>,
+    pub pages: Option<ZonePages>,
     /// Slots by their size.
     pub slots: Option<Slots>,
     /// The reasons why figures are `null` or inexact, one sentence each.
@@ -71,7 +71,7 @@ pub const NO_POOL: &str = "it is no zone of the configuration, so it has no slab
 
 /// The pages of a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pages {
+pub struct ZonePages {
     /// Pages that can be allocated.
     pub total: u64,
     /// Pages in use.
@@ -90,7 +90,7 @@ pub struct Pages {
 
 /// The slots of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slot {
+pub struct SlotClass {
     /// Slots in use.
     pub used: u64,
     /// Free slots in the pages of this size.
@@ -102,17 +102,17 @@ pub struct Slot {
 }
 
 /// Slots by their size in bytes.
-pub type Slots = Named<Slot>;
+pub type Slots = Named<SlotClass>;
 
 /// The use of each zone that a process has mapped.
 pub type ZoneUses = Named<ZoneUse>;
 
 /// All zones.
-pub type SharedZones = Named<Zone>;
+pub type SharedZones = Named<ZoneVersions>;
 
 /// The mappings of one name: the newest, and those that only older processes have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Zone {
+pub struct ZoneVersions {
     /// The newest mapping.
     #[serde(flatten)]
     pub newest: SharedZone,
@@ -120,7 +120,7 @@ pub struct Zone {
     pub older: Vec<SharedZone>,
 }
 
-impl Zone {
+impl ZoneVersions {
     /// All mappings of the name, the newest first.
     pub fn all(&self) -> impl Iterator<Item = &SharedZone> {
         std::iter::once(&self.newest).chain(&self.older)

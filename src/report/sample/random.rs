@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::shares;
-use crate::report::model::lua::{self, Gc, Lua, Mappings, Subsystem};
-use crate::report::model::pools::{self, Creator, LivePool, Pools, Sizes};
+use crate::report::model::lua::{self, Gc, LuaMappings, LuaVms, Subsystem};
+use crate::report::model::pools::{self, Creator, LivePool, PoolSizes, Pools};
 use crate::report::model::*;
 
 /// A deterministic source of random figures (SplitMix64).
@@ -60,15 +60,15 @@ impl Random {
     /// Any process, even an impossible one.
     pub(crate) fn process(&mut self) -> Process {
         let kinds = [
-            Kind::Master,
-            Kind::Single,
-            Kind::Worker,
-            Kind::PrivilegedAgent,
-            Kind::CacheManager,
-            Kind::CacheLoader,
-            Kind::Other,
+            ProcessKind::Master,
+            ProcessKind::Single,
+            ProcessKind::Worker,
+            ProcessKind::PrivilegedAgent,
+            ProcessKind::CacheManager,
+            ProcessKind::CacheLoader,
+            ProcessKind::Other,
         ];
-        let states = [State::Active, State::ShuttingDown, State::Unresponsive];
+        let states = [ProcessState::Active, ProcessState::ShuttingDown, ProcessState::Unresponsive];
         Process {
             kind: kinds[self.below(7) as usize],
             id: self.maybe(|r| r.bits() as u32),
@@ -133,7 +133,7 @@ impl Random {
             lua: self.maybe(|r| r.many(Self::lua)),
             text: self.maybe(|r| Text {
                 bytes: r.figure(),
-                objects: r.many(|r| Object { path: r.text(), bytes: r.figure() }),
+                objects: r.many(|r| TextObject { path: r.text(), bytes: r.figure() }),
             }),
             stacks: self.maybe(|r| Stacks {
                 threads: r.maybe_figure(),
@@ -153,7 +153,7 @@ impl Random {
                     master: r.maybe(hook),
                 }
             }),
-            own: self.maybe(|r| Own {
+            own: self.maybe(|r| ModuleCost {
                 bytes: r.figure(),
                 snapshot_us: r.figure(),
                 longest_slice_us: r.figure(),
@@ -164,8 +164,8 @@ impl Random {
 }
 
 impl Random {
-    pub(super) fn kind(&mut self) -> pools::Kind {
-        pools::Kind::ALL[self.below(8) as usize]
+    pub(super) fn kind(&mut self) -> pools::PoolKind {
+        pools::PoolKind::ALL[self.below(8) as usize]
     }
 
     fn pools(&mut self) -> Pools {
@@ -191,7 +191,7 @@ impl Random {
                 large_bytes: r.figure(),
                 large_count: r.figure(),
                 peak_bytes: r.figure(),
-                sizes: Sizes((0..r.below(4)).map(|class| (1 << class, r.figure())).collect()),
+                sizes: PoolSizes((0..r.below(4)).map(|class| (1 << class, r.figure())).collect()),
             }),
             cycles: self.many(Self::live_pool),
             oldest: self.many(Self::live_pool),
@@ -216,9 +216,9 @@ impl Random {
         }
     }
 
-    fn lua(&mut self) -> Lua {
-        let mappings = |r: &mut Self| Mappings { count: r.figure(), bytes: r.figure() };
-        Lua {
+    fn lua(&mut self) -> LuaVms {
+        let mappings = |r: &mut Self| LuaMappings { count: r.figure(), bytes: r.figure() };
+        LuaVms {
             subsystem: Subsystem::ALL[self.below(3) as usize],
             vms: self.figure(),
             gc_bytes: self.maybe_figure(),
@@ -228,7 +228,7 @@ impl Random {
             resizes: self.figure(),
             frees: self.figure(),
             failures: self.figure(),
-            sizes: lua::Sizes(std::array::from_fn(|_| self.figure())),
+            sizes: lua::BlockSizes(std::array::from_fn(|_| self.figure())),
             reserved: self.maybe_figure(),
             resident: self.maybe_figure(),
             segments: self.maybe(mappings),

@@ -2,10 +2,10 @@
 
 use super::{Random, K};
 use crate::report::model::pools::Pools;
-use crate::report::model::shares::{Share, Shares, Sum};
+use crate::report::model::shares::{PoolSum, Share, Shares};
 
-pub(super) fn sum(random: &mut Random) -> Sum {
-    Sum { live: random.figure(), bytes: random.figure(), large_bytes: random.figure() }
+pub(super) fn sum(random: &mut Random) -> PoolSum {
+    PoolSum { live: random.figure(), bytes: random.figure(), large_bytes: random.figure() }
 }
 
 pub(super) fn share(random: &mut Random) -> Share {
@@ -19,9 +19,9 @@ pub(super) fn shares(random: &mut Random) -> Shares {
 
 /// The pools of a small server, grouped.
 pub(super) fn shared_out() -> Pools {
-    let sum = |live, kib: u64, large: u64| Sum { live, bytes: kib * K, large_bytes: large * K };
+    let sum = |live, kib: u64, large: u64| PoolSum { live, bytes: kib * K, large_bytes: large * K };
     let share = |name: &str, sum| Share::new(name.to_owned(), sum);
-    let none = Sum::default();
+    let none = PoolSum::default();
     Pools {
         idle: sum(14, 18, 0),
         by_server: Some(Shares {

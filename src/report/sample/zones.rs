@@ -3,7 +3,7 @@
 
 use super::Random;
 use crate::report::merge::zones::Reported;
-use crate::report::model::zones::{Pages, SharedZone, Slot, ZoneUse, ZoneUses, NO_POOL};
+use crate::report::model::zones::{SharedZone, SlotClass, ZonePages, ZoneUse, ZoneUses, NO_POOL};
 use crate::report::model::Named;
 
 const K: u64 = 1024;
@@ -46,7 +46,7 @@ impl Random {
             fill_percent: self.maybe(|r| r.below(101)),
             failures: self.maybe_figure(),
             failures_at_least: self.maybe_figure(),
-            pages: self.maybe(|r| Pages {
+            pages: self.maybe(|r| ZonePages {
                 total: r.figure(),
                 used: r.figure(),
                 free: r.figure(),
@@ -56,7 +56,7 @@ impl Random {
                 fails: r.maybe_figure(),
             }),
             slots: self.maybe(|r| {
-                let slot = |r: &mut Self| Slot {
+                let slot = |r: &mut Self| SlotClass {
                     used: r.figure(),
                     free: r.figure(),
                     reqs: r.figure(),
@@ -91,7 +91,7 @@ fn zone_use(generation: u64, mapped: u64, touched: u64) -> ZoneUse {
 /// A typical zone of a small server; every figure is known.
 pub(crate) fn full_zone(generation: u64, size: u64) -> SharedZone {
     let sizes = (3..12).map(|shift| 1u64 << shift);
-    let slot = |size: u64| Slot { used: 3, free: 4096 / size - 3, reqs: 30, fails: 1 };
+    let slot = |size: u64| SlotClass { used: 3, free: 4096 / size - 3, reqs: 30, fails: 1 };
     let slots = sizes.map(|size| (size.to_string(), slot(size.min(1024))));
     let total = size / 4096 - 2;
     SharedZone {
@@ -107,7 +107,7 @@ pub(crate) fn full_zone(generation: u64, size: u64) -> SharedZone {
         fill_percent: Some(1),
         failures: Some(9),
         failures_at_least: Some(9),
-        pages: Some(Pages {
+        pages: Some(ZonePages {
             total,
             used: 17,
             free: total - 17,

@@ -30,7 +30,7 @@ fn steps_make_classes() {
     let tally = Tally::default();
     let mut expected = [0; CLASSES];
     for size in 1..=2 * SMALL {
-        tally.allocated(size, Place::Unknown);
+        tally.allocated(size, BlockPlace::Unknown);
         expected[class_of(size as u64)] += 1;
     }
     let figures = tally.figures();
@@ -43,11 +43,11 @@ proptest! {
     fn as_counted_at_each_step(
         calls in vec((0..4, 1..2 * SMALL, any::<prop::sample::Index>()), 0..200),
     ) {
-        let chunk = |size: usize| Place::Chunk(size.next_multiple_of(16) as u64);
+        let chunk = |size: usize| BlockPlace::Chunk(size.next_multiple_of(16) as u64);
         let tally = Tally::default();
         tally.begin(500, 3, 0, (0, 0));
         let mut blocks = Vec::new();
-        let mut expected = Figures { peak: 500, allocations: 3, ..Figures::default() };
+        let mut expected = VmFigures { peak: 500, allocations: 3, ..VmFigures::default() };
         for (call, size, which) in calls {
             match call {
                 0 if size <= SMALL => {
@@ -106,14 +106,14 @@ fn the_life_of_a_vm() {
     tally.begin(1000, 10, 1100, (0, 0));
     tally.ask(100);
     tally.given(112);
-    tally.allocated(200_000, Place::Direct(204_800));
-    tally.resized((100, Place::Chunk(112)), (300, Place::Chunk(312)));
+    tally.allocated(200_000, BlockPlace::Direct(204_800));
+    tally.resized((100, BlockPlace::Chunk(112)), (300, BlockPlace::Chunk(312)));
     tally.ask(50);
     tally.refused();
-    tally.freed(200_000, Place::Direct(204_800));
+    tally.freed(200_000, BlockPlace::Direct(204_800));
     let mut sizes = [0; CLASSES];
     (sizes[3], sizes[5], sizes[14]) = (1, 1, 1);
-    let figures = Figures {
+    let figures = VmFigures {
         live: 1300,
         peak: 201_300,
         allocations: 12,
@@ -126,23 +126,23 @@ fn the_life_of_a_vm() {
         sizes,
     };
     assert_eq!(tally.figures(), figures);
-    let ended = Ended::new();
+    let ended = EndedVms::new();
     ended.add(&figures.clone().ended());
-    ended.add(&Figures { peak: 7, allocations: 1, frees: 1, ..Figures::default() });
-    let mut sum = Figures { live: 5, peak: 6, ..Figures::default() };
+    ended.add(&VmFigures { peak: 7, allocations: 1, frees: 1, ..VmFigures::default() });
+    let mut sum = VmFigures { live: 5, peak: 6, ..VmFigures::default() };
     sum.add(&ended.figures());
-    let expected = Figures { live: 5, allocations: 13, frees: 13, chunks: 0, ..figures };
+    let expected = VmFigures { live: 5, allocations: 13, frees: 13, chunks: 0, ..figures };
     assert_eq!(sum, expected);
 
     tally.begin(7, 1, 16, (4096, 1));
-    let begun = Figures {
+    let begun = VmFigures {
         live: 7,
         peak: 7,
         allocations: 1,
         chunks: 16,
         direct: 4096,
         directs: 1,
-        ..Figures::default()
+        ..VmFigures::default()
     };
     assert_eq!(tally.figures(), begun);
 }

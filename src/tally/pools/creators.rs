@@ -36,7 +36,7 @@ impl Origin {
 
 /// A creator and its counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Creator {
+pub struct CreatorTally {
     /// The return address of its call.
     pub address: usize,
     /// The place of its code.
@@ -59,7 +59,7 @@ pub struct Creator {
     check_at: u64,
 }
 
-impl Creator {
+impl CreatorTally {
     /// The number of pools created.
     pub fn created(&self) -> u64 {
         self.live.saturating_add(self.destroyed)
@@ -116,7 +116,7 @@ pub enum Look {
 /// All creators, with a table that finds one by its address.
 #[derive(Debug)]
 pub struct Creators {
-    all: Vec<Creator>,
+    all: Vec<CreatorTally>,
     /// A hash table by address: the index in `all` plus one; 0 for an unused place. Empty before
     /// the first creator.
     by_address: Vec<u16>,
@@ -167,7 +167,7 @@ impl Creators {
             place = (place + 1) % PLACES;
         }
         *self.by_address.get_mut(place)? = u16::try_from(index + 1).ok()?;
-        self.all.push(Creator {
+        self.all.push(CreatorTally {
             address,
             origin,
             first_size: size,
@@ -183,23 +183,24 @@ impl Creators {
     }
 
     /// The creator at an index.
-    pub fn get(&self, place: usize) -> Option<&Creator> {
+    pub fn get(&self, place: usize) -> Option<&CreatorTally> {
         self.all.get(place)
     }
 
     /// The creator at an index, mutable.
-    pub fn get_mut(&mut self, place: usize) -> Option<&mut Creator> {
+    pub fn get_mut(&mut self, place: usize) -> Option<&mut CreatorTally> {
         self.all.get_mut(place)
     }
 
     /// The bytes that are allocated for the creators and the table.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        self.all.capacity() * size_of::<Creator>() + self.by_address.capacity() * size_of::<u16>()
+        self.all.capacity() * size_of::<CreatorTally>()
+            + self.by_address.capacity() * size_of::<u16>()
     }
 
     /// The creators in the order in which they were added.
-    pub fn all(&self) -> &[Creator] {
+    pub fn all(&self) -> &[CreatorTally] {
         &self.all
     }
 }
@@ -210,7 +211,7 @@ fn place_of(address: usize) -> usize {
     (address as u64).wrapping_mul(GOLDEN) as usize >> 32 & (PLACES - 1)
 }
 
-/// The index of a size in [`Creator::sizes`].
+/// The index of a size in [`CreatorTally::sizes`].
 #[inline]
 pub fn size_class(size: u64) -> usize {
     let bits = 64 - size.saturating_sub(1).leading_zeros();

@@ -13,7 +13,7 @@ pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const CHUNK: usize = 256;
 
 /// A chunk. Its length is a constant, so an index in it needs no check.
-type Chunk = Box<[Entry; CHUNK]>;
+type Chunk = Box<[LiveEntry; CHUNK]>;
 
 /// The number of chains of the first table, a power of 2.
 const FIRST: usize = 256;
@@ -43,7 +43,7 @@ pub struct Pool {
 
 /// An entry: in use, or in the list of free entries.
 #[derive(Debug, Clone, Copy, Default)]
-struct Entry {
+struct LiveEntry {
     /// The pool's address and its creator; 0 if the entry is free.
     key: u64,
     /// The index of the next entry in the chain or in the list of free entries, plus one; 0 at the
@@ -52,7 +52,7 @@ struct Entry {
     created: u32,
 }
 
-impl Entry {
+impl LiveEntry {
     fn address(&self) -> usize {
         ((self.key & ((1 << CREATOR) - 1)) << ALIGNMENT) as usize
     }
@@ -136,17 +136,17 @@ impl Live {
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
         let heads = self.chains.heads.capacity() + self.before.heads.capacity();
-        self.chunks.len() * CHUNK * size_of::<Entry>() + heads * size_of::<u32>()
+        self.chunks.len() * CHUNK * size_of::<LiveEntry>() + heads * size_of::<u32>()
     }
 
     #[inline]
-    fn entry(&self, index: u32) -> Option<&Entry> {
+    fn entry(&self, index: u32) -> Option<&LiveEntry> {
         let index = index as usize;
         Some(&self.chunks.get(index / CHUNK)?[index % CHUNK])
     }
 
     #[inline]
-    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry> {
+    fn entry_mut(&mut self, index: u32) -> Option<&mut LiveEntry> {
         let index = index as usize;
         Some(&mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK])
     }
@@ -185,7 +185,7 @@ impl Live {
         let Some(entry) = self.entry_mut(index) else { return false };
         let free = entry.next;
         let key = (address as u64 >> ALIGNMENT) | (creator as u64) << CREATOR;
-        *entry = Entry { key, next, created };
+        *entry = LiveEntry { key, next, created };
         self.free = free;
         self.count += 1;
         true
@@ -215,7 +215,7 @@ impl Live {
             self.entry_mut(previous)?.next = entry.next;
         }
         let free = std::mem::replace(&mut self.free, index + 1);
-        *self.entry_mut(index)? = Entry { key: 0, next: free, created: 0 };
+        *self.entry_mut(index)? = LiveEntry { key: 0, next: free, created: 0 };
         self.count -= 1;
         Some((entry.key >> CREATOR) as usize)
     }
@@ -301,7 +301,7 @@ impl Live {
         let mut next = std::mem::take(head);
         self.moved += 1;
         while let Some(index) = next.checked_sub(1) {
-            let Some(address) = self.entry(index).map(Entry::address) else { return };
+            let Some(address) = self.entry(index).map(LiveEntry::address) else { return };
             let Some(before) = self.head_to(hash(address), index) else { return };
             let Some(entry) = self.entry_mut(index) else { return };
             next = std::mem::replace(&mut entry.next, before);
@@ -317,7 +317,7 @@ impl Live {
         }
         // Each entry leads to the next one. The last one ends the list, which was empty before.
         let nexts = (first as u32 + 2..=last).chain([0]);
-        chunk.extend(nexts.map(|next| Entry { key: 0, next, created: 0 }));
+        chunk.extend(nexts.map(|next| LiveEntry { key: 0, next, created: 0 }));
         let Ok(chunk) = Chunk::try_from(chunk.into_boxed_slice()) else { return };
         self.chunks.push(chunk);
         self.free = first as u32 + 1;

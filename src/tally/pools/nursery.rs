@@ -133,7 +133,7 @@ pub struct Leaving {
 
 /// Pools that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedPools {
     /// The index of their creator.
     pub creator: usize,
     /// The size of the largest one in bytes; the others have this size or one of the same class.
@@ -232,7 +232,7 @@ impl Nursery {
     /// Takes out a pool that ends with `size` bytes and counts it with those that are alike.
     /// Returns the pools that are no longer counted here because their sizes are in another class;
     /// their count may be 0. `None` if the pool is not here.
-    pub fn end(&self, pool: usize, size: u64) -> Option<Ended> {
+    pub fn end(&self, pool: usize, size: u64) -> Option<EndedPools> {
         let place = place_of(pool);
         let here = self.pools.get(place)?;
         if here.load(Relaxed) != pool || place == 0 {
@@ -241,7 +241,7 @@ impl Nursery {
         here.store(0, Relaxed);
         let kind = self.kind_at(place)?;
         let least = least_size(size_class(size));
-        let mut others = Ended { creator: self.creator(kind)?, size: 0, count: 0 };
+        let mut others = EndedPools { creator: self.creator(kind)?, size: 0, count: 0 };
         if self.least.get(kind)?.load(Relaxed) != least {
             others = self.end_alike(kind)?;
             self.least.get(kind)?.store(least, Relaxed);
@@ -330,7 +330,7 @@ impl Nursery {
     }
 
     /// Forgets all kinds and returns the pools of them that have ended. No pool may be here.
-    pub fn end_all(&self) -> impl Iterator<Item = Ended> + '_ {
+    pub fn end_all(&self) -> impl Iterator<Item = EndedPools> + '_ {
         let kinds = self.marks.iter().enumerate();
         let kinds = kinds.filter(|(_, mark)| mark.load(Relaxed) != 0);
         kinds.flat_map(move |(kind, mark)| {
@@ -341,17 +341,17 @@ impl Nursery {
         })
     }
 
-    fn ended(&self, kind: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<Ended> {
+    fn ended(&self, kind: usize, blocks: u64, ended: &[AtomicU64; KINDS]) -> Option<EndedPools> {
         let size = blocks.saturating_mul(self.sizes.get(kind)?.load(Relaxed) as u64);
         let count = ended.get(kind)?.swap(0, Relaxed);
-        Some(Ended { creator: self.creator(kind)?, size, count })
+        Some(EndedPools { creator: self.creator(kind)?, size, count })
     }
 
-    fn end_alike(&self, kind: usize) -> Option<Ended> {
+    fn end_alike(&self, kind: usize) -> Option<EndedPools> {
         let least = self.least.get(kind)?.swap(0, Relaxed);
         let size = least.saturating_add(self.above.get(kind)?.swap(0, Relaxed));
         let count = self.alike.get(kind)?.swap(0, Relaxed);
-        Some(Ended { creator: self.creator(kind)?, size, count })
+        Some(EndedPools { creator: self.creator(kind)?, size, count })
     }
 }
 

@@ -14,12 +14,12 @@ fn insert(live: &mut Live, address: usize, creator: usize, created: u32) -> bool
     live.insert(address, creator, created)
 }
 
-fn pools() -> Pools {
-    Pools::new(Box::leak(Box::default()))
+fn pools() -> PoolTally {
+    PoolTally::new(Box::leak(Box::default()))
 }
 
 /// Creates a pool as the hook does. The mark is arbitrary, but different for each creator.
-fn created(pools: &mut Pools, pool: usize, creator: usize) -> Look {
+fn created(pools: &mut PoolTally, pool: usize, creator: usize) -> Look {
     pools.created(&Created { pool, mark: 1 + creator, size: 256, at: 0 }, creator)
 }
 
@@ -263,7 +263,7 @@ fn pools_are_those_of_a_map() {
                 }
                 (999, _) => {
                     pools.settle();
-                    let of = |c: &Creator| [c.created(), c.destroyed, c.reset, c.peak];
+                    let of = |c: &CreatorTally| [c.created(), c.destroyed, c.reset, c.peak];
                     assert_eq!(pools.creators().iter().map(of).collect::<Vec<_>>(), counts);
                     assert!(pools.creators().iter().map(|c| c.sizes).eq(ended.iter().copied()));
                     let mut found = all(pools.live());

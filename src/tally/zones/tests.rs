@@ -2,13 +2,13 @@ use super::*;
 
 const POOL: usize = 0x7f00_0000_0000;
 
-fn counts(allocations: u64, frees: u64, failures: u64, bytes_requested: u64) -> Counts {
-    Counts { allocations, frees, failures, bytes_requested }
+fn counts(allocations: u64, frees: u64, failures: u64, bytes_requested: u64) -> SlabCounts {
+    SlabCounts { allocations, frees, failures, bytes_requested }
 }
 
 #[test]
 fn counts_by_pool() {
-    let table = Table::new();
+    let table = SlabTable::new();
     let pool = |i: usize| POOL + i * 0x10_0000;
     for i in 0..100 {
         for size in 0..i as u64 {
@@ -21,14 +21,14 @@ fn counts_by_pool() {
         let n = i as u64;
         assert_eq!(table.counts(pool(i)), Some(counts(n, 1, 1, n * n.saturating_sub(1) / 2)));
     }
-    assert_eq!(table.counts(pool(100)), Some(Counts::default()), "it did nothing there");
-    assert_eq!(table.others(|_| true), Counts::default());
+    assert_eq!(table.counts(pool(100)), Some(SlabCounts::default()), "it did nothing there");
+    assert_eq!(table.others(|_| true), SlabCounts::default());
     assert_eq!(table.others(|p| p != pool(7)), counts(7, 1, 1, 21));
 }
 
 #[test]
 fn more_pools_than_places() {
-    let table = Table::new();
+    let table = SlabTable::new();
     let pools: Vec<usize> = (1..=3 * POOLS).map(|i| POOL + i * 4096).collect();
     for pool in &pools {
         table.allocated(*pool, 10, true, None);
@@ -48,9 +48,9 @@ fn more_pools_than_places() {
 
 #[test]
 fn all_places_ever_taken_are_known() {
-    let (table, child) = (Table::new(), Table::new());
+    let (table, child) = (SlabTable::new(), SlabTable::new());
     (1..=300).for_each(|i| table.begin(POOL + i * 0x10_0000, i as u64));
-    let sorted = |table: &Table| {
+    let sorted = |table: &SlabTable| {
         let mut pools: Vec<_> = table.taken().map(|entry| entry.pool.load(Relaxed)).collect();
         pools.sort_unstable();
         pools
@@ -65,7 +65,7 @@ fn all_places_ever_taken_are_known() {
 
 #[test]
 fn pools_come_and_go() {
-    let table = Table::new();
+    let table = SlabTable::new();
     table.begin(POOL, 1);
     table.allocated(POOL, 5000, true, Some(&table));
     table.allocated(POOL, 8, true, None);
@@ -75,7 +75,7 @@ fn pools_come_and_go() {
     assert_eq!(table.page_counts(POOL, 2), None, "another mapping at the address");
     table.end(POOL);
     assert_eq!(table.page_counts(POOL, 1), None);
-    assert_eq!(table.counts(POOL), Some(Counts::default()));
+    assert_eq!(table.counts(POOL), Some(SlabCounts::default()));
     table.begin(POOL, 2);
     assert_eq!(table.page_counts(POOL, 2), Some(PageCounts::default()));
     for i in 0..100_000 {
@@ -89,7 +89,7 @@ fn pools_come_and_go() {
 
 #[test]
 fn a_child_counts_for_itself() {
-    let (masters, child, sibling) = (Table::new(), Table::new(), Table::new());
+    let (masters, child, sibling) = (SlabTable::new(), SlabTable::new(), SlabTable::new());
     masters.begin(POOL, 1);
     masters.begin(POOL + 4096, 2);
     masters.allocated(POOL, 100, true, None);
@@ -97,7 +97,7 @@ fn a_child_counts_for_itself() {
         table.freed(POOL + 8192);
         table.freed(0);
         table.inherit(Some(&masters));
-        assert_eq!(table.others(|_| false), Counts::default());
+        assert_eq!(table.others(|_| false), SlabCounts::default());
     }
     child.allocated(POOL, 4096, true, Some(&masters));
     sibling.allocated(POOL, 4096, false, Some(&masters));
@@ -107,12 +107,12 @@ fn a_child_counts_for_itself() {
     assert_eq!(masters.counts(POOL), Some(counts(1, 0, 0, 100)));
     assert_eq!(masters.page_counts(POOL, 1), Some(PageCounts { reqs: 2, fails: 1 }));
     // The master continues as its own child (daemon) and takes over that table's counts.
-    let daemon = Table::new();
+    let daemon = SlabTable::new();
     daemon.inherit(Some(&masters));
     daemon.allocated(POOL, 50, true, None);
     daemon.freed(POOL);
     daemon.allocated(POOL + 12288, 10, false, None);
-    let sum = Table::new();
+    let sum = SlabTable::new();
     sum.begin(POOL, 1);
     sum.allocated(POOL, 100, true, None);
     sum.absorb(&daemon);
@@ -126,12 +126,12 @@ fn a_child_counts_for_itself() {
     assert_eq!(child.counts(POOL), Some(counts(1, 0, 1, 4096)));
     assert_eq!(masters.page_counts(POOL, 3), Some(PageCounts::default()));
     child.inherit(None);
-    assert_eq!(child.others(|_| false), Counts::default());
+    assert_eq!(child.others(|_| false), SlabCounts::default());
 }
 
 #[test]
 fn threads_in_different_pools() {
-    let table = Table::new();
+    let table = SlabTable::new();
     std::thread::scope(|scope| {
         for i in 0..8 {
             let table = &table;
@@ -151,7 +151,7 @@ fn threads_in_different_pools() {
 
 #[test]
 fn a_table_absorbs_another_of_the_same_process() {
-    let (masters, own) = (Table::new(), Table::new());
+    let (masters, own) = (SlabTable::new(), SlabTable::new());
     for table in [&masters, &own] {
         table.begin(POOL, 1);
         table.allocated(POOL, 100, true, None);
@@ -164,6 +164,6 @@ fn a_table_absorbs_another_of_the_same_process() {
         assert_eq!(masters.counts(POOL), Some(counts(2, 2, 0, 200)));
         assert_eq!(masters.counts(POOL + 4096), Some(counts(0, 0, 1, 0)));
         assert_eq!(masters.others(|_| true), counts(3, 0, 0, 0));
-        assert_eq!(own.counts(POOL), Some(Counts::default()), "counted once");
+        assert_eq!(own.counts(POOL), Some(SlabCounts::default()), "counted once");
     }
 }

@@ -6,15 +6,15 @@
 use std::arch::global_asm;
 use std::ffi::c_void;
 
-use crate::hook::lua::api::{Alloc, Lua};
+use crate::hook::lua::api::{LuaAlloc, LuaState};
 use crate::hook::lua::{new, new_state};
 
 extern "C" {
     /// Replaces `luaL_newstate`.
-    pub fn memstat_lua_new() -> Lua;
+    pub fn memstat_lua_new() -> LuaState;
 
     /// Replaces `lua_newstate`.
-    pub fn memstat_lua_new_state(alloc: Option<Alloc>, data: *mut c_void) -> Lua;
+    pub fn memstat_lua_new_state(alloc: Option<LuaAlloc>, data: *mut c_void) -> LuaState;
 }
 
 global_asm!(

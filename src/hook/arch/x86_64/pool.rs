@@ -23,7 +23,7 @@ use std::arch::global_asm;
 use std::ffi::c_void;
 use std::mem::offset_of;
 
-use crate::abi::pool::{Header, Large, FEW};
+use crate::abi::pool::{Large, PoolHeader, FEW};
 use crate::hook::pool::{
     created, destroy, destroy_sized, give_back, CLOCK, CREATE, DESTROY, MAIN, NURSERY, PFREE,
 };
@@ -354,9 +354,9 @@ global_asm!(
     LEAST = const Nursery::LEAST,
     ABOVE = const Nursery::ABOVE,
     ALIKE = const Nursery::ALIKE,
-    END = const offset_of!(Header, end),
-    NEXT = const offset_of!(Header, next),
-    LARGE = const offset_of!(Header, large),
+    END = const offset_of!(PoolHeader, end),
+    NEXT = const offset_of!(PoolHeader, next),
+    LARGE = const offset_of!(PoolHeader, large),
     LARGE_NEXT = const offset_of!(Large, next),
     LARGE_ALLOC = const offset_of!(Large, alloc),
     usable_size = sym libc::malloc_usable_size,

@@ -17,7 +17,7 @@ use std::arch::global_asm;
 use std::ffi::c_void;
 
 use crate::hook::slab::{alloc_locked, free_locked, ALLOC, CURRENT, FREE, HALF_PAGE, LAST};
-use crate::tally::zones::{Entry, FACTOR, SHIFT};
+use crate::tally::zones::{SlabCounters, FACTOR, SHIFT};
 
 extern "C" {
     /// Replaces `ngx_slab_alloc_locked`.
@@ -124,10 +124,10 @@ global_asm!(
     free_locked = sym free_locked,
     FACTOR = const FACTOR,
     SHIFT = const SHIFT,
-    ENTRY_BITS = const size_of::<Entry>().trailing_zeros(),
-    POOL = const Entry::POOL,
-    ALLOCATIONS = const Entry::ALLOCATIONS,
-    FREES = const Entry::FREES,
-    FAILURES = const Entry::FAILURES,
-    BYTES_REQUESTED = const Entry::BYTES_REQUESTED,
+    ENTRY_BITS = const size_of::<SlabCounters>().trailing_zeros(),
+    POOL = const SlabCounters::POOL,
+    ALLOCATIONS = const SlabCounters::ALLOCATIONS,
+    FREES = const SlabCounters::FREES,
+    FAILURES = const SlabCounters::FAILURES,
+    BYTES_REQUESTED = const SlabCounters::BYTES_REQUESTED,
 );

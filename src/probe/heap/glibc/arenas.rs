@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::sweep::{Extent, Sweep};
 use super::walk::{Limit, Stop, Walker};
-use crate::abi::glibc::{Arena, Counters, Layout, Mmapped, ALIGNMENT, COUNTERS};
+use crate::abi::glibc::{Arena, Counters, MallocLayout, Mmapped, ALIGNMENT, COUNTERS};
 use crate::sys::memory::{word, Memory};
 
 /// The size and alignment of the heaps of all arenas except the first, in bytes.
@@ -20,9 +20,9 @@ const TRIES: usize = 3;
 
 /// The location of malloc's state. It is found once, and is the same in every forked process.
 #[derive(Debug, Clone, Copy)]
-pub struct State {
+pub struct MallocState {
     /// The layout of an arena.
-    pub layout: Layout,
+    pub layout: MallocLayout,
     /// The address of `main_arena`.
     pub main: usize,
     /// The first chunk of the `brk` heap; `None` unless a walk from there gave the right sum.
@@ -33,7 +33,7 @@ pub struct State {
 
 /// The number of arenas and their memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct ArenaSums {
     /// The number of arenas.
     pub arenas: usize,
     /// Bytes from the system.
@@ -57,7 +57,7 @@ pub struct Reader {
 
 impl Reader {
     /// Makes a reader for arenas of this layout.
-    pub fn new(layout: Layout) -> Reader {
+    pub fn new(layout: MallocLayout) -> Reader {
         Reader {
             walker: Walker::default(),
             sweep: Sweep::default(),
@@ -72,10 +72,10 @@ impl Reader {
     pub fn held(
         &mut self,
         memory: &impl Memory,
-        state: &State,
+        state: &MallocState,
         heaps: &mut Vec<Range<usize>>,
-    ) -> Result<Held, Stop> {
-        let mut held = Held::default();
+    ) -> Result<ArenaSums, Stop> {
+        let mut held = ArenaSums::default();
         let mut at = state.main;
         for _ in 0..MOST_ARENAS {
             read(memory, at, self.arena.image(at))?;
@@ -100,11 +100,11 @@ impl Reader {
     pub fn free(
         &mut self,
         memory: &impl Memory,
-        state: &State,
+        state: &MallocState,
         heap: &[Range<usize>],
         limit: &mut Limit,
-    ) -> Result<(usize, Held), Stop> {
-        let mut held = Held::default();
+    ) -> Result<(usize, ArenaSums), Stop> {
+        let mut held = ArenaSums::default();
         let mut free = 0usize;
         let mut at = state.main;
         for _ in 0..MOST_ARENAS {
@@ -125,7 +125,7 @@ impl Reader {
         &mut self,
         memory: &impl Memory,
         at: usize,
-        state: &State,
+        state: &MallocState,
         heap: &[Range<usize>],
         limit: &mut Limit,
     ) -> Result<usize, Stop> {
@@ -165,7 +165,7 @@ impl Reader {
         &mut self,
         memory: &impl Memory,
         at: usize,
-        state: &State,
+        state: &MallocState,
         heap: &Range<usize>,
     ) -> Result<(), Stop> {
         read(memory, at, self.arena.image(at))?;

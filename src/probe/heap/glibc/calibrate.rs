@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
-use super::super::symbols::Object;
-use super::arenas::{Reader, State};
-use super::count::{self, Count};
+use super::super::symbols::AllocatorObject;
+use super::arenas::{MallocState, Reader};
+use super::count::{self, ArenaCount};
 use super::elf;
-use super::ffi::{self, Functions, Told};
+use super::ffi::{self, MallocFunctions, Told};
 use super::walk::{Limit, Stop};
-use crate::abi::glibc::{find_counters, find_main_arena, Layout, Mmapped, ANYWHERE};
+use crate::abi::glibc::{find_counters, find_main_arena, MallocLayout, Mmapped, ANYWHERE};
 use crate::budget::{Budget, Progress};
 use crate::sys::maps;
-use crate::sys::memory::{Memory, Own};
+use crate::sys::memory::{Memory, OwnMemory};
 use crate::sys::pagemap::page_size;
 
 /// The maximum number of attempts, because another thread may change the heap meanwhile.
@@ -26,7 +26,7 @@ const MOST_DATA: usize = 4 << 20;
 /// The result of the search.
 pub struct Calibration {
     /// The location of malloc's state and a reader for it, or the reason why they are unknown.
-    pub state: Result<(State, Reader), &'static str>,
+    pub state: Result<(MallocState, Reader), &'static str>,
     /// The start of the `brk` heap, if there is one.
     pub heap_start: Option<usize>,
     /// malloc's own figures.
@@ -34,11 +34,15 @@ pub struct Calibration {
 }
 
 /// Searches malloc's state in the data of `object`.
-pub fn calibrate(object: Object, version: &str, functions: &Functions) -> Calibration {
+pub fn calibrate(
+    object: AllocatorObject,
+    version: &str,
+    functions: &MallocFunctions,
+) -> Calibration {
     let place = Place::find();
     let heap_start = place.as_ref().and_then(|place| place.brk);
     let mut told = None;
-    let state = match (Layout::of_version(version), place) {
+    let state = match (MallocLayout::of_version(version), place) {
         _ if cfg!(not(target_pointer_width = "64")) => Err(NOT_64_BIT),
         (None, _) => Err(UNKNOWN_VERSION),
         (_, None) => Err(NO_HEAP),
@@ -101,33 +105,34 @@ impl Place {
 }
 
 fn find(
-    object: Object,
-    layout: Layout,
+    object: AllocatorObject,
+    layout: MallocLayout,
     place: &Place,
-    functions: &Functions,
+    functions: &MallocFunctions,
     told: &mut Option<Told>,
-) -> Result<(State, Reader), &'static str> {
-    let segments =
-        elf::writable_segments(&Own, object.base).map_err(|error| match error.raw_os_error() {
-            None | Some(libc::EFAULT) => NOT_FOUND,
-            Some(_) => NOT_READABLE,
-        })?;
+) -> Result<(MallocState, Reader), &'static str> {
+    let segments = elf::writable_segments(&OwnMemory, object.base).map_err(|error| match error
+        .raw_os_error()
+    {
+        None | Some(libc::EFAULT) => NOT_FOUND,
+        Some(_) => NOT_READABLE,
+    })?;
     // All buffers are allocated before the heap is examined.
     let mut data: Vec<(usize, Vec<u8>)> = segments.iter().filter_map(room).collect();
     let mut reader = Reader::new(layout);
     let mut reason = NOT_FOUND;
     for _ in 0..TRIES {
         let heap = place.heap();
-        data.retain_mut(|(base, bytes)| Own.read(*base, bytes).is_ok());
+        data.retain_mut(|(base, bytes)| OwnMemory.read(*base, bytes).is_ok());
         let mut mains =
             data.iter().filter_map(|(base, bytes)| find_main_arena(bytes, *base, layout, &heap));
         let (Some(main), None) = (mains.next(), mains.next()) else {
             continue;
         };
-        let mut state = State { layout, main, first: None, counters: None };
+        let mut state = MallocState { layout, main, first: None, counters: None };
         let reference = functions.told().ok_or(NO_REFERENCE)?;
         let mut limit = Limit { visits: 1 << 20, budget: Budget::new(Duration::from_millis(20)) };
-        match reader.free(&Own, &state, std::slice::from_ref(&heap), &mut limit) {
+        match reader.free(&OwnMemory, &state, std::slice::from_ref(&heap), &mut limit) {
             Ok((free, held)) if (free, held.system) == (reference.fordblks, reference.arena) => {}
             Err(Stop::Unreadable) => return Err(NOT_READABLE),
             _ => {
@@ -157,10 +162,10 @@ fn find(
 
 /// Returns the free bytes of the arenas, the first one swept by address; `None` if the count
 /// failed.
-fn sweep(reader: &mut Reader, state: &State, heap: &Range<usize>) -> Option<usize> {
-    let place = count::Place { state, heap: heap.clone(), lists: Duration::ZERO };
-    let mut count = Count::begin(state, true);
-    let done = count.step(reader, &Own, &place, &Budget::unlimited());
+fn sweep(reader: &mut Reader, state: &MallocState, heap: &Range<usize>) -> Option<usize> {
+    let place = count::CountContext { state, heap: heap.clone(), lists: Duration::ZERO };
+    let mut count = ArenaCount::begin(state, true);
+    let done = count.step(reader, &OwnMemory, &place, &Budget::unlimited());
     (done == Ok(Progress::Done)).then_some(count.free)
 }
 

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::arenas::{Reader, State};
+use super::arenas::{MallocState, Reader};
 use super::walk::{Limit, Stop};
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::Memory;
@@ -31,7 +31,7 @@ const SHORT: Duration = Duration::from_micros(100);
 
 /// A count that is in progress or complete.
 #[derive(Debug, Clone)]
-pub struct Count {
+pub struct ArenaCount {
     /// The address of the current arena.
     at: usize,
     /// Whether the current arena is being swept.
@@ -53,19 +53,19 @@ pub struct Count {
 }
 
 /// The parameters of a step.
-pub struct Place<'a> {
+pub struct CountContext<'a> {
     /// The location of malloc's state.
-    pub state: &'a State,
+    pub state: &'a MallocState,
     /// The range that contains the first arena.
     pub heap: Range<usize>,
     /// The maximum time for reading the lists of an arena, which is not interrupted.
     pub lists: Duration,
 }
 
-impl Count {
+impl ArenaCount {
     /// Starts a count. `many` says that the first arena is known to have many free chunks.
-    pub fn begin(state: &State, many: bool) -> Count {
-        Count {
+    pub fn begin(state: &MallocState, many: bool) -> ArenaCount {
+        ArenaCount {
             at: state.main,
             sweeping: false,
             many,
@@ -84,7 +84,7 @@ impl Count {
         &mut self,
         reader: &mut Reader,
         memory: &impl Memory,
-        place: &Place,
+        place: &CountContext,
         budget: &Budget,
     ) -> Result<Progress, Stop> {
         loop {
@@ -121,7 +121,7 @@ impl Count {
         &mut self,
         reader: &mut Reader,
         memory: &impl Memory,
-        place: &Place,
+        place: &CountContext,
     ) -> Result<Option<usize>, Stop> {
         let state = place.state;
         let is_main = self.at == state.main;
@@ -146,7 +146,7 @@ impl Count {
         &mut self,
         reader: &mut Reader,
         memory: &impl Memory,
-        place: &Place,
+        place: &CountContext,
         budget: &Budget,
     ) -> Result<Option<usize>, Stop> {
         let state = place.state;

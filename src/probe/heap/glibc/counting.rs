@@ -4,15 +4,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::arenas::{self, Reader, State};
-use super::count::{Count, Place};
+use super::arenas::{self, MallocState, Reader};
+use super::count::{ArenaCount, CountContext};
 use super::direct;
 use super::ffi::Told;
 use super::walk::Stop;
 use crate::abi::glibc::Mmapped;
 use crate::budget::{Budget, Progress};
 use crate::probe::heap::pace::cpu_time;
-use crate::sys::memory::Own;
+use crate::sys::memory::OwnMemory;
 
 /// The maximum time for reading malloc's lists of free chunks. It cannot be interrupted, because
 /// the lists change in between.
@@ -31,7 +31,7 @@ const OLD: Duration = Duration::from_secs(5);
 
 /// The totals of one count, or of one answer of malloc.
 #[derive(Debug, Clone, Copy)]
-pub struct Totals {
+pub struct FreeTotals {
     /// Free bytes.
     pub free: usize,
     /// Bytes in use; `None` unless all parts of the sum are known.
@@ -48,9 +48,9 @@ pub struct Totals {
     pid: u32,
 }
 
-impl Totals {
-    fn of(told: &Told) -> Totals {
-        Totals {
+impl FreeTotals {
+    fn of(told: &Told) -> FreeTotals {
+        FreeTotals {
             free: told.fordblks,
             in_use: told.uordblks.checked_add(told.hblkhd),
             reserved: told.arena.checked_add(told.hblkhd),
@@ -62,10 +62,10 @@ impl Totals {
     }
 
     /// Makes the totals of a count that is complete, including blocks with a mapping of their own.
-    fn counted(count: &Count, mmapped: Option<Mmapped>) -> Totals {
+    fn counted(count: &ArenaCount, mmapped: Option<Mmapped>) -> FreeTotals {
         let used = count.system.checked_sub(count.free);
         let mmapped = mmapped.map(|mmapped| mmapped.bytes);
-        Totals {
+        FreeTotals {
             free: count.free,
             in_use: used.zip(mmapped).and_then(|(used, mmapped)| used.checked_add(mmapped)),
             reserved: mmapped.and_then(|mmapped| count.system.checked_add(mmapped)),
@@ -78,7 +78,7 @@ impl Totals {
 }
 
 /// The count in progress, and the results of the last one.
-pub struct Counting {
+pub struct ArenaCounting {
     /// [`LISTS_TIME`], except in tests.
     pub lists_time: Duration,
     /// [`PAUSE`], except in tests.
@@ -86,20 +86,20 @@ pub struct Counting {
     /// [`OLD`], except in tests.
     pub old: Duration,
     /// The count in progress, and the process that does it.
-    count: Option<(Count, u32)>,
+    count: Option<(ArenaCount, u32)>,
     /// The processor time of the last count, and when it ended.
     counted: Option<(Duration, Instant)>,
     /// The reason why the last count gave no figures.
     failed: Option<Stop>,
     /// Whether the first arena had many free chunks at the last count.
     many: bool,
-    last: Option<Totals>,
+    last: Option<FreeTotals>,
 }
 
-impl Counting {
+impl ArenaCounting {
     /// Starts with malloc's own answer, if there is one.
-    pub fn new(told: Option<&Told>) -> Counting {
-        Counting {
+    pub fn new(told: Option<&Told>) -> ArenaCounting {
+        ArenaCounting {
             lists_time: LISTS_TIME,
             pause: PAUSE,
             old: OLD,
@@ -107,18 +107,18 @@ impl Counting {
             counted: None,
             failed: None,
             many: false,
-            last: told.map(Totals::of),
+            last: told.map(FreeTotals::of),
         }
     }
 
     /// Returns the totals of the last count in this process.
-    pub fn last(&self) -> Option<Totals> {
+    pub fn last(&self) -> Option<FreeTotals> {
         self.last.filter(|last| last.pid == std::process::id())
     }
 
     /// Uses malloc's own answer instead of a count; `work` is the processor time that it took.
     pub fn replace(&mut self, told: &Told, work: Duration) {
-        self.last = Some(Totals::of(told));
+        self.last = Some(FreeTotals::of(told));
         (self.count, self.failed) = (None, None);
         self.counted = Some((work, Instant::now()));
     }
@@ -141,7 +141,7 @@ impl Counting {
     /// The first arena lies in `heap`, which is read directly if this thread is `alone`.
     pub fn step(
         &mut self,
-        state: &State,
+        state: &MallocState,
         reader: &mut Reader,
         heap: Range<usize>,
         alone: bool,
@@ -155,14 +155,14 @@ impl Counting {
         if self.count.is_none() && self.last.is_some() && self.counted.is_some_and(rests) {
             return Progress::Done;
         }
-        let begin = || (Count::begin(state, self.many), pid);
+        let begin = || (ArenaCount::begin(state, self.many), pid);
         let (count, _) = self.count.get_or_insert_with(begin);
-        let place = Place { state, heap, lists: self.lists_time };
+        let place = CountContext { state, heap, lists: self.lists_time };
         let begun = cpu_time();
         let done = if alone {
             direct::step(count, reader, &place, budget)
         } else {
-            count.step(reader, &Own, &place, budget)
+            count.step(reader, &OwnMemory, &place, budget)
         };
         count.work += cpu_time().saturating_sub(begun);
         self.failed = match done {
@@ -170,8 +170,8 @@ impl Counting {
             Ok(Progress::More) => Some(Stop::TooMany),
             Err(stop) => Some(stop),
             Ok(Progress::Done) => {
-                let mmapped = state.counters.and_then(|at| arenas::mmapped(&Own, at));
-                self.last = Some(Totals::counted(count, mmapped));
+                let mmapped = state.counters.and_then(|at| arenas::mmapped(&OwnMemory, at));
+                self.last = Some(FreeTotals::counted(count, mmapped));
                 None
             }
         };

@@ -10,16 +10,16 @@
 #![allow(unsafe_code)]
 
 use super::arenas::Reader;
-use super::count::{Count, Place};
+use super::count::{ArenaCount, CountContext};
 use super::walk::Stop;
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::Direct;
 
 /// Does one step of a count. The caller guarantees the invariants.
 pub fn step(
-    count: &mut Count,
+    count: &mut ArenaCount,
     reader: &mut Reader,
-    place: &Place,
+    place: &CountContext,
     budget: &Budget,
 ) -> Result<Progress, Stop> {
     // SAFETY: the range is mapped and readable (2), no other thread changes it, and the value is

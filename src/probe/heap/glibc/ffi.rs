@@ -12,7 +12,7 @@
 use std::ffi::c_char;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::super::symbols::{self, Object};
+use super::super::symbols::{self, AllocatorObject};
 
 /// The fields of `mallinfo2` that are used here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,17 +47,17 @@ struct Info<T> {
 
 /// The functions of glibc's malloc.
 #[derive(Clone, Copy)]
-pub struct Functions {
+pub struct MallocFunctions {
     mallinfo2: Option<extern "C" fn() -> Info<usize>>,
     mallinfo: Option<extern "C" fn() -> Info<i32>>,
     single_threaded: Option<&'static AtomicU8>,
 }
 
-impl Functions {
+impl MallocFunctions {
     /// Looks the functions up.
-    pub fn of(object: Object) -> Functions {
+    pub fn of(object: AllocatorObject) -> MallocFunctions {
         let flag = object.address(c"__libc_single_threaded");
-        Functions {
+        MallocFunctions {
             // SAFETY: this is the type that glibc documents (1).
             mallinfo2: unsafe { object.function(c"mallinfo2") },
             // SAFETY: this is the type that glibc documents (1).
@@ -93,7 +93,7 @@ impl Functions {
         })
     }
 
-    /// Returns whether the figures of [`Functions::told`] are correct for any size.
+    /// Returns whether the figures of [`MallocFunctions::told`] are correct for any size.
     pub fn wide(&self) -> bool {
         self.mallinfo2.is_some()
     }
@@ -105,7 +105,7 @@ impl Functions {
 }
 
 /// Returns the version of the C library if `object` is glibc.
-pub fn version(object: Object) -> Option<String> {
+pub fn version(object: AllocatorObject) -> Option<String> {
     // SAFETY: this is the type that glibc documents (1).
     let version: extern "C" fn() -> *const c_char =
         unsafe { object.function(c"gnu_get_libc_version") }?;
@@ -121,6 +121,6 @@ pub fn heap_end() -> usize {
 
 /// Returns malloc's own figures, for tests.
 #[cfg(test)]
-pub fn told(object: Object) -> Told {
-    Functions::of(object).told().unwrap_or_default()
+pub fn told(object: AllocatorObject) -> Told {
+    MallocFunctions::of(object).told().unwrap_or_default()
 }

@@ -13,17 +13,21 @@ use std::ops::Range;
 use crate::abi::glibc::{mapped_size, Mmapped};
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::{Memory, BATCH, RECORD};
-use crate::sys::pagemap::{page_size, Page, PageMap, PAGES_A_PIECE};
+use crate::sys::pagemap::{page_size, PageEntry, PageMap, PAGES_A_PIECE};
 
 /// Reports which pages are in RAM. It is a trait for the sake of the tests.
-pub trait Pages {
+pub trait PageSource {
     /// See [`PageMap::piece`].
-    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize>;
+    fn piece(
+        &self,
+        range: &Range<usize>,
+        each: &mut dyn FnMut(usize, PageState),
+    ) -> io::Result<usize>;
 }
 
 /// The state of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum PageState {
     /// A private anonymous page in RAM.
     Present,
     /// Swapped out.
@@ -32,19 +36,23 @@ pub enum State {
     Other,
 }
 
-impl State {
-    fn of(page: Page) -> State {
+impl PageState {
+    fn of(page: PageEntry) -> PageState {
         match page.present() {
-            true if !page.file_or_shared() => State::Present,
-            false if page.swapped() => State::Swapped,
-            _ => State::Other,
+            true if !page.file_or_shared() => PageState::Present,
+            false if page.swapped() => PageState::Swapped,
+            _ => PageState::Other,
         }
     }
 }
 
-impl Pages for PageMap {
-    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize> {
-        PageMap::piece(self, range, |at, page| each(at, State::of(page)))
+impl PageSource for PageMap {
+    fn piece(
+        &self,
+        range: &Range<usize>,
+        each: &mut dyn FnMut(usize, PageState),
+    ) -> io::Result<usize> {
+        PageMap::piece(self, range, |at, page| each(at, PageState::of(page)))
     }
 }
 
@@ -52,7 +60,7 @@ impl Pages for PageMap {
 const AT_ONCE: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum SearchStage {
     /// Block `.0` of those found earlier is checked next.
     Known(usize),
     /// The start of segment `.0` is examined next, and the blocks directly behind it.
@@ -69,7 +77,7 @@ pub struct Finder {
     known: Vec<Range<usize>>,
     /// The memory to search: disjoint, in ascending order.
     segments: Vec<Range<usize>>,
-    stage: Stage,
+    stage: SearchStage,
     /// The wanted and the found blocks of the last search through all pages that did not succeed.
     missed: Option<(Mmapped, Mmapped)>,
     /// The pages in RAM of the current piece.
@@ -83,7 +91,7 @@ impl Default for Finder {
         Finder {
             known: Vec::new(),
             segments: Vec::new(),
-            stage: Stage::Done,
+            stage: SearchStage::Done,
             missed: None,
             present: Vec::with_capacity(PAGES_A_PIECE),
             failed: false,
@@ -95,7 +103,7 @@ impl Finder {
     /// Starts a search in these segments.
     pub fn begin(&mut self, segments: Vec<Range<usize>>) {
         self.segments = segments;
-        self.stage = Stage::Known(0);
+        self.stage = SearchStage::Known(0);
         self.failed = false;
         let segments = &self.segments;
         self.known.retain(|block| inside(segments, block));
@@ -126,37 +134,41 @@ impl Finder {
     pub fn step(
         &mut self,
         memory: &impl Memory,
-        pages: &dyn Pages,
+        pages: &dyn PageSource,
         expected: &dyn Fn() -> Option<Mmapped>,
         budget: &Budget,
     ) -> Progress {
         let Some(wanted) = expected() else {
-            self.stage = Stage::Done;
+            self.stage = SearchStage::Done;
             return Progress::Done;
         };
-        while self.stage != Stage::Done {
+        while self.stage != SearchStage::Done {
             let next = match self.stage {
-                Stage::Known(at) => self.look_again(at, memory, pages, wanted),
-                Stage::Starts(segment) => self.look_at_start(segment, memory, pages),
-                Stage::Pages(segment, at) => self.look_at_pages(segment, at, memory, pages, budget),
-                Stage::Done => Ok(Stage::Done),
+                SearchStage::Known(at) => self.look_again(at, memory, pages, wanted),
+                SearchStage::Starts(segment) => self.look_at_start(segment, memory, pages),
+                SearchStage::Pages(segment, at) => {
+                    self.look_at_pages(segment, at, memory, pages, budget)
+                }
+                SearchStage::Done => Ok(SearchStage::Done),
             };
             let before = self.stage;
             self.stage = next.unwrap_or_else(|_| {
                 self.failed = true;
-                Stage::Done
+                SearchStage::Done
             });
-            let searching = !matches!(self.stage, Stage::Known(_));
+            let searching = !matches!(self.stage, SearchStage::Known(_));
             if searching && self.found() == wanted {
                 self.missed = None;
-                self.stage = Stage::Done;
-            } else if matches!(before, Stage::Starts(_)) && matches!(self.stage, Stage::Pages(..)) {
+                self.stage = SearchStage::Done;
+            } else if matches!(before, SearchStage::Starts(_))
+                && matches!(self.stage, SearchStage::Pages(..))
+            {
                 // A search through all pages that failed is not repeated for the same wanted and
                 // found blocks.
                 if self.missed == Some((wanted, self.found())) {
-                    self.stage = Stage::Done;
+                    self.stage = SearchStage::Done;
                 }
-            } else if matches!(before, Stage::Pages(..)) && self.stage == Stage::Done {
+            } else if matches!(before, SearchStage::Pages(..)) && self.stage == SearchStage::Done {
                 self.missed = Some((wanted, self.found()));
             }
             if budget.spent() {
@@ -164,7 +176,7 @@ impl Finder {
             }
         }
         match self.stage {
-            Stage::Done => Progress::Done,
+            SearchStage::Done => Progress::Done,
             _ => Progress::More,
         }
     }
@@ -174,9 +186,9 @@ impl Finder {
         &mut self,
         at: usize,
         memory: &impl Memory,
-        pages: &dyn Pages,
+        pages: &dyn PageSource,
         wanted: Mmapped,
-    ) -> io::Result<Stage> {
+    ) -> io::Result<SearchStage> {
         let end = at.saturating_add(BATCH / 2).min(self.known.len());
         let mut kept = at;
         for i in at..end {
@@ -186,9 +198,9 @@ impl Finder {
             // A header that is swapped out is not read back in; the sums show whether the block is
             // gone.
             let good = match state_of(pages, block.start)? {
-                State::Present => header(memory, block.start)? == Some(block.end - block.start),
-                State::Swapped => true,
-                State::Other => false,
+                PageState::Present => header(memory, block.start)? == Some(block.end - block.start),
+                PageState::Swapped => true,
+                PageState::Other => false,
             };
             if good {
                 self.known.swap(kept, i);
@@ -197,29 +209,29 @@ impl Finder {
         }
         self.known.drain(kept..end);
         if kept < self.known.len() {
-            return Ok(Stage::Known(kept));
+            return Ok(SearchStage::Known(kept));
         }
         let found = self.found();
         if found.count > wanted.count || found.bytes > wanted.bytes {
             self.known.clear();
         }
-        Ok(Stage::Starts(0))
+        Ok(SearchStage::Starts(0))
     }
 
     fn look_at_start(
         &mut self,
         segment: usize,
         memory: &impl Memory,
-        pages: &dyn Pages,
-    ) -> io::Result<Stage> {
+        pages: &dyn PageSource,
+    ) -> io::Result<SearchStage> {
         let Some(range) = self.segments.get(segment).cloned() else {
             let start = self.segments.first().map_or(0, |range| range.start);
-            return Ok(Stage::Pages(0, start));
+            return Ok(SearchStage::Pages(0, start));
         };
         let mut at = range.start;
         for _ in 0..AT_ONCE {
             at = self.past_known(at);
-            if at >= range.end || state_of(pages, at)? != State::Present {
+            if at >= range.end || state_of(pages, at)? != PageState::Present {
                 break;
             }
             match header(memory, at)? {
@@ -227,7 +239,7 @@ impl Finder {
                 _ => break,
             }
         }
-        Ok(Stage::Starts(segment + 1))
+        Ok(SearchStage::Starts(segment + 1))
     }
 
     fn look_at_pages(
@@ -235,29 +247,29 @@ impl Finder {
         segment: usize,
         at: usize,
         memory: &impl Memory,
-        pages: &dyn Pages,
+        pages: &dyn PageSource,
         budget: &Budget,
-    ) -> io::Result<Stage> {
+    ) -> io::Result<SearchStage> {
         let Some(range) = self.segments.get(segment).cloned() else {
-            return Ok(Stage::Done);
+            return Ok(SearchStage::Done);
         };
         let at = self.past_known(at);
         if at >= range.end {
             let next = self.segments.get(segment + 1).map_or(0, |range| range.start);
-            return Ok(Stage::Pages(segment + 1, next));
+            return Ok(SearchStage::Pages(segment + 1, next));
         }
         let known = self.known.partition_point(|block| block.start <= at);
         let end = self.known.get(known).map_or(range.end, |block| block.start.min(range.end));
         let mut present = std::mem::take(&mut self.present);
         present.clear();
         let next = pages.piece(&(at..end), &mut |page, state| {
-            if state == State::Present {
+            if state == PageState::Present {
                 present.push(page);
             }
         });
         let next = next.map(|next| self.look_at(&present, next.min(end), &range, memory, budget));
         self.present = present;
-        Ok(Stage::Pages(segment, next??))
+        Ok(SearchStage::Pages(segment, next??))
     }
 
     /// Examines these pages for headers. Returns where to continue; `end` if all were examined.
@@ -334,8 +346,8 @@ impl Finder {
     }
 }
 
-fn state_of(pages: &dyn Pages, at: usize) -> io::Result<State> {
-    let mut state = State::Other;
+fn state_of(pages: &dyn PageSource, at: usize) -> io::Result<PageState> {
+    let mut state = PageState::Other;
     pages.piece(&(at..at.saturating_add(page_size())), &mut |_, found| state = found)?;
     Ok(state)
 }

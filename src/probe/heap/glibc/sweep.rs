@@ -25,7 +25,7 @@ use crate::budget::{Budget, Progress};
 use crate::sys::memory::Memory;
 pub use lane::Extent;
 use lane::{Lane, TRAIL};
-use window::Window;
+use window::ArenaWindow;
 
 /// The number of chunks between two places that a walk remembers.
 const PIECE: usize = 32;
@@ -45,7 +45,7 @@ pub struct Sweep {
     used: usize,
     /// Whether the lanes have been placed.
     placed: bool,
-    window: Window,
+    window: ArenaWindow,
     visits: usize,
     setbacks: usize,
 }
@@ -56,7 +56,7 @@ impl Default for Sweep {
             lanes: std::iter::repeat_with(Lane::default).take(LANES).collect(),
             used: 0,
             placed: false,
-            window: Window::default(),
+            window: ArenaWindow::default(),
             visits: 0,
             setbacks: 0,
         }

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use super::mapped::{Finder, Pages, State};
+use super::mapped::{Finder, PageSource, PageState};
 use super::walk::{Limit, Stop, Walker};
 use crate::abi::glibc::{
-    find_counters, find_main_arena, Arena, Layout, Mmapped, ANYWHERE, BINS, IMAGE,
+    find_counters, find_main_arena, Arena, MallocLayout, Mmapped, ANYWHERE, BINS, IMAGE,
 };
 use crate::budget::{Budget, Progress};
 use crate::sys::memory::{Memory, Record, BATCH};
 
-const LAYOUT: Layout = Layout { head: 96, safe_linking: true };
+const LAYOUT: MallocLayout = MallocLayout { head: 96, safe_linking: true };
 const AT: usize = 0x7000_0000;
 const HEAP: Range<usize> = 0x10_0000..0x20_0000;
 const PAGE: usize = 4096;
@@ -61,10 +61,14 @@ impl Memory for Made {
     }
 }
 
-impl Pages for Made {
-    fn piece(&self, range: &Range<usize>, each: &mut dyn FnMut(usize, State)) -> io::Result<usize> {
+impl PageSource for Made {
+    fn piece(
+        &self,
+        range: &Range<usize>,
+        each: &mut dyn FnMut(usize, PageState),
+    ) -> io::Result<usize> {
         for page in range.clone().step_by(PAGE).take(1024) {
-            each(page, if self.has(page) { State::Present } else { State::Other });
+            each(page, if self.has(page) { PageState::Present } else { PageState::Other });
         }
         Ok(range.end.min(range.start + 1024 * PAGE))
     }
@@ -197,10 +201,10 @@ fn finds_the_arena_and_the_counts_among_other_data() {
 
 #[test]
 fn layouts_go_by_version() {
-    assert_eq!(Layout::of_version("2.36"), Some(LAYOUT));
-    assert_eq!(Layout::of_version("2.31").map(|layout| layout.safe_linking), Some(false));
-    assert_eq!(Layout::of_version("2.24.1").map(|layout| layout.head), Some(88));
-    assert_eq!(["2.12", "3.0", "2", "", "2.x"].map(Layout::of_version), [None; 5]);
+    assert_eq!(MallocLayout::of_version("2.36"), Some(LAYOUT));
+    assert_eq!(MallocLayout::of_version("2.31").map(|layout| layout.safe_linking), Some(false));
+    assert_eq!(MallocLayout::of_version("2.24.1").map(|layout| layout.head), Some(88));
+    assert_eq!(["2.12", "3.0", "2", "", "2.x"].map(MallocLayout::of_version), [None; 5]);
 }
 
 /// Pages of `range`, all in RAM, each with a word that is not part of a header.

@@ -12,7 +12,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::abi::glibc::{chunk_size, Arena, Layout, ALIGNMENT, BINS, MIN_CHUNK};
+use crate::abi::glibc::{chunk_size, Arena, MallocLayout, ALIGNMENT, BINS, MIN_CHUNK};
 use crate::budget::Budget;
 use crate::sys::memory::{word, Memory, Record, BATCH, RECORD};
 
@@ -85,11 +85,11 @@ impl Walker {
         &mut self,
         memory: &impl Memory,
         arena: &Arena,
-        layout: Layout,
+        layout: MallocLayout,
         regions: &[Range<usize>],
         limit: &mut Limit,
     ) -> Result<usize, Stop> {
-        let mut sum = Sum { regions, bytes: 0, most: arena.system_mem() };
+        let mut sum = FreeSum { regions, bytes: 0, most: arena.system_mem() };
         self.start(arena);
         let top = arena.top();
         let mut record = [[0u8; RECORD]];
@@ -107,11 +107,11 @@ impl Walker {
         &mut self,
         memory: &impl Memory,
         arena: &Arena,
-        layout: Layout,
+        layout: MallocLayout,
         regions: &[Range<usize>],
         limit: &mut Limit,
     ) -> Result<usize, Stop> {
-        let mut sum = Sum { regions, bytes: 0, most: arena.system_mem() };
+        let mut sum = FreeSum { regions, bytes: 0, most: arena.system_mem() };
         self.lists.clear();
         self.lists.extend(arena.fast_bins().map(|at| Cursor::Fast { at }));
         self.follow(memory, layout, &mut sum, limit)?;
@@ -122,8 +122,8 @@ impl Walker {
     fn follow(
         &mut self,
         memory: &impl Memory,
-        layout: Layout,
-        sum: &mut Sum,
+        layout: MallocLayout,
+        sum: &mut FreeSum,
         limit: &mut Limit,
     ) -> Result<(), Stop> {
         while !self.lists.is_empty() {
@@ -184,9 +184,9 @@ impl Walker {
 /// Counts the chunks under a cursor and moves it on. Returns whether there is more in the list.
 fn advance<'a>(
     cursor: &mut Cursor,
-    layout: Layout,
+    layout: MallocLayout,
     next: &mut impl FnMut() -> Result<&'a Record, Stop>,
-    sum: &mut Sum,
+    sum: &mut FreeSum,
 ) -> Result<bool, Stop> {
     match cursor {
         Cursor::Fast { at } => {
@@ -230,13 +230,13 @@ fn advance<'a>(
 }
 
 /// The free bytes so far, and the limits for them.
-struct Sum<'a> {
+struct FreeSum<'a> {
     regions: &'a [Range<usize>],
     bytes: usize,
     most: usize,
 }
 
-impl Sum<'_> {
+impl FreeSum<'_> {
     fn check(&self, at: usize) -> Result<(), Stop> {
         let inside = self.regions.iter().any(|region| region.contains(&at));
         if inside && at % ALIGNMENT == 0 {

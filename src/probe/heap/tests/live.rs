@@ -11,12 +11,12 @@
 use std::hint::black_box;
 
 use super::super::pace::cpu_time;
-use super::super::symbols::Object;
+use super::super::symbols::AllocatorObject;
 use super::*;
 
 /// Returns malloc's own figures.
 fn told() -> super::super::glibc::Told {
-    super::super::glibc::told(Object::of_malloc().unwrap())
+    super::super::glibc::told(AllocatorObject::of_malloc().unwrap())
 }
 
 fn slices() -> Budget {
@@ -34,7 +34,7 @@ fn patient() -> HeapProbe {
 
 fn glibc(probe: &mut HeapProbe) -> &mut Glibc {
     match &mut probe.kind {
-        Kind::Glibc(glibc) => glibc,
+        AllocatorProbe::Glibc(glibc) => glibc,
         _ => panic!("not glibc"),
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::model::Kind;
+use crate::report::model::ProcessKind;
 use crate::report::sample;
 
 fn zone(generation: Option<u64>, size: u64, resident: Option<u64>) -> SharedZone {
@@ -23,7 +23,7 @@ fn uses(generation: Option<u64>, mapped: u64) -> ZoneUse {
 fn process(pid: i32, generation: Option<u64>, zones: &[(&str, ZoneUse)]) -> Process {
     let zones = zones.iter().map(|(name, uses)| ((*name).to_owned(), *uses)).collect();
     let zones = Some(Named(zones));
-    Process { kind: Kind::Worker, pid, generation, zones, ..sample::bare() }
+    Process { kind: ProcessKind::Worker, pid, generation, zones, ..sample::bare() }
 }
 
 fn reported(generation: u64, zones: &[(&str, SharedZone)]) -> Reported {

@@ -67,7 +67,7 @@ fn kinds() {
         assert!(nursery.end_young(pool, blocks));
     }
     let ended =
-        [(256, 1), (512, 2), (768, 1)].map(|(size, count)| Ended { creator: 7, size, count });
+        [(256, 1), (512, 2), (768, 1)].map(|(size, count)| EndedPools { creator: 7, size, count });
     assert_eq!(nursery.end_all().collect::<Vec<_>>(), ended);
     assert_eq!(nursery.end_all().count(), 0);
     assert_eq!(kind(0x201, 512), Some(1), "there is room again");
@@ -82,19 +82,16 @@ fn sizes_alike() {
         nursery.end(16, size).unwrap()
     };
     assert_eq!(nursery.end(16, 5000), None, "it is not here");
-    let none = |creator| Ended { creator, size: 0, count: 0 };
+    let none = |creator| EndedPools { creator, size: 0, count: 0 };
     assert_eq!([end(1, 5000), end(1, 4097), end(1, 8192), end(1, 6000)], [none(1); 4]);
     assert_eq!([end(2, 70_000), end(2, 66_000)], [none(2); 2]);
     assert_eq!(nursery.end(16, 5000), None, "it is not here any more");
-    assert_eq!(end(1, 8193), Ended { creator: 1, size: 8192, count: 4 });
-    assert_eq!(end(1, 4096), Ended { creator: 1, size: 8193, count: 1 });
+    assert_eq!(end(1, 8193), EndedPools { creator: 1, size: 8192, count: 4 });
+    assert_eq!(end(1, 4096), EndedPools { creator: 1, size: 8193, count: 1 });
     put(&nursery, &created(16, 1, 256), 1);
     assert!(nursery.end_young(16, 2));
-    let ended = [(1, 512, 1), (1, 4096, 1), (2, 70_000, 2)].map(|(creator, size, count)| Ended {
-        creator,
-        size,
-        count,
-    });
+    let ended = [(1, 512, 1), (1, 4096, 1), (2, 70_000, 2)]
+        .map(|(creator, size, count)| EndedPools { creator, size, count });
     assert_eq!(nursery.end_all().collect::<Vec<_>>(), ended);
     assert_eq!(nursery.end_all().count(), 0);
     assert_eq!(end(1, 5000), none(1), "nothing is left of those before");

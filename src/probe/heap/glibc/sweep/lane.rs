@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::window::{linked, Window};
+use super::window::{linked, ArenaWindow};
 use super::Stop;
 use crate::abi::glibc::{ALIGNMENT, MIN_CHUNK};
 use crate::sys::memory::Memory;
@@ -84,7 +84,7 @@ impl Position {
         &self,
         start: &Position,
         memory: &M,
-        window: &mut Window,
+        window: &mut ArenaWindow,
         extent: &Extent,
     ) -> Result<bool, Stop> {
         let Some(part) = extent.parts.get(self.part) else { return Ok(false) };
@@ -155,7 +155,7 @@ impl Lane {
     pub fn advance<M: Memory>(
         &mut self,
         memory: &M,
-        window: &mut Window,
+        window: &mut ArenaWindow,
         extent: &Extent,
     ) -> Result<(), Stop> {
         let place = &mut self.place;

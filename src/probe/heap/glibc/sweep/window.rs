@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Stop;
-use crate::abi::glibc::{Header, ALIGNMENT, BACKWARD, FORWARD, MIN_CHUNK};
+use crate::abi::glibc::{ChunkHeader, ALIGNMENT, BACKWARD, FORWARD, MIN_CHUNK};
 use crate::sys::memory::Memory;
 
 /// Bytes to read at a time where chunks are small.
@@ -23,19 +23,19 @@ pub fn linked(memory: &impl Memory, at: usize) -> bool {
 }
 
 /// A copy of a part of the arena.
-pub struct Window {
+pub struct ArenaWindow {
     bytes: Vec<u8>,
     start: usize,
     length: usize,
 }
 
-impl Default for Window {
+impl Default for ArenaWindow {
     fn default() -> Self {
-        Window { bytes: vec![0; WINDOW], start: 0, length: 0 }
+        ArenaWindow { bytes: vec![0; WINDOW], start: 0, length: 0 }
     }
 }
 
-impl Window {
+impl ArenaWindow {
     /// Discards the copy, because the arena may have changed.
     pub fn forget(&mut self) {
         self.length = 0;
@@ -49,24 +49,24 @@ impl Window {
         at: usize,
         end: usize,
         sparse: bool,
-    ) -> Result<Header, Stop> {
+    ) -> Result<ChunkHeader, Stop> {
         let known = at.checked_sub(self.start).and_then(|from| {
-            let to = from.checked_add(Header::SIZE).filter(|to| *to <= self.length)?;
+            let to = from.checked_add(ChunkHeader::SIZE).filter(|to| *to <= self.length)?;
             self.bytes.get(from..to)
         });
         if let Some(bytes) = known {
-            return Ok(Header::of(bytes));
+            return Ok(ChunkHeader::of(bytes));
         }
         let room = end.checked_sub(at).ok_or(Stop::Broken)?;
-        let length = if sparse { Header::SIZE } else { WINDOW };
+        let length = if sparse { ChunkHeader::SIZE } else { WINDOW };
         let into = self.bytes.get_mut(..length.min(room)).ok_or(Stop::Broken)?;
-        if into.len() < Header::SIZE {
+        if into.len() < ChunkHeader::SIZE {
             return Err(Stop::Broken);
         }
         (self.start, self.length) = (at, 0);
         memory.read(at, into).map_err(Stop::of)?;
         self.length = into.len();
-        Ok(Header::of(into))
+        Ok(ChunkHeader::of(into))
     }
 
     /// Finds a free chunk a short distance behind an arbitrary address.
@@ -76,8 +76,8 @@ impl Window {
         memory.read(from, into).ok()?;
         (0..into.len()).step_by(ALIGNMENT).map_while(|at| Some((at, into.get(at..)?))).find_map(
             |(at, bytes)| {
-                let size = Header::of(bytes).size();
-                let next = Header::of(bytes.get(size..)?);
+                let size = ChunkHeader::of(bytes).size();
+                let next = ChunkHeader::of(bytes.get(size..)?);
                 let is_free = size >= MIN_CHUNK
                     && size % ALIGNMENT == 0
                     && !next.previous_in_use()
