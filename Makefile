@@ -47,6 +47,8 @@ run: ## build, start a demo on 127.0.0.1:PORT (8080), and print where its memory
 ifndef INSTALLED
 	$(error the demo is for the installed nginx: unset NGINX_SOURCE_DIR and NGINX_BUILD_DIR)
 endif
+	@tools/need-rust
+	@PORT='$(PORT)' tools/demo check '$(BUILD)/demo'
 	@tools/install-packages bindings build run
 	@$(MAKE) --no-print-directory build
 	@NGINX_BINARY='$(NGINX_BINARY)' MODULE='$(MODULE)' PORT='$(PORT)' tools/demo start '$(BUILD)/demo'
@@ -58,6 +60,7 @@ case: ## run a case of doc/diagnosis.md (CASE=name); without CASE, list the case
 ifndef CASE
 	@awk 'FNR == 2 { sub(/^# /, ""); sub(".*/", "", FILENAME); printf "make case CASE=%-20s %s\n", FILENAME, $$0 }' $(CASES)
 else
+	@[ -f 'cases/$(CASE).conf' ] || { echo "there is no case '$(CASE)': 'make case' lists them" >&2; exit 1; }
 	@tools/install-packages bindings $(if $(INSTALLED),build) case >&2
 	@$(MAKE) --no-print-directory build >&2
 	@$(IN_CASE) perl 'cases/$(CASE)'

@@ -46,6 +46,7 @@ my $file = 'usr/share/nginx/modules-available/mod-http-memstat.conf';
 my $doc  = "usr/share/doc/$package";
 ok -s "$root/$_", "it has $_" for "usr/lib/nginx/modules/$name", map { "$doc/$_" }
     qw(copyright changelog.Debian.gz README.Debian README.md.gz doc/reading.md.gz doc/page.png examples/minimal.conf memstat.schema.json.gz);
+like `$root/usr/bin/memstat-diff 2>&1`, qr/^usage: memstat-diff/, 'memstat-diff runs';
 is read_file("$root/$file"), "load_module modules/$name;\n", "$file loads the module";
 is read_file("$root/etc/nginx/snippets/memstat.conf"), read_file("$repository/nginx-conf/memstat.conf"),
     'the location is as in the repository';

@@ -1,0 +1,86 @@
+# The commands of the project: what they refuse before anything is built, and the comparison of answers.
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Test::Memstat;
+
+use IO::Socket::INET;
+
+use constant TOP => "$FindBin::Bin/..";
+
+# Runs a command in the project's folder. Returns its exit status and all its output.
+sub output_of {
+    my ($command) = @_;
+    my $output = `cd '@{[ TOP ]}' && env -u NGINX_SOURCE_DIR -u NGINX_BUILD_DIR -u MAKEFLAGS $command 2>&1`;
+    return ($? >> 8, $output);
+}
+
+# A file with this text; it is removed at the end of the test.
+sub file {
+    my ($t, $name, $text) = @_;
+    my $path = $t->root . "/$name";
+    open my $file, '>', $path or die "$path: $!\n";
+    print $file $text;
+    close $file;
+    return $path;
+}
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: what is refused before anything is installed or built
+--- config
+location /memstat { memstat; }
+--- perl
+my $taken = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1) or die $!;
+my $port  = $taken->sockport;
+my $old   = file($t, 'cargo', "#!/bin/sh\necho 'cargo 1.65.0 (4bc8f24d3 2022-10-20)'\n");
+chmod 0755, $old;
+my @refused = (
+    [ "make run PORT=$port",            qr/^demo: 127\.0\.0\.1:$port is in use: choose another port/ ],
+    [ 'make case CASE=nope',            qr/^there is no case 'nope': 'make case' lists them/ ],
+    [ "make run CARGO='$old'",          qr/^need-rust: \S+ is version 1\.65\.0, which is too old\. Rust \d\S+ or later is needed/ ],
+    [ 'make build CARGO=/nowhere/cargo', qr/^need-rust: there is no Rust: \S+ does not run\./ ],
+);
+for (@refused) {
+    my ($command, $sentence) = @$_;
+    my ($status, $output) = output_of($command);
+    isnt $status, 0, $command;
+    like $output, $sentence, "$command: why";
+    unlike $output, qr/Compiling|install-packages/, "$command: nothing was begun";
+}
+
+=== TEST 2: two saved answers, and what grew between them
+--- http_config
+lua_shared_dict dict 8m;
+--- config
+location /memstat { memstat; }
+location /fill {
+    content_by_lua_block { for i = 1, 2000 do ngx.shared.dict:set(i, string.rep("x", 1000)) end }
+}
+--- perl
+my ($before, $after) = map {
+    $t->get('/fill') if $_ eq 'after';
+    file($t, "$_.json", $t->expire->get('/memstat?refresh=zones')->{body});
+} qw(before after);
+my ($status, $output) = output_of("tools/memstat-diff '$before' '$after'");
+is $status, 0, 'compared';
+my ($grown) = $output =~ /^zone dict +in_use +\S+ \w+ +\S+ \w+ +\+([\d.]+) MiB/m;
+my @in_use = map { JSON::PP->new->decode(read_file($_))->{shared_zones}{dict}{in_use} } $before, $after;
+near $grown * 1048576, $in_use[1] - $in_use[0], 8192, 'by what the answers say';
+cmp_ok $grown, '>', 1.9, 'two megabytes';
+like $output, qr/^from \S+ to \S+, [\d.]+ (?:s|min)$/m, 'the time between them';
+my @growth = map { my %unit = (KiB => 1, MiB => 1024); $_->[0] * $unit{ $_->[1] } }
+    map { [ /\+([\d.]+) (\w+)/ ] } grep { /^(?:zone|worker|master) / } split /\n/, $output;
+is_deeply \@growth, [ sort { $b <=> $a } @growth ], 'the largest first';
+
+($status, $output) = output_of("tools/memstat-diff '$before' '$before'");
+like $output, qr/^nothing grew by 64 KiB or more$/m, 'nothing grew';
+($status, $output) = output_of("tools/memstat-diff '$after' '$before'");
+isnt $status, 0, 'the newer one first';
+like $output, qr/swap them/, 'what to do';
+($status, $output) = output_of("tools/memstat-diff '$before' Makefile");
+isnt $status, 0, 'no answer';
+like $output, qr/^memstat-diff: Makefile is no JSON answer of \/memstat/, 'why';
+($status, $output) = output_of('tools/memstat-diff');
+like $output, qr/^usage: memstat-diff \[-a\] OLD\.json NEW\.json$/m, 'usage';
