@@ -132,8 +132,9 @@ sanitize: ## run the unit tests under AddressSanitizer, except those of parts th
 		--target "$$(rustc -vV | sed -n 's/^host: //p')" -- \
 		--skip hook::thread --skip probe::heap --skip hook::imports::tests::the_objects
 
-check: tree ## check the format, the lints (with and without nginx) and the direction of imports
+check: tree ## check the format, the lints (with and without nginx), the direction of imports and the names of types
 	tools/floors
+	tools/names
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	$(WITH_TREE) $(CARGO) clippy --locked --all-targets -- -D warnings

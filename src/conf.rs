@@ -51,7 +51,7 @@ pub struct MainConf {
 
 /// The position of a directive.
 #[derive(Debug, Clone, Copy)]
-struct At {
+struct DirectivePosition {
     file: ngx_str_t,
     line: usize,
 }
@@ -60,13 +60,13 @@ struct At {
 #[derive(Debug, Clone, Copy)]
 struct SizeAt {
     size: usize,
-    at: At,
+    at: DirectivePosition,
 }
 
 /// A location with `memstat`.
 #[derive(Debug, Clone, Copy)]
 struct Here {
-    at: At,
+    at: DirectivePosition,
     /// The configurations that all modules have for this location.
     confs: access::LocationConfs,
     /// The location read before this one.
@@ -312,7 +312,7 @@ unsafe extern "C" fn init_core_conf(cycle: *mut ngx_cycle_t, _conf: *mut c_void)
             return conf::OK;
         };
         let needed = needed_slots(worker_processes(cycle));
-        let Some(SizeAt { size, at: At { file, line } }) = main.zone_size else {
+        let Some(SizeAt { size, at: DirectivePosition { file, line } }) = main.zone_size else {
             // Nearly all configurations get the same size, so that a reload keeps the zone.
             let slots = needed.next_multiple_of(shm::DEFAULT_SLOTS).min(MAX_SLOTS);
             zone.set_size(shm::zone_size(slots));

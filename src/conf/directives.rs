@@ -14,7 +14,9 @@ use nginx_sys::{
 use ngx::http::{HttpModule, HttpModuleConfExt, NgxHttpCoreModule};
 use ngx::ngx_string;
 
-use super::{core_conf, handle, main_conf, At, Here, LocationConf, SizeAt, UNSET_MSEC};
+use super::{
+    core_conf, handle, main_conf, DirectivePosition, Here, LocationConf, SizeAt, UNSET_MSEC,
+};
 use crate::format::Format;
 use crate::hook::set::HookSet;
 use crate::nginx::conf::{self, Conf};
@@ -122,7 +124,7 @@ unsafe extern "C" fn set_memstat(
         // SAFETY: inside a location, the context has the location's configurations (N3).
         let confs = unsafe { (*(*cf.as_ptr()).ctx.cast::<ngx_http_conf_ctx_t>()).loc_conf };
         let (file, line) = cf.position();
-        conf.here = Some(Here { at: At { file, line }, confs, before: main.last });
+        conf.here = Some(Here { at: DirectivePosition { file, line }, confs, before: main.last });
         main.last = Some(NonNull::from(conf));
         location.handler = Some(handle);
         main.locations += 1;
@@ -156,7 +158,7 @@ unsafe extern "C" fn set_zone(
             ));
         };
         let (file, line) = cf.position();
-        main.zone_size = Some(SizeAt { size, at: At { file, line } });
+        main.zone_size = Some(SizeAt { size, at: DirectivePosition { file, line } });
         conf::OK
     })
 }

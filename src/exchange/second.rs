@@ -28,7 +28,7 @@ const REST: u32 = 200;
 pub(super) struct Looks {
     timer: Timer,
     /// The look whose pools are being read.
-    look: Option<Look>,
+    look: Option<Sighting>,
     /// How long the pools have been read for it.
     spent: Duration,
     /// When pools may be read again.
@@ -37,7 +37,7 @@ pub(super) struct Looks {
 
 /// What a look has seen.
 #[derive(Debug, Clone, Copy)]
-struct Look {
+struct Sighting {
     at: At,
     resident: u64,
 }
@@ -51,7 +51,7 @@ impl Looks {
     }
 }
 
-impl Look {
+impl Sighting {
     /// A look now, if it sees more than all before.
     fn now(probes: &Probes) -> Option<Self> {
         if !probes.worst.is_worse(status::own_resident().ok()?) {
@@ -59,7 +59,7 @@ impl Look {
         }
         // `statm` is off by some pages for each processor.
         let resident = status::own().ok()?.system.resident?;
-        probes.worst.is_worse(resident).then(|| Look { at: worst::now(), resident })
+        probes.worst.is_worse(resident).then(|| Sighting { at: worst::now(), resident })
     }
 
     /// Reads pools until the budget is spent; whether all is seen.
@@ -88,10 +88,10 @@ impl Exchange {
         }
         if looks.look.is_none() && now_ms() >= looks.rests_until_ms {
             looks.spent = Duration::ZERO;
-            looks.look = Look::now(probes);
+            looks.look = Sighting::now(probes);
             match looks.look {
                 Some(_) if has_pools => probes.pools.begin(trace::tracer()),
-                Some(Look { at, resident }) => {
+                Some(Sighting { at, resident }) => {
                     probes.worst.see(at, resident, || None);
                     looks.look = None;
                 }
@@ -114,7 +114,7 @@ impl Exchange {
 
 /// Looks at this process in one piece, for so long at most: a master that has two configurations.
 pub(super) fn look_at_once(probes: &mut Probes, has_pools: bool, most: Duration) {
-    let Some(look) = Look::now(probes) else { return };
+    let Some(look) = Sighting::now(probes) else { return };
     if !has_pools {
         return probes.worst.see(look.at, look.resident, || None);
     }
