@@ -38,7 +38,10 @@ pub struct HeapReading {
     pub resident: Option<u64>,
     /// The allocator's own figure of its virtual bytes, if its ranges are unknown.
     pub reserved: Option<u64>,
-    /// The reasons why figures are missing or inexact.
+    /// Notes about memory of the allocator that was not located and is therefore part of
+    /// `anon_other`.
+    pub unlocated: Vec<String>,
+    /// The other reasons why figures are missing or inexact.
     pub notes: Vec<String>,
 }
 
@@ -162,6 +165,7 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
         ranges: Vec::new(),
         resident: None,
         reserved: None,
+        unlocated: Vec::new(),
         notes: vec![note.to_owned()],
     }
 }

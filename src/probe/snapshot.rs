@@ -21,10 +21,8 @@ use super::pools::{PoolsProbe, PoolsRead};
 use super::uses::{fit_full, uses};
 use super::zones::{ZoneMapping, ZonesReading};
 use crate::budget::{Budget, Job, Progress};
-use crate::hook;
 use crate::probe::mcode::CodeReader;
 use crate::report::balance::settle;
-use crate::report::model::lua::LuaVms;
 use crate::report::model::sharing::Sharing;
 use crate::report::model::zones::{SharedZone, ZoneUses};
 use crate::report::model::{Allocator, ModuleCost, Process, ProcessState, System};
@@ -72,8 +70,14 @@ pub struct Snapshot {
     begun: Instant,
     spent: Duration,
     longest: Duration,
+    /// Whether reading the pages that other processes also map has failed. `notes` has the error.
+    is_sharing_unread: bool,
     notes: Vec<String>,
 }
+
+/// A count of pages has failed, and a note says why.
+#[derive(Debug, PartialEq, Eq)]
+struct CountFailed;
 
 #[derive(Debug)]
 enum SnapshotStage {
@@ -111,6 +115,7 @@ impl Snapshot {
             begun: Instant::now(),
             spent: Duration::ZERO,
             longest: Duration::ZERO,
+            is_sharing_unread: false,
             notes: Vec::new(),
         }
     }
@@ -217,7 +222,7 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Unclaimed => {
-                if self.count(&mut probes.mappings, "mappings", budget) == Progress::More {
+                if self.count(&mut probes.mappings, "mappings", budget) == Ok(Progress::More) {
                     return Ok(Progress::More);
                 }
                 probes.pools.begin((identity.tracer)());
@@ -238,7 +243,7 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Touched => {
-                if self.count(&mut probes.touched, "zones, touched", budget) == Progress::More {
+                if self.count(&mut probes.touched, "zones, touched", budget) == Ok(Progress::More) {
                     return Ok(Progress::More);
                 }
                 self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
@@ -247,8 +252,10 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Sharing => {
-                if self.count(&mut probes.sharing, SHARED, budget) == Progress::More {
-                    return Ok(Progress::More);
+                match self.count(&mut probes.sharing, SHARED, budget) {
+                    Ok(Progress::More) => return Ok(Progress::More),
+                    Ok(Progress::Done) => {}
+                    Err(CountFailed) => self.is_sharing_unread = true,
                 }
                 self.stage = match identity.state {
                     ProcessState::ShuttingDown => {
@@ -280,11 +287,11 @@ impl Snapshot {
         job: &mut impl Job<PageMap, Error = io::Error>,
         figures: &str,
         budget: &Budget,
-    ) -> Progress {
-        let Some(pages) = &self.pages else { return Progress::Done };
-        job.step(pages, budget).unwrap_or_else(|error| {
+    ) -> Result<Progress, CountFailed> {
+        let Some(pages) = &self.pages else { return Ok(Progress::Done) };
+        job.step(pages, budget).map_err(|error| {
             self.notes.push(format!("{figures}: /proc/self/pagemap: {error}"));
-            Progress::Done
+            CountFailed
         })
     }
 
@@ -302,7 +309,7 @@ impl Snapshot {
         let sharing = probes.sharing.finish();
         if let Some((sharing, age)) = &sharing {
             sharing.fill_in(&mut system, *age);
-        } else if self.pages.is_some() && !self.notes.iter().any(|note| note.starts_with(SHARED)) {
+        } else if self.pages.is_some() && !self.is_sharing_unread {
             self.notes
                 .push(format!("{SHARED}: there are so many pages that they are still being read"));
         }
@@ -311,11 +318,10 @@ impl Snapshot {
         let mappings = self.unclaimed(&mut system, probes);
         let limits = self.limits(identity.pid);
         let breakdown = self.pages.take().and_then(|_| self.close(&system, &stacks));
-        let (allocator, heap_notes) = match self.heap.take() {
-            Some(heap) => (Some(heap.allocator), heap.notes),
-            None => (None, Vec::new()),
-        };
-        self.notes.extend(heap_notes);
+        let allocator = self.heap.take().map(|heap| {
+            self.notes.extend(heap.unlocated.into_iter().chain(heap.notes));
+            heap.allocator
+        });
         let read = self.pools(identity, &mut probes.pools);
         let peak = worst::see(probes, &system, || read.as_ref().map(PoolsRead::moment));
         let pools = read.map(|read| read.pools);
@@ -376,18 +382,6 @@ impl Snapshot {
                 None
             }
         }
-    }
-
-    /// Returns the figures of the Lua VMs with their bytes in RAM; `None` if VMs are not hooked.
-    fn lua(&mut self) -> Option<Vec<LuaVms>> {
-        self.notes.append(&mut self.layout.lua.notes);
-        let mut all = std::mem::take(&mut self.layout.lua.subsystems);
-        for lua in &mut all {
-            let category = Some(lua.subsystem.category());
-            let mine = self.targets.iter().filter(|target| target.category == category);
-            lua.resident = lua.reserved.map(|_| mine.map(CountedRange::bytes).sum());
-        }
-        (!all.is_empty() || hook::lua::sees_all()).then_some(all)
     }
 }
 

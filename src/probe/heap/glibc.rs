@@ -83,7 +83,8 @@ struct Now {
     arenas: Vec<Range<usize>>,
     held: Option<ArenaSums>,
     mmapped: Option<Mmapped>,
-    notes: Vec<String>,
+    /// See [`HeapReading::unlocated`].
+    unlocated: Vec<String>,
 }
 
 impl Glibc {
@@ -155,11 +156,11 @@ impl Glibc {
                 match reader.held(&OwnMemory, state, &mut regions) {
                     Ok(held) => {
                         now.held = Some(held);
-                        now.notes.extend(held.scattered.then(|| SCATTERED.to_owned()));
+                        now.unlocated.extend(held.scattered.then(|| SCATTERED.to_owned()));
                     }
                     Err(_) => {
                         regions.clear();
-                        now.notes.push(ARENAS_UNREADABLE.to_owned());
+                        now.unlocated.push(ARENAS_UNREADABLE.to_owned());
                     }
                 }
             }
@@ -179,15 +180,15 @@ impl Glibc {
     /// Returns the result of the measurement.
     pub fn finish(&mut self) -> HeapReading {
         let now = std::mem::take(&mut self.now);
-        let mut notes = now.notes;
+        let (mut unlocated, mut notes) = (now.unlocated, Vec::new());
         let mut ranges = now.arenas;
         match &self.state {
             Err(reason) => notes.push((*reason).to_owned()),
             Ok((state, _)) => match state.counters.map(|at| arenas::mmapped(&OwnMemory, at)) {
-                None => notes.push(NO_COUNTERS.to_owned()),
-                Some(None) => notes.push(NO_COUNTS.to_owned()),
+                None => unlocated.push(NO_COUNTERS.to_owned()),
+                Some(None) => unlocated.push(NO_COUNTS.to_owned()),
                 Some(Some(wanted)) => {
-                    notes.extend(blocks_note(&mut self.finder, wanted));
+                    unlocated.extend(blocks_note(&mut self.finder, wanted));
                     notes.extend(self.finder.failed().then(|| NO_PAGES.to_owned()));
                     ranges.extend_from_slice(self.finder.blocks());
                 }
@@ -219,6 +220,7 @@ impl Glibc {
             ranges: normalize(ranges),
             resident: None,
             reserved: None,
+            unlocated,
             notes,
         }
     }
@@ -277,7 +279,7 @@ const ARENAS_UNREADABLE: &str =
     "glibc: the arenas could not be read; what they hold outside the brk heap is part of anon_other";
 
 /// Drops a surplus block so that the blocks match the counters, or returns a note about the
-/// difference.
+/// blocks that were not located.
 fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<String> {
     let found = finder.found();
     if found == wanted || finder.drop_excess(wanted) {

@@ -161,6 +161,7 @@ impl Jemalloc {
             ranges: Vec::new(),
             resident: of(|f| f.resident),
             reserved: of(|f| f.mapped).and_then(|mapped| mapped.checked_add(retained)),
+            unlocated: Vec::new(),
             notes,
         }
     }

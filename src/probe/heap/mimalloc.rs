@@ -135,6 +135,7 @@ impl Mimalloc {
             ranges: std::mem::take(&mut self.ranges),
             resident: None,
             reserved: None,
+            unlocated: Vec::new(),
             notes,
         }
     }

@@ -96,6 +96,7 @@ impl Tcmalloc {
             ranges: Vec::new(),
             resident: held.map(size),
             reserved: figures.map(|f| size(f.heap)),
+            unlocated: Vec::new(),
             notes,
         }
     }

@@ -5,8 +5,10 @@
 use std::ops::Range;
 
 use super::Snapshot;
+use crate::hook;
 use crate::probe::layout::CountedRange;
 use crate::report::balance::{close, CategoryPart};
+use crate::report::model::lua::LuaVms;
 use crate::report::model::{Breakdown, Category, Region, Stacks, System};
 use crate::sys::{maps, ranges};
 
@@ -116,5 +118,17 @@ impl Snapshot {
             *if target.shmem { &mut part.shmem } else { &mut part.file } += target.resident.file;
         }
         part
+    }
+
+    /// Returns the figures of the Lua VMs with their bytes in RAM; `None` if VMs are not hooked.
+    pub(super) fn lua(&mut self) -> Option<Vec<LuaVms>> {
+        self.notes.append(&mut self.layout.lua.notes);
+        let mut all = std::mem::take(&mut self.layout.lua.subsystems);
+        for lua in &mut all {
+            let category = Some(lua.subsystem.category());
+            let mine = self.targets.iter().filter(|target| target.category == category);
+            lua.resident = lua.reserved.map(|_| mine.map(CountedRange::bytes).sum());
+        }
+        (!all.is_empty() || hook::lua::sees_all()).then_some(all)
     }
 }

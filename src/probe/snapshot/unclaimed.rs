@@ -84,7 +84,7 @@ impl Snapshot {
         }
         if Some(bytes) == missing {
             // All memory that malloc was missing has been found.
-            heap.notes.retain(|note| !note.ends_with("anon_other"));
+            heap.unlocated.clear();
         }
         heap.notes.push(format!(
             "breakdown, glibc_heap: {bytes} bytes of it are huge pages (HugetlbPages), which are beside \
