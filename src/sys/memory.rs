@@ -1,8 +1,8 @@
 //! Reads this process's memory at addresses that may be invalid.
 //!
 //! An address found in a data structure of another program may have been unmapped by another thread
-//! since, or may never have been an address. [`OwnMemory`] makes the kernel copy (`process_vm_readv`
-//! on this same process), so a bad address is an error and not a signal.
+//! since, or may never have been an address. [`OwnMemory`] makes the kernel copy
+//! (`process_vm_readv` on this same process), so a bad address is an error and not a signal.
 //!
 //! Invariants of the unsafe code:
 //!

@@ -31,7 +31,7 @@ pub struct Identity {
     pub started: Instant,
     /// See [`Process::hooks`](crate::report::model::Process::hooks).
     pub hooks: Hooks,
-    /// See [`ModuleCost::bytes`](crate::report::model::Own::bytes).
+    /// See [`ModuleCost::bytes`](crate::report::model::ModuleCost::bytes).
     pub own_bytes: u64,
     /// A number that changes whenever a process of the server starts or exits.
     pub membership: u64,

@@ -57,11 +57,11 @@ pub struct Peak {
 /// What the pools of a process held at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeakPools {
-    /// See [`Pools::live`].
+    /// See [`super::pools::Pools::live`].
     pub live: u64,
-    /// See [`Pools::bytes`].
+    /// See [`super::pools::Pools::bytes`].
     pub bytes: u64,
-    /// See [`Pools::large_bytes`].
+    /// See [`super::pools::Pools::large_bytes`].
     pub large_bytes: u64,
     /// The five creators whose pools held most, that one first.
     pub by_creator: Vec<PeakCreator>,
@@ -80,11 +80,11 @@ pub struct PeakCreator {
     pub object: String,
     /// What the pools are for.
     pub kind: PoolKind,
-    /// See [`Pools::live`].
+    /// See [`super::pools::Pools::live`].
     pub live: u64,
-    /// See [`Pools::bytes`].
+    /// See [`super::pools::Pools::bytes`].
     pub bytes: u64,
-    /// See [`Pools::large_bytes`].
+    /// See [`super::pools::Pools::large_bytes`].
     pub large_bytes: u64,
 }
 
