@@ -181,7 +181,8 @@ impl SharingProbe {
             self.reading = Some(SharingReading::new(maps, layout, now));
         }
         self.allowance = match is_wrong {
-            _ if all => Allowance::All,
+            // The first figures are worth waiting for: a process is small when it starts.
+            _ if all || since.is_none() => Allowance::All,
             true => Allowance::Until(now.checked_add(patience).unwrap_or(now)),
             false => Allowance::default(),
         };

@@ -70,8 +70,6 @@ pub struct Snapshot {
     begun: Instant,
     spent: Duration,
     longest: Duration,
-    /// Whether reading the pages that other processes also map has failed. `notes` has the error.
-    is_sharing_unread: bool,
     notes: Vec<String>,
 }
 
@@ -115,7 +113,6 @@ impl Snapshot {
             begun: Instant::now(),
             spent: Duration::ZERO,
             longest: Duration::ZERO,
-            is_sharing_unread: false,
             notes: Vec::new(),
         }
     }
@@ -254,8 +251,7 @@ impl Snapshot {
             SnapshotStage::Sharing => {
                 match self.count(&mut probes.sharing, SHARED, budget) {
                     Ok(Progress::More) => return Ok(Progress::More),
-                    Ok(Progress::Done) => {}
-                    Err(CountFailed) => self.is_sharing_unread = true,
+                    Ok(Progress::Done) | Err(CountFailed) => {}
                 }
                 self.stage = match identity.state {
                     ProcessState::ShuttingDown => {
@@ -309,9 +305,6 @@ impl Snapshot {
         let sharing = probes.sharing.finish();
         if let Some((sharing, age)) = &sharing {
             sharing.fill_in(&mut system, *age);
-        } else if self.pages.is_some() && !self.is_sharing_unread {
-            self.notes
-                .push(format!("{SHARED}: there are so many pages that they are still being read"));
         }
         let stacks = self.stacks(threads);
         let lua = self.lua();

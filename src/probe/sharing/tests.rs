@@ -78,9 +78,13 @@ fn who_starts_or_leaves_makes_figures_stale() {
 fn patience_ends_and_the_next_snapshot_goes_on() {
     let mut probe = SharingProbe::default();
     let unlimited = Budget::unlimited();
-    assert_eq!(read_as_member(&mut probe, false, 1, Duration::ZERO, &unlimited), 1);
-    assert!(probe.finish().is_none());
+    read_as_member(&mut probe, false, 1, Duration::ZERO, &unlimited);
+    let since = |probe: &SharingProbe| probe.known.as_ref().map(|(_, since)| *since);
+    let first = since(&probe);
+    assert!(first.is_some(), "the first figures are waited for");
+    assert_eq!(read_as_member(&mut probe, false, 2, Duration::ZERO, &unlimited), 1);
+    assert_eq!(since(&probe), first);
     assert!(probe.reading.is_some());
-    read_as_member(&mut probe, false, 1, PATIENCE, &unlimited);
-    assert!(probe.finish().is_some());
+    read_as_member(&mut probe, false, 2, PATIENCE, &unlimited);
+    assert!(since(&probe) > first);
 }
