@@ -37,6 +37,16 @@ impl Budget {
         Budget { begun: Instant::now(), deadline: None }
     }
 
+    /// This budget, or, if less than `least` is left of it, a new one of that time.
+    pub fn at_least(&self, least: Duration) -> Self {
+        let is_left =
+            |deadline: Instant| deadline.saturating_duration_since(Instant::now()) >= least;
+        match self.deadline {
+            Some(deadline) if !is_left(deadline) => Budget::new(least),
+            _ => *self,
+        }
+    }
+
     /// The time used so far; 0 for a budget without a limit.
     pub fn used(&self) -> Duration {
         self.deadline.map_or(Duration::ZERO, |_| self.begun.elapsed())
@@ -65,4 +75,18 @@ pub trait Job<Source: ?Sized> {
 
     /// Goes on until the budget, or what the job allows itself, is spent, or all is done.
     fn step(&mut self, source: &Source, budget: &Budget) -> Result<Progress, Self::Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_least_some_time_is_left() {
+        let (least, long) = (Duration::from_secs(60), Duration::from_secs(600));
+        let spent = Budget::new(Duration::ZERO);
+        assert!(spent.spent() && !spent.at_least(least).spent());
+        assert!(Budget::new(long).at_least(least).deadline > Budget::new(least).deadline);
+        assert!(!Budget::unlimited().at_least(least).spent());
+    }
 }

@@ -42,6 +42,10 @@ mod ticket;
 /// The time that a turn of the event loop spends on readings and answers.
 pub const SLICE: Duration = Duration::from_micros(300);
 
+/// The time that each part of a turn may take, even if the parts before it have used up the slice:
+/// otherwise, on a slow machine, these could use up every slice.
+const LEAST: Duration = Duration::from_micros(75);
+
 /// How often a process that cannot be woken checks for the figures it waits for, in milliseconds.
 const POLL_MS: u64 = 5;
 
@@ -259,7 +263,8 @@ impl Exchange {
             self.refresh(wants);
         }
         let mut more = self.ask(&budget);
-        more |= self.read(now, &budget);
+        // However long the rest of a turn takes, each turn advances the readings.
+        more |= self.read(now, &budget.at_least(LEAST));
         more |= self.collect_ready(&budget);
         self.go_on(more, false);
         budget
@@ -284,9 +289,11 @@ impl Exchange {
         let oldest = oldest.min(own).min(read);
         let ready = |ticket: &Ticket| oldest >= ticket.oldest_ms() || now >= ticket.deadline_ms;
         let peers = peers::owners(&self.board);
+        // To ask the kernel about peers may have used up the slice, and would do so in each turn.
+        let budget = &budget.at_least(LEAST);
         let all_arrived = local.arrived.take(&self.board, &peers, budget);
         let Some(place) = local.tickets.iter().position(ready) else { return !all_arrived };
-        if !all_arrived || budget.spent() {
+        if !all_arrived {
             return true;
         }
         let ticket = local.tickets.remove(place);
