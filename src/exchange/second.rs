@@ -1,8 +1,9 @@
-//! The worst moment of a process: it looks at itself once a second.
+//! Records the worst moment of a process, which looks at itself once a second.
 //!
-//! The timer is one that nginx does not wait for when a worker ends. A look reads one line of the
-//! kernel's; only where more is resident than ever before are the pools read, in slices. A snapshot
-//! looks, too, see [`Snapshot::finish`](crate::probe::snapshot::Snapshot::finish).
+//! The timer is cancelable: nginx does not wait for it when a worker exits. A look reads one line
+//! from the kernel. The pools are read, in slices, only if more memory is resident than in any
+//! earlier look. A snapshot counts as a look, see
+//! [`Snapshot::finish`](crate::probe::snapshot::Snapshot::finish).
 
 use std::time::{Duration, Instant};
 
@@ -15,27 +16,28 @@ use crate::report::model::peak::At;
 use crate::report::model::HookState;
 use crate::sys::status;
 
-/// From one look to the next, in milliseconds.
+/// The time between two looks, in milliseconds.
 const SECOND_MS: u64 = 1000;
 
-/// From one slice of reading pools to the next, in milliseconds.
+/// The time between two slices of reading pools, in milliseconds.
 const NEXT_MS: u64 = 1;
 
-/// Reading pools rests for so many times as long as it took: half a percent of the time is for it.
+/// After reading the pools, the next reading waits for this multiple of the time it took, so that
+/// reading takes at most half a percent of a processor.
 const REST: u32 = 200;
 
-/// The looks of a process.
+/// The state of a process's looks at itself.
 pub(super) struct Looks {
     timer: Timer,
     /// The look whose pools are being read.
     look: Option<Sighting>,
-    /// How long the pools have been read for it.
+    /// The time spent on reading the pools for it.
     spent: Duration,
-    /// When pools may be read again.
+    /// When the pools may be read again.
     rests_until_ms: u64,
 }
 
-/// What a look has seen.
+/// The result of a look.
 #[derive(Debug, Clone, Copy)]
 struct Sighting {
     at: At,
@@ -43,7 +45,7 @@ struct Sighting {
 }
 
 impl Looks {
-    /// The first look is a second from now.
+    /// Schedules the first look, a second from now.
     pub(super) fn begin(handler: Handler) -> Self {
         let mut timer = Timer::cancelable(handler);
         timer.set(SECOND_MS);
@@ -52,17 +54,17 @@ impl Looks {
 }
 
 impl Sighting {
-    /// A look now, if it sees more than all before.
+    /// Looks now. Returns `None` if no more memory is resident than in the worst moment so far.
     fn now(probes: &Probes) -> Option<Self> {
         if !probes.worst.is_worse(status::own_resident().ok()?) {
             return None;
         }
-        // `statm` is off by some pages for each processor.
+        // `statm` can differ by some pages for each processor, so the exact figure decides.
         let resident = status::own().ok()?.system.resident?;
         probes.worst.is_worse(resident).then(|| Sighting { at: worst::now(), resident })
     }
 
-    /// Reads pools until the budget is spent; whether all is seen.
+    /// Reads pools until the budget is spent. Returns whether all were read.
     fn step(self, probes: &mut Probes, requests: bool, budget: &Budget) -> bool {
         if probes.pools.step(budget) == Progress::More {
             return false;
@@ -75,7 +77,7 @@ impl Sighting {
 }
 
 impl Exchange {
-    /// It is time for a look, or for more of one.
+    /// Called by the timer: begins a look, or continues one.
     pub fn second(&mut self) {
         let has_pools = self.hooks.pool == HookState::On;
         let (requests, probes) = (self.requests, &mut self.probes);
@@ -112,7 +114,8 @@ impl Exchange {
     }
 }
 
-/// Looks at this process in one piece, for so long at most: a master that has two configurations.
+/// Looks at this process at once, for at most the time `most`. Used in a master that holds two
+/// configurations.
 pub(super) fn look_at_once(probes: &mut Probes, has_pools: bool, most: Duration) {
     let Some(look) = Sighting::now(probes) else { return };
     if !has_pools {

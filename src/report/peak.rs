@@ -1,18 +1,19 @@
-//! Remembers the worst moment of a process.
+//! Selects and keeps the worst moment of a process.
 #![forbid(unsafe_code)]
 
 use super::model::peak::{At, Peak, PeakCreator, PeakPools};
 use super::model::pools::{LivePool, Pools};
 
-/// Creators that are remembered.
+/// The number of creators kept.
 const CREATORS: usize = 5;
 
-/// A moment is worse than the worst so far by at least so many bytes, and by at least this part of it.
+/// A moment replaces the worst one so far if it exceeds it by this many bytes, and by one part in
+/// `PART`. Smaller steps are not worth reading the pools.
 const STEP: u64 = 256 << 10;
 const PART: u64 = 100;
 
 impl PeakPools {
-    /// The part of `pools` that is remembered, with the largest pool of a request.
+    /// Returns the part of `pools` that is kept, with the largest pool of a request.
     pub fn of(pools: &Pools, request: Option<LivePool>) -> Self {
         let creators = pools.by_creator.iter().map(|creator| PeakCreator {
             creator: creator.creator.clone(),
@@ -34,12 +35,12 @@ impl PeakPools {
     }
 }
 
-/// Remembers the worst moment of a process.
+/// The worst moment of a process so far.
 #[derive(Debug, Default)]
 pub struct Worst(Option<Peak>);
 
 impl Worst {
-    /// Whether a moment with so many bytes in RAM is worth being remembered.
+    /// Returns whether a moment with this resident size, in bytes, replaces the worst one so far.
     pub fn is_worse(&self, resident: u64) -> bool {
         self.0.as_ref().is_none_or(|worst| {
             let step = (worst.resident / PART).max(STEP);
@@ -47,14 +48,14 @@ impl Worst {
         })
     }
 
-    /// Sees a moment.
+    /// Keeps a moment if it is worse than the worst one so far. `pools` is only called then.
     pub fn see(&mut self, at: At, resident: u64, pools: impl FnOnce() -> Option<PeakPools>) {
         if self.is_worse(resident) {
             self.0 = Some(Peak { at, resident, unseen: None, pools: pools() });
         }
     }
 
-    /// The worst moment so far. `highest` is what the kernel says.
+    /// Returns the worst moment so far. `highest` is the kernel's peak of the resident size.
     pub fn peak(&self, highest: Option<u64>) -> Option<Peak> {
         let worst = self.0.clone()?;
         let unseen = highest.map(|highest| highest.saturating_sub(worst.resident));

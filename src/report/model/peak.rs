@@ -1,7 +1,7 @@
-//! The worst moment of a process: when it was seen to have most in RAM, and what its pools held then.
+//! The worst moment of a process: when most memory was seen resident, and what its pools held then.
 //!
-//! A process looks at itself once a second, and whenever it takes a snapshot. What comes and goes
-//! between two looks is not seen; [`Peak::unseen`] says how much that was at most.
+//! A process looks at itself once a second, and at each snapshot. Memory that comes and goes
+//! between two looks is not seen; [`Peak::unseen`] is its upper bound.
 #![forbid(unsafe_code)]
 
 use serde::de::Deserializer;
@@ -12,12 +12,12 @@ use super::pools::{LivePool, PoolKind};
 use super::shares::Share;
 use crate::report::assemble::timestamp;
 
-/// A time in milliseconds since 1970; RFC 3339 for people.
+/// A time in milliseconds since 1970, written as RFC 3339 in formats for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At(pub u64);
 
 impl At {
-    /// The time as RFC 3339.
+    /// Returns the time as RFC 3339.
     pub fn text(self) -> String {
         timestamp(self.0 / 1000, self.0 % 1000)
     }
@@ -43,18 +43,18 @@ impl<'de> Deserialize<'de> for At {
 /// The worst moment that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peak {
-    /// When it was.
+    /// The time of the moment.
     pub at: At,
-    /// Bytes in RAM then, as [`System::resident`](super::process::System::resident).
+    /// The resident bytes at that time, as [`System::resident`](super::process::System::resident).
     pub resident: u64,
-    /// By how many bytes [`System::peak_resident`](super::process::System::peak_resident) is above
+    /// The bytes by which [`System::peak_resident`](super::process::System::peak_resident) exceeds
     /// `resident`: what no look has seen.
     pub unseen: Option<u64>,
-    /// What the pools held then.
+    /// The contents of the pools at that time; `None` if the pools are not hooked.
     pub pools: Option<PeakPools>,
 }
 
-/// What the pools of a process held at a moment.
+/// The contents of the pools of a process at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeakPools {
     /// See [`super::pools::Pools::live`].
@@ -63,7 +63,7 @@ pub struct PeakPools {
     pub bytes: u64,
     /// See [`super::pools::Pools::large_bytes`].
     pub large_bytes: u64,
-    /// The five creators whose pools held most, that one first.
+    /// The five creators whose pools held most, the largest first.
     pub by_creator: Vec<PeakCreator>,
     /// The server whose connections and requests held most; `None` when there were none.
     pub server: Option<Share>,
@@ -71,14 +71,14 @@ pub struct PeakPools {
     pub request: Option<LivePool>,
 }
 
-/// What the pools of one creator held at a moment.
+/// The contents of the pools of one creator at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeakCreator {
     /// See [`Creator::creator`](super::pools::Creator::creator).
     pub creator: Option<String>,
     /// See [`Creator::object`](super::pools::Creator::object).
     pub object: String,
-    /// What the pools are for.
+    /// The kind of the pools.
     pub kind: PoolKind,
     /// See [`super::pools::Pools::live`].
     pub live: u64,
@@ -89,14 +89,14 @@ pub struct PeakCreator {
 }
 
 impl PeakCreator {
-    /// Blocks and large allocations, in bytes.
+    /// Returns the sum of blocks and large allocations, in bytes.
     pub fn size(&self) -> u64 {
         self.bytes.saturating_add(self.large_bytes)
     }
 }
 
 impl PeakPools {
-    /// Blocks and large allocations, in bytes.
+    /// Returns the sum of blocks and large allocations, in bytes.
     pub fn size(&self) -> u64 {
         self.bytes.saturating_add(self.large_bytes)
     }
