@@ -10,7 +10,7 @@ use constant TOP => "$FindBin::Bin/..";
 # Runs a command in the project's folder. Returns its exit status and all its output.
 sub output_of {
     my ($command) = @_;
-    my $output = `cd '@{[ TOP ]}' && env -u NGINX_SOURCE_DIR -u NGINX_BUILD_DIR -u MAKEFLAGS $command 2>&1`;
+    my $output = `cd '@{[ TOP ]}' && env -u NGINX_SOURCE_DIR -u NGINX_BUILD_DIR -u MAKEFLAGS -u MAKELEVEL $command 2>&1`;
     return ($? >> 8, $output);
 }
 

@@ -32,8 +32,9 @@ sub takes_what_pss_says {
         my $pss    = rollup($t->master, children($t->master))->{Pss};
         my $totals = $reply->{totals};
         near $totals->{resident_unique}, $pss, 0.05 * $pss, "$when: as the sum of Pss";
+        # The processes touch more pages between the answer and the kernel's count.
         cmp_ok abs($totals->{resident_unique} - $pss), '<=',
-            $totals->{resident_unique_error} + 0.03 * $pss, "$when: no more wrong than it says";
+            $totals->{resident_unique_error} + 0.03 * $pss + MB / 4, "$when: no more wrong than it says";
         note "$when: $totals->{resident_unique}, Pss $pss, ", $totals->{resident_unique} / $pss;
     }
     return;
