@@ -207,4 +207,4 @@ my @replies;
 $t->wait_for('it has ended', sub { push @replies, $t->fresh; !kill 0 => $ends });
 my @told = map { process_with($_, pid => $ends) } @replies;
 cmp_ok scalar @replies, '>', 3, 'answers meanwhile';
-is_deeply [ map { "@{ $_->{notes} }" } grep { !$_->{breakdown} } @told ], [], 'it is told with its breakdown, or not at all';
+is_deeply [ map { "@{ $_->{notes} }" } grep { !$_->{breakdown} } @told ], [], 'each process has its breakdown, or is absent';

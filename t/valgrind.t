@@ -77,7 +77,7 @@ valgrind -q --smc-check=all --log-file=$TEST_NGINX_SERVER_ROOT/html/valgrind.%p
 --- perl
 for (1 .. 3) {
     $t->get('/work') for 1 .. 5;
-    ok $_->{lua}, 'Lua is told' for active_workers($t->memstat);
+    ok $_->{lua}, 'Lua is reported' for active_workers($t->memstat);
     $t->get('/memstat?format=text');
     $t->reload if $_ < 3;
 }

@@ -187,7 +187,7 @@ my $before = $t->fresh->{shared_zones}{dict};
 $t->signal('KILL', $killed);
 my $worker = $t->successor_of($killed);
 my $reply = $t->fresh;
-is process_of($reply, $worker)->{zones}{dict}{$_}, 0, "$_: it begins anew" for qw(allocations failures);
+is process_of($reply, $worker)->{zones}{dict}{$_}, 0, "$_: it begins at 0" for qw(allocations failures);
 is_deeply $reply->{shared_zones}{dict}{pages}, $before->{pages}, 'the zone has its figures';
 is $reply->{shared_zones}{dict}{failures}, 1, 'the failure is not forgotten';
 fill($t, 'l', 3000, 1, 7);

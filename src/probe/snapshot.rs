@@ -73,10 +73,6 @@ pub struct Snapshot {
     notes: Vec<String>,
 }
 
-/// A count of pages has failed, and a note says why.
-#[derive(Debug, PartialEq, Eq)]
-struct CountFailed;
-
 #[derive(Debug)]
 enum SnapshotStage {
     /// The allocator counts its free memory.
@@ -219,7 +215,7 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Unclaimed => {
-                if self.count(&mut probes.mappings, "mappings", budget) == Ok(Progress::More) {
+                if self.count(&mut probes.mappings, "mappings", budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 probes.pools.begin((identity.tracer)());
@@ -240,7 +236,7 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Touched => {
-                if self.count(&mut probes.touched, "zones, touched", budget) == Ok(Progress::More) {
+                if self.count(&mut probes.touched, "zones, touched", budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
@@ -249,9 +245,8 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Sharing => {
-                match self.count(&mut probes.sharing, SHARED, budget) {
-                    Ok(Progress::More) => return Ok(Progress::More),
-                    Ok(Progress::Done) | Err(CountFailed) => {}
+                if self.count(&mut probes.sharing, SHARED, budget) == Progress::More {
+                    return Ok(Progress::More);
                 }
                 self.stage = match identity.state {
                     ProcessState::ShuttingDown => {
@@ -283,11 +278,11 @@ impl Snapshot {
         job: &mut impl Job<PageMap, Error = io::Error>,
         figures: &str,
         budget: &Budget,
-    ) -> Result<Progress, CountFailed> {
-        let Some(pages) = &self.pages else { return Ok(Progress::Done) };
-        job.step(pages, budget).map_err(|error| {
+    ) -> Progress {
+        let Some(pages) = &self.pages else { return Progress::Done };
+        job.step(pages, budget).unwrap_or_else(|error| {
             self.notes.push(format!("{figures}: /proc/self/pagemap: {error}"));
-            CountFailed
+            Progress::Done
         })
     }
 
