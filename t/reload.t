@@ -123,9 +123,29 @@ is $answer->{status}, 200, 'the request is answered';
 my $reply = $t->decode($answer->{body});
 is $reply->{answered_by}{pid}, $other, 'by the worker that goes';
 $t->old_gone;
-is scalar(active_workers($t->fresh)), 2, 'two new workers';
+# A worker that was just forked is in the answer before it can answer itself.
+$t->wait_for('two new workers', sub { active_workers($t->fresh) == 2 });
 
-=== TEST 5: more workers, fewer workers
+=== TEST 5: a request that waits for a master that is asked to reload, and for a worker
+--- main_config
+worker_processes 2;
+--- config
+location /memstat { memstat; }
+location /status { stub_status; }
+--- perl
+my ($stopped, $other) = $t->workers;
+$t->fresh;
+$t->signal(STOP => $_) for $stopped, $t->master;
+my $client = $t->expire->connect->send(GET => '/memstat');
+$t->wait_for('the request waits for both', sub { $t->status->{writing} == 1 });
+$t->signal('HUP')->signal(CONT => $t->master);
+$t->wait_for('the other worker shuts down', sub { $t->error_log =~ /$other#\d+: gracefully/ });
+$t->signal(CONT => $stopped);
+my $reply = $t->decode($client->receive->{body});
+is $reply->{answered_by}{pid}, $other, 'it is answered';
+is process_of($reply, $t->master)->{state}, 'active', 'with the master';
+
+=== TEST 6: more workers, fewer workers
 --- main_config
 worker_processes 2;
 --- config
@@ -145,7 +165,7 @@ for my $workers (5, 1, 30, 3) {
     is scalar @{ $reply->{processes} }, $workers + 1, 'nobody else';
 }
 
-=== TEST 6: the size of the zone changes
+=== TEST 7: the size of the zone changes
 --- main_config
 worker_processes 2;
 --- http_config
@@ -168,7 +188,7 @@ for my $size (qw(2m 1m 4m)) {
 $held->[0]->close;
 $clients->[0]->receive;
 
-=== TEST 7: the location is removed and added again
+=== TEST 8: the location is removed and added again
 --- main_config
 worker_processes 2;
 --- config
@@ -183,7 +203,7 @@ for (1 .. 2) {
     is scalar(active_workers($reply)), 2, 'with';
 }
 
-=== TEST 8: the location is added while an old worker without it still runs
+=== TEST 9: the location is added while an old worker without it still runs
 --- config
 location /memstat { return 204; }
 location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
@@ -201,7 +221,7 @@ is process_of($reply, ($t->workers)[0])->{state}, 'active', 'the new one is acti
 $held->[0]->close;
 $clients->[0]->receive;
 
-=== TEST 9: without a location the module does nothing
+=== TEST 10: without a location the module does nothing
 --- main_config
 worker_processes 2;
 --- http_config
@@ -227,7 +247,7 @@ my ($with) = map { traces($_) } $t->workers;
 isnt $with->{eventfds}, 0, 'a location brings eventfds';
 isnt scalar @{ $with->{shared} }, 0, 'and a zone';
 
-=== TEST 10: a removed location leaves nothing in the next workers
+=== TEST 11: a removed location leaves nothing in the next workers
 --- main_config
 worker_processes 2;
 --- config
@@ -240,7 +260,7 @@ my ($worker) = $t->workers;
 my $shared = grep { $_->{size} >= 1 << 20 && $_->{rights} =~ /s$/ } maps($worker);
 is $shared, 0, 'no zone';
 
-=== TEST 11: nothing accumulates over reloads
+=== TEST 12: nothing accumulates over reloads
 --- main_config
 worker_processes 2;
 --- config
@@ -265,7 +285,7 @@ $count->() for 1 .. 5;
 my %later = proc_status($t->master);
 near $later{VmSize}, $status{VmSize}, 1048576, 'the master does not grow';
 
-=== TEST 12: the module is unloaded and loaded again by reloads
+=== TEST 13: the module is unloaded and loaded again by reloads
 --- main_config
 worker_processes 2;
 --- config
@@ -279,7 +299,7 @@ for (1 .. 3) {
     is scalar(active_workers($t->fresh)), 2, 'loaded';
 }
 
-=== TEST 13: a reload that fails changes nothing
+=== TEST 14: a reload that fails changes nothing
 --- config
 location /memstat { memstat; }
 --- error_log

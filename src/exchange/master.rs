@@ -183,11 +183,12 @@ impl Exchange {
             return;
         }
         // Reading a configuration may take long, so no process must wait for the master meanwhile.
+        // Those that still wait for other processes when the master is back get its figures then.
         if let Some(slot) = awake.me.and_then(|me| self.board.get(me)) {
             slot.set_away(true);
             slot.take_askers(|asker| awake.askers.push(asker));
         }
-        let askers = std::mem::take(&mut awake.askers);
+        let askers = awake.askers.clone();
         askers.into_iter().for_each(|asker| self.wake_asker(asker));
     }
 
