@@ -87,8 +87,7 @@ endif
 	@tools/install-packages bindings build deb
 	@CARGO='$(CARGO)' tools/build-deb '$(BUILD)/deb'
 
-test: unit integration current ## run the unit tests, the integration tests on both nginx, and a part of the matrix
-	@$(MAKE) --no-print-directory matrix TESTS=t NAMES=plain
+test: unit integration current ## run the unit tests, then the integration tests on both nginx
 
 unit: ## run the unit tests, which need no nginx
 	$(CARGO) test --locked --no-default-features
