@@ -16,6 +16,7 @@
 //!   structures of nginx consist of numbers, pointers and optional functions, so zeroes are valid.
 
 pub mod access;
+pub mod arrays;
 pub mod conf;
 pub mod event;
 pub mod global;

@@ -376,3 +376,23 @@ my %metric  = map { $_ => $metrics =~ /^nginx_memstat_allocator_$_\{[^}]*\} (\S+
     qw(in_use_bytes free_bytes reserved_bytes figures_age_seconds);
 is $metric{in_use_bytes} + $metric{free_bytes}, $metric{reserved_bytes}, 'metrics add up';
 like $metric{figures_age_seconds}, qr/^\d+(?:\.\d+)?$/, 'and tell their age';
+
+=== TEST 11: nginx's own arrays
+--- main_config
+events { worker_connections 1000; }
+--- config
+location /memstat { memstat; }
+--- perl
+my %sizes;
+for my $connections (1000, 51000) {
+    $t->reload(main_config => "events { worker_connections $connections; }")->old_gone if $connections > 1000;
+    my ($worker) = $t->workers;
+    my $reply = $t->fresh('/memstat?refresh=heap');
+    $sizes{$connections} = process_of($reply, $worker)->{allocator};
+    is_deeply process_of($reply, $t->master)->{allocator}{nginx}, {}, 'the master has none';
+    is_deeply [ sort keys %{ $sizes{$connections}{nginx} } ], [qw(connections read_events write_events)], 'a worker has';
+}
+my ($few, $many) = @sizes{ 1000, 51000 };
+is $many->{nginx}{$_}, 51 * $few->{nginx}{$_}, "$_: by worker_connections" for qw(connections read_events write_events);
+near $many->{in_use} - $few->{in_use}, sum(map { $many->{nginx}{$_} - $few->{nginx}{$_} } keys %{ $many->{nginx} }), 65536,
+    'malloc counts them';

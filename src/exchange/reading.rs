@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::ticket::{Ticket, FRESH_MS, REFRESH_HEAP, REFRESH_ZONES};
 use super::{now_ms, Exchange, Local};
 use crate::budget::{Budget, Progress};
-use crate::nginx::{process, trace, zones};
+use crate::nginx::{arrays, process, trace, zones};
 use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
@@ -191,6 +191,7 @@ impl Exchange {
             started,
             hooks: self.hooks_here(),
             own_bytes: crate::own::live_bytes(),
+            arrays: arrays::arrays(),
             membership: self.board.membership(),
             zones: zones::mappings(),
             slab: zones::LAYOUT,

@@ -157,6 +157,7 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
             free: None,
             mmapped: None,
             pools: None,
+            nginx: Default::default(),
             arenas: None,
             measured_ms_ago: None,
             measured_over_ms: None,

@@ -315,6 +315,7 @@ impl Snapshot {
         let pools = read.map(|read| read.pools);
         let allocator = allocator.map(|allocator| Allocator {
             pools: pools.as_ref().map(|pools| pools.bytes.saturating_add(pools.large_bytes)),
+            nginx: identity.arrays.clone(),
             ..allocator
         });
         let refused = crate::own::refused();

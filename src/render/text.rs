@@ -219,6 +219,7 @@ fn allocators(out: &mut String, processes: &[Process]) {
     sizes("in use", allocators.iter().map(|a| a.in_use).collect());
     sizes("free", allocators.iter().map(|a| a.free).collect());
     sizes("pools", allocators.iter().map(|a| a.pools).collect());
+    sizes("arrays", allocators.iter().map(|a| Some(a.arrays())).collect());
     sizes("mmapped", allocators.iter().map(|a| a.mmapped).collect());
     let arenas = allocators.iter().map(|a| known(a.arenas, count)).collect();
     table.column(Align::Right, &["arenas"], arenas);

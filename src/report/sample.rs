@@ -150,6 +150,11 @@ pub(crate) fn full(kind: ProcessKind, id: Option<u32>, pid: i32) -> Process {
             free: Some(96 * K),
             mmapped: Some(528 * K),
             pools: Some(900 * K + more),
+            nginx: Named(
+                [("connections", 112), ("read_events", 48), ("write_events", 48)]
+                    .map(|(name, size)| (name.to_owned(), size * K))
+                    .into(),
+            ),
             arenas: Some(2),
             measured_ms_ago: Some(12),
             measured_over_ms: Some(0),

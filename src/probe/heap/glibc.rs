@@ -212,6 +212,7 @@ impl Glibc {
                 free: last.map(|last| size(last.free)),
                 mmapped: last.map_or(mmapped, |last| last.mmapped).map(size),
                 pools: None,
+                nginx: Default::default(),
                 arenas: now.held.map(|held| size(held.arenas)),
                 measured_ms_ago: last.map(|last| millis(last.at.elapsed())).or(now.held.map(|_| 0)),
                 measured_over_ms: last.map(|last| millis(last.over)),

@@ -153,6 +153,7 @@ impl Jemalloc {
                 free,
                 mmapped: None,
                 pools: None,
+                nginx: Default::default(),
                 arenas: figures.and_then(|f| f.arenas).map(|arenas| arenas as u64),
                 measured_ms_ago: last.map(|(_, age)| age),
                 measured_over_ms: last.map(|_| 0),

@@ -127,6 +127,7 @@ impl Mimalloc {
                 free: None,
                 mmapped: None,
                 pools: None,
+                nginx: Default::default(),
                 arenas: None,
                 measured_ms_ago: last.map(|(_, age)| age),
                 measured_over_ms: last.map(|_| 0),

@@ -88,6 +88,7 @@ impl Tcmalloc {
                 free: free.map(size),
                 mmapped: None,
                 pools: None,
+                nginx: Default::default(),
                 arenas: None,
                 measured_ms_ago: last.map(|(_, age)| age),
                 measured_over_ms: last.map(|_| 0),

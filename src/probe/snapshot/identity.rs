@@ -11,6 +11,7 @@ use crate::probe::shared::Remembered;
 use crate::probe::sharing::SharingProbe;
 use crate::probe::touched::Touched;
 use crate::probe::zones::ZoneMapping;
+use crate::report::model::named::Named;
 use crate::report::model::{Hooks, ProcessKind, ProcessState};
 use crate::report::peak::Worst;
 
@@ -33,6 +34,8 @@ pub struct Identity {
     pub hooks: Hooks,
     /// See [`ModuleCost::bytes`](crate::report::model::ModuleCost::bytes).
     pub own_bytes: u64,
+    /// See [`Allocator::nginx`](crate::report::model::Allocator::nginx).
+    pub arrays: Named<u64>,
     /// A number that changes whenever a process of the server starts or exits.
     pub membership: u64,
     /// nginx's shared mappings.

@@ -187,6 +187,10 @@ pub(super) fn allocator(families: &mut Families, groups: &[ProcessGroup]) {
             }),
         );
     }
+    families.bytes(
+        MetricName("allocator_nginx", "The part in use in nginx's arrays outside its pools."),
+        groups.iter().map(|g| (g.labels(&[]), g.sum(|p| Some(p.allocator.as_ref()?.arrays())))),
+    );
     families.seconds(
         MetricName("allocator_figures_age", "The age of the allocator's figures."),
         groups

@@ -132,6 +132,10 @@ pub struct Allocator {
     /// Of `in_use`: bytes that nginx's pools hold, blocks and large allocations. `null` if the pool
     /// allocator is not hooked.
     pub pools: Option<u64>,
+    /// Of `in_use`: bytes of the arrays that nginx allocates outside its pools, without the
+    /// allocator's headers: `connections`, `read_events`, `write_events`. Only a process that runs an
+    /// event loop has them.
+    pub nginx: Named<u64>,
     /// The number of arenas.
     pub arenas: Option<u64>,
     /// The age of these figures when the snapshot was taken, in milliseconds.
@@ -139,6 +143,13 @@ pub struct Allocator {
     /// How long the count took, in milliseconds. Memory that the program allocated or freed
     /// meanwhile may or may not be counted. 0 if all figures are of one moment.
     pub measured_over_ms: Option<u64>,
+}
+
+impl Allocator {
+    /// The sum of the arrays that nginx allocates outside its pools, in bytes.
+    pub fn arrays(&self) -> u64 {
+        self.nginx.0.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
 }
 
 /// Code of the executable and its libraries.

@@ -120,6 +120,9 @@ impl Random {
                 free: r.maybe_figure(),
                 mmapped: r.maybe_figure(),
                 pools: r.maybe_figure(),
+                nginx: Named(
+                    r.maybe_figure().map(|n| ("connections".to_owned(), n)).into_iter().collect(),
+                ),
                 arenas: r.maybe_figure(),
                 measured_ms_ago: r.maybe_figure(),
                 measured_over_ms: r.maybe_figure(),
