@@ -12,7 +12,7 @@ use crate::probe::other_process::{self, title};
 use crate::report::merge::sharing::Merged;
 use crate::report::merge::zones::Reported;
 use crate::report::model::sharing::Sharing;
-use crate::report::model::{Process, ProcessState, Published};
+use crate::report::model::{Note, Process, ProcessState, Published};
 use crate::scoreboard::{Board, ReadError, Slot};
 use crate::sys::status;
 
@@ -167,20 +167,22 @@ fn own(local: &Local, ticket: &Ticket, now: u64) -> Option<Process> {
     let mut process = taken.process.clone();
     process.age_ms = now.saturating_sub(*at_ms);
     if *at_ms < ticket.oldest_ms() {
-        process.notes.push(MEASURING.to_owned());
+        process.notes.push(Note::of(Note::ALL, MEASURING));
     }
     match local.zones {
         Zones::Read(_, at_ms) if at_ms >= ticket.oldest_ms() => {}
-        Zones::Read(_, 0) | Zones::Reading(_) => process.notes.push(READING.to_owned()),
-        Zones::Read(..) => process.notes.push(READ_BEFORE.to_owned()),
+        Zones::Read(_, 0) | Zones::Reading(_) => {
+            process.notes.push(Note::of(&["shared_zones"], READING));
+        }
+        Zones::Read(..) => process.notes.push(Note::of(&["shared_zones"], READ_BEFORE)),
     }
     Some(process)
 }
 
-const READING: &str = "shared_zones: they are still being read";
-const READ_BEFORE: &str = "shared_zones: these are their last figures";
-const MEASURING: &str = "all figures: a new measurement is under way; these are the last ones";
-const AWAY: &str = "all figures: the master is reading a configuration; these are its last ones";
+const READING: &str = "they are still being read";
+const READ_BEFORE: &str = "these are their last figures";
+const MEASURING: &str = "a new measurement is under way; these are the last ones";
+const AWAY: &str = "the master is reading a configuration; these are its last ones";
 
 /// Returns a process by its slot, or `None` if it has exited or is about to exit.
 fn from_slot(
@@ -207,9 +209,9 @@ fn from_slot(
             process.state = silent.max(titled);
             if slot.is_away() {
                 process.state = titled;
-                process.notes.push(AWAY.to_owned());
+                process.notes.push(Note::of(Note::ALL, AWAY));
             } else if noticed {
-                process.notes.push(MEASURING.to_owned());
+                process.notes.push(Note::of(Note::ALL, MEASURING));
             }
             Some(published)
         }

@@ -16,7 +16,7 @@ use crate::hook::sleep::{Event, Next};
 use crate::nginx::event::Waker;
 use crate::nginx::{guard, process};
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
-use crate::report::model::{HookState, Process, ProcessKind};
+use crate::report::model::{HookState, Note, Process, ProcessKind};
 use crate::scoreboard::{Asker, Board};
 use crate::sys::{life, status};
 
@@ -274,11 +274,11 @@ impl Exchange {
             uptime_s: status::uptime_s(pid),
             ..taken.process.clone()
         };
-        process.notes.push(format!(
-            "all figures: the master does not answer ({}); these are of when it had read the \
-             configuration",
+        let reason = format!(
+            "the master does not answer ({}); these are of when it had read the configuration",
             self.hooks.master.as_ref().map_or("off".to_owned(), ToString::to_string)
-        ));
+        );
+        process.notes.push(Note::of(Note::ALL, reason));
         Some(process)
     }
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 use procfs::process::MemoryMap;
 
 use crate::budget::{Budget, Job, Progress};
-use crate::report::model::{Allocator, Category};
+use crate::report::model::{Allocator, Category, Note};
 use crate::sys::pagemap::PageMap;
 use glibc::Glibc;
 pub use huge::in_huge_pages;
@@ -40,9 +40,9 @@ pub struct HeapReading {
     pub reserved: Option<u64>,
     /// Notes about memory of the allocator that was not located and is therefore part of
     /// `anon_other`.
-    pub unlocated: Vec<String>,
+    pub unlocated: Vec<Note>,
     /// The other reasons why figures are missing or inexact.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 enum AllocatorProbe {
@@ -147,7 +147,7 @@ impl Job<PageMap> for HeapProbe {
     }
 }
 
-fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
+fn nothing(name: &str, category: Option<Category>, note: &'static str) -> HeapReading {
     HeapReading {
         allocator: Allocator {
             name: name.to_owned(),
@@ -167,7 +167,7 @@ fn nothing(name: &str, category: Option<Category>, note: &str) -> HeapReading {
         resident: None,
         reserved: None,
         unlocated: Vec::new(),
-        notes: vec![note.to_owned()],
+        notes: vec![Note::new(note)],
     }
 }
 

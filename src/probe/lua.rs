@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::hook::lua::{Heap, KnownVms, VmReading};
 use crate::report::model::lua::{BlockSizes, LuaMappings, LuaVms, Subsystem};
-use crate::report::model::Category;
+use crate::report::model::{Category, Note};
 use crate::sys::ranges;
 use crate::tally::lua::VmFigures;
 
@@ -17,7 +17,7 @@ pub struct LuaReading {
     /// The addresses of each subsystem; `None` if some are unknown.
     pub mappings: Vec<(Category, Option<Vec<Range<usize>>>)>,
     /// The reasons why figures are unknown.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl LuaReading {
@@ -31,23 +31,23 @@ impl LuaReading {
             }
         }
         if reading.miscounted > 0 {
-            all.notes.push(format!(
-                "lua: {} VMs ended with another count of their own than was tallied",
+            let reason = format!(
+                "{} VMs ended with another count of their own than was tallied",
                 reading.miscounted
-            ));
+            );
+            all.notes.push(Note::of(&["lua"], reason));
         }
         if reading.unseen {
-            all.notes.push(
-                "lua: the calls that make VMs cannot be hooked here: only the VMs that the modules \
-                 keep for the whole configuration are counted"
-                    .to_owned(),
-            );
+            all.notes.push(Note::of(
+                &["lua"],
+                "the calls that make VMs cannot be hooked here: only the VMs that the modules keep \
+                 for the whole configuration are counted",
+            ));
         }
         if reading.unwrapped > 0 {
-            all.notes.push(format!(
-                "lua: {} VMs are not counted, there was no memory for it",
-                reading.unwrapped
-            ));
+            let reason =
+                format!("{} VMs are not counted, there was no memory for it", reading.unwrapped);
+            all.notes.push(Note::of(&["lua"], reason));
         }
         all
     }
@@ -74,11 +74,12 @@ impl LuaReading {
                 (Some(account), Some(ranges::normalize(ranges.collect())))
             }
             Err(reason) => {
-                self.notes.push(format!(
-                    "lua: {}: reserved, resident, segments, direct, overhead_bytes, free_bytes, \
+                let reason = format!(
+                    "{}: reserved, resident, segments, direct, overhead_bytes, free_bytes, \
                      largest_free: of a VM {reason}; its pages are in anon_other",
                     subsystem.name(),
-                ));
+                );
+                self.notes.push(Note::of(&["lua"], reason));
                 (None, None)
             }
         };
@@ -199,7 +200,7 @@ mod tests {
         };
         let all = LuaReading::new(&reading);
         let stream = 0x20000..0x23000;
-        assert_eq!(all.notes, Vec::<String>::new());
+        assert_eq!(all.notes, []);
         let http = &all.subsystems[0];
         assert_eq!((http.vms, http.gc_bytes, http.allocated_bytes), (2, Some(0x3500), 0x3500));
         assert_eq!((http.peak_bytes, http.allocations, http.frees), (0x9000, 11, 7));

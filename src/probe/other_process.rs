@@ -5,11 +5,29 @@
 
 pub mod title;
 
-use crate::probe::uses::NOT_COUNTED;
+use crate::probe::uses::not_counted;
 use crate::probe::zones::ZoneMapping;
 use crate::report::model::zones::ZoneUse;
-use crate::report::model::{Named, Process, ProcessKind, ProcessState};
+use crate::report::model::{Named, Note, Process, ProcessKind, ProcessState};
 use crate::sys::{life, limits, status};
+
+/// The figures that only the process itself knows.
+const UNKNOWN: [&str; 11] = [
+    "generation",
+    "breakdown",
+    "allocator",
+    "pools",
+    "peak",
+    "zones",
+    "lua",
+    "text",
+    "stacks",
+    "hooks",
+    "self",
+];
+/// The same for the master, whose zones its children know.
+const UNKNOWN_OF_MASTER: [&str; 9] =
+    ["generation", "breakdown", "allocator", "pools", "peak", "text", "stacks", "hooks", "self"];
 
 /// Reads a process that does not answer for itself, for this `reason`.
 ///
@@ -31,20 +49,18 @@ pub fn read(
     if (kind == ProcessKind::Master) != is_master {
         return None;
     }
-    let mut notes = vec![format!(
-        "generation, breakdown, allocator, pools, peak, zones, lua, text, stacks, hooks, self: {reason}"
-    )];
+    let mut notes = vec![Note::of(&UNKNOWN, reason.to_owned())];
     let master_zones = is_master.then(|| {
         Named(zones().into_iter().map(|zone| (zone.name.clone(), zone.uses_by_master())).collect())
     });
     let is_uncounted = |(_, uses): &(String, ZoneUse)| uses.allocations.is_none();
     if is_master {
         notes = vec![
-            format!("generation, breakdown, allocator, pools, peak, text, stacks, hooks, self: {reason}"),
-            format!("zones, touched: {reason}"),
+            Note::of(&UNKNOWN_OF_MASTER, reason.to_owned()),
+            Note::of(&["zones", "touched"], reason.to_owned()),
         ];
         if master_zones.as_ref().is_some_and(|zones| zones.0.iter().any(is_uncounted)) {
-            notes.push(NOT_COUNTED.to_owned());
+            notes.push(not_counted());
         }
     }
     let system = match status::of(pid) {
@@ -53,7 +69,7 @@ pub fn read(
         Ok(reading) => reading.system,
         Err(_) if !life::exists(pid) => return None,
         Err(error) => {
-            notes.push(format!("system: {error}"));
+            notes.push(Note::of(&["system"], error.to_string()));
             Default::default()
         }
     };
@@ -97,7 +113,8 @@ mod tests {
         let note =
             "generation, breakdown, allocator, pools, peak, zones, lua, text, stacks, hooks, self: \
                     it is stopped";
-        assert_eq!(process.notes, [note]);
+        assert_eq!(process.notes.len(), 1);
+        assert_eq!(process.notes[0].to_string(), note);
         assert_eq!((process.breakdown, process.zones), (None, None));
 
         assert_eq!(of(Some(1)), None, "another's child");

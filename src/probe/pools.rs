@@ -18,6 +18,7 @@ use std::ops::ControlFlow;
 use crate::abi::pool::{PoolContents, PoolReading};
 use crate::budget::{Budget, Progress};
 use crate::hook;
+use crate::report::model::note::Note;
 use crate::report::model::peak::PeakPools;
 use crate::report::model::pools::{Creator, LivePool, PoolKind, PoolSizes, Pools};
 use crate::tally::pools::{self as tally, Pool};
@@ -47,7 +48,7 @@ pub struct PoolsRead {
     /// The largest pool of a request.
     pub request: Option<LivePool>,
     /// Notes about the figures.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl PoolsRead {
@@ -240,13 +241,15 @@ impl PoolWalk {
         let [by_server, by_upstream, by_listener] = self.whose.finish().map(Some);
         report = Pools { by_server, by_upstream, by_listener, ..report };
         let unrecorded = (pools.unrecorded() > 0).then(|| {
-            format!("pools: {} could not be recorded and are not counted", pools.unrecorded())
+            let unrecorded = pools.unrecorded();
+            Note::of(&["pools"], format!("{unrecorded} could not be recorded and are not counted"))
         });
         let peaks = hook::pool::peaks_refused().map(|refusal| {
-            format!(
-                "pools.by_creator.peak_bytes: the largest pool seen at its end, at a reset or in a \
-                 reply, not before it gave something back: {refusal}"
-            )
+            let reason = format!(
+                "the largest pool seen at its end, at a reset or in a reply, not before it gave \
+                 something back: {refusal}"
+            );
+            Note::of(&["pools.by_creator.peak_bytes"], reason)
         });
         let notes = unrecorded.into_iter().chain(peaks).collect();
         PoolsRead { pools: report, request, notes }

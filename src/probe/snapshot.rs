@@ -25,7 +25,7 @@ use crate::probe::mcode::CodeReader;
 use crate::report::balance::settle;
 use crate::report::model::sharing::Sharing;
 use crate::report::model::zones::{SharedZone, ZoneUses};
-use crate::report::model::{Allocator, ModuleCost, Process, ProcessState, System};
+use crate::report::model::{Allocator, ModuleCost, Note, Process, ProcessState, System};
 use crate::sys::maps::MapsReader;
 use crate::sys::pagemap::PageMap;
 use crate::sys::{memory, status};
@@ -39,7 +39,7 @@ use text::text;
 const PATIENCE: Duration = Duration::from_millis(150);
 
 /// The figures named in notes about pages that other processes also map.
-const SHARED: &str = "system.resident_private, resident_shared";
+const SHARED: &[&str] = &["system.resident_private", "resident_shared"];
 
 /// The result of a measurement.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ pub struct Snapshot {
     begun: Instant,
     spent: Duration,
     longest: Duration,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl Snapshot {
                 Ok(Progress::Done) if !budget.spent() => continue,
                 Ok(_) => break Progress::More,
                 Err(error) => {
-                    self.notes.push(format!("breakdown, zones: {error}"));
+                    self.notes.push(Note::of(&["breakdown", "zones"], error.to_string()));
                     self.targets.clear();
                     self.pages = None;
                     self.stage = SnapshotStage::Done;
@@ -215,7 +215,7 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Unclaimed => {
-                if self.count(&mut probes.mappings, "mappings", budget) == Progress::More {
+                if self.count(&mut probes.mappings, &["mappings"], budget) == Progress::More {
                     return Ok(Progress::More);
                 }
                 probes.pools.begin((identity.tracer)());
@@ -236,7 +236,8 @@ impl Snapshot {
                 Ok(Progress::Done)
             }
             SnapshotStage::Touched => {
-                if self.count(&mut probes.touched, "zones, touched", budget) == Progress::More {
+                if self.count(&mut probes.touched, &["zones", "touched"], budget) == Progress::More
+                {
                     return Ok(Progress::More);
                 }
                 self.uses = Some(uses(&identity.zones, &probes.touched, &mut self.notes));
@@ -276,12 +277,12 @@ impl Snapshot {
     fn count(
         &mut self,
         job: &mut impl Job<PageMap, Error = io::Error>,
-        figures: &str,
+        figures: &[&'static str],
         budget: &Budget,
     ) -> Progress {
         let Some(pages) = &self.pages else { return Progress::Done };
         job.step(pages, budget).unwrap_or_else(|error| {
-            self.notes.push(format!("{figures}: /proc/self/pagemap: {error}"));
+            self.notes.push(Note::of(figures, format!("/proc/self/pagemap: {error}")));
             Progress::Done
         })
     }
@@ -292,7 +293,8 @@ impl Snapshot {
         let (mut system, threads) = match status::own() {
             Ok(reading) => (reading.system, Some(reading.threads)),
             Err(error) => {
-                self.notes.push(format!("system, peak: /proc/self/status: {error}"));
+                let reason = format!("/proc/self/status: {error}");
+                self.notes.push(Note::of(&["system", "peak"], reason));
                 (System::default(), None)
             }
         };
@@ -320,8 +322,9 @@ impl Snapshot {
         });
         let refused = crate::own::refused();
         if refused > 0 {
-            self.notes.push(format!(
-                "self: the system refused the module memory {refused} times; its reserve served"
+            self.notes.push(Note::of(
+                &["self"],
+                format!("the system refused the module memory {refused} times; its reserve served"),
             ));
         }
         let slice = begun.elapsed();
@@ -367,7 +370,8 @@ impl Snapshot {
                 Some(read)
             }
             Err(reason) => {
-                self.notes.push(format!("pools, allocator.pools, peak.pools: {reason}"));
+                let fields = ["pools", "allocator.pools", "peak.pools"];
+                self.notes.push(Note::of(&fields, reason.to_owned()));
                 None
             }
         }

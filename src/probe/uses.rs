@@ -7,7 +7,7 @@ use super::touched::Touched;
 use super::zones::ZoneMapping;
 use crate::hook::slab;
 use crate::report::model::zones::{SharedZone, ZoneUse, ZoneUses};
-use crate::report::model::Named;
+use crate::report::model::{Named, Note};
 use crate::tally::zones::SlabCounts;
 
 /// The most bytes of a slot for the uses of zones, and the same again for zones from before a
@@ -19,7 +19,7 @@ const USE: usize = 80;
 const FULL: usize = 14 * 40 + 170;
 
 /// Returns how this process uses the zones. Adds the reasons for missing figures to `notes`.
-pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -> ZoneUses {
+pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<Note>) -> ZoneUses {
     let of = |zone: &ZoneMapping| {
         let mut uses = zone.uses();
         if let Some((bytes, age)) = touched.of(&zone.pages()) {
@@ -31,31 +31,40 @@ pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<String>) -
     let uses: Vec<_> = zones.iter().map(of).collect();
     let uncounted = uses.iter().filter(|(_, uses)| uses.touched.is_none()).count();
     if uncounted > 0 {
-        notes.push(format!(
-            "zones, touched: {uncounted} not counted yet, refresh=zones counts all at once"
+        notes.push(Note::of(
+            &["zones", "touched"],
+            format!("{uncounted} not counted yet, refresh=zones counts all at once"),
         ));
     }
     if uses.iter().any(|(_, uses)| uses.allocations.is_none()) {
-        notes.push(NOT_COUNTED.to_owned());
+        notes.push(not_counted());
     }
     let known: HashSet<usize> = zones.iter().map(|zone| zone.range.start).collect();
     let others = slab::others(|pool| known.contains(&pool));
     if others != SlabCounts::default() {
-        notes.push(format!(
-            "zones: {} allocations ({} bytes), {} frees and {} failures in slab pools that are none \
-             of these zones",
-            others.allocations, others.bytes_requested, others.frees, others.failures
+        notes.push(Note::of(
+            &["zones"],
+            format!(
+                "{} allocations ({} bytes), {} frees and {} failures in slab pools that are none of \
+                 these zones",
+                others.allocations, others.bytes_requested, others.frees, others.failures
+            ),
         ));
     }
     fit(uses, notes)
 }
 
-/// The note for zones whose use by a process is unknown.
-pub const NOT_COUNTED: &str = "zones, allocations, frees, failures, bytes_requested: not counted \
-    without the slab hook, in mappings that are older than it, and in more zones than it tells apart";
+/// Makes the note for zones whose use by a process is unknown.
+pub fn not_counted() -> Note {
+    Note::of(
+        &["zones", "allocations", "frees", "failures", "bytes_requested"],
+        "not counted without the slab hook, in mappings that are older than it, and in more zones \
+         than it tells apart",
+    )
+}
 
 /// Drops uses that do not fit; the zones that this process used are kept first.
-fn fit(mut uses: Vec<(String, ZoneUse)>, notes: &mut Vec<String>) -> ZoneUses {
+fn fit(mut uses: Vec<(String, ZoneUse)>, notes: &mut Vec<Note>) -> ZoneUses {
     let all = uses.len();
     let bytes = |(name, _): &(String, ZoneUse)| name.len() + USE;
     if uses.iter().map(bytes).sum::<usize>() > ROOM {
@@ -64,9 +73,12 @@ fn fit(mut uses: Vec<(String, ZoneUse)>, notes: &mut Vec<String>) -> ZoneUses {
             calls.iter().all(|calls| calls.unwrap_or(0) == 0)
         });
         keep(&mut uses, bytes);
-        notes.push(format!(
-            "zones: {} of {all} are here, those that the process used first: there is no room for more",
-            uses.len()
+        notes.push(Note::of(
+            &["zones"],
+            format!(
+                "{} of {all} are here, those that the process used first: there is no room for more",
+                uses.len()
+            ),
         ));
     }
     Named(uses)
@@ -75,7 +87,7 @@ fn fit(mut uses: Vec<(String, ZoneUse)>, notes: &mut Vec<String>) -> ZoneUses {
 /// Drops zones from before a reload that do not fit.
 pub fn fit_full(zones: &mut Vec<(String, SharedZone)>) {
     keep(zones, |(name, zone)| {
-        let notes: usize = zone.notes.iter().map(|note| note.len() + 4).sum();
+        let notes: usize = zone.notes.iter().map(Note::most_bytes).sum();
         let owner = zone.owner.as_ref().map_or(0, String::len);
         name.len() + owner + notes + FULL
     });

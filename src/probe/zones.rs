@@ -7,6 +7,7 @@
 //! read through a [`Window`], so that pages that the process has not touched stay untouched.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::shared::{Remembered, SharedResidency};
@@ -15,7 +16,7 @@ use crate::abi::slab::{SlabHeader, SlabLayout};
 use crate::budget::{Budget, Progress};
 use crate::hook::slab;
 use crate::report::model::zones::{SharedZone, SlotClass, ZonePages, ZoneUse, NO_POOL};
-use crate::report::model::Named;
+use crate::report::model::{Named, Note};
 use crate::sys::pagemap::page_size;
 use crate::sys::window::Window;
 use crate::tally::mappings::SharedMapping;
@@ -49,7 +50,7 @@ impl ZoneMapping {
 
     /// Returns the zone before it has been read.
     pub fn unread(&self) -> SharedZone {
-        blank(self, Some("it is still being read".to_owned()))
+        blank(self, Some("it is still being read".into()))
     }
 
     /// Returns how this process uses the zone, without `touched`.
@@ -128,7 +129,7 @@ impl ZonesReading {
         while let Some(mapping) = self.mappings.get(self.done.len()) {
             match std::mem::replace(&mut self.stage, ZoneStage::Next) {
                 ZoneStage::Next if !mapping.is_zone => {
-                    self.stage = known(blank(mapping, Some(NO_POOL.to_owned())));
+                    self.stage = known(blank(mapping, Some(NO_POOL.into())));
                 }
                 ZoneStage::Next => {
                     self.stage = begin(mapping, open(&mut window, mapping), &self.layout)
@@ -163,7 +164,8 @@ impl ZonesReading {
                         self.done.push((mapping.name.clone(), *zone));
                     }
                     Err(error) => {
-                        zone.notes.push(format!("resident: mincore: {error}"));
+                        let reason = format!("mincore: {error}");
+                        zone.notes.push(Note::of(&["resident"], reason));
                         self.done.push((mapping.name.clone(), *zone));
                     }
                 },
@@ -200,7 +202,7 @@ fn begin(mapping: &ZoneMapping, window: &Window, layout: &SlabLayout) -> ZoneSta
             let runs = Runs::begin(header.pages);
             ZoneStage::Runs(header, runs, 1)
         }
-        Err(why) => known(blank(mapping, Some(why))),
+        Err(why) => known(blank(mapping, Some(why.into()))),
     }
 }
 
@@ -220,7 +222,7 @@ fn look(
     if let Some(wanted) = runs.wanted(header.descriptors, page_size()) {
         let mut copy = vec![0; wanted.len()];
         if let Err(error) = window.read(wanted.start, &mut copy) {
-            return known(blank(mapping, Some(format!("it cannot be read: {error}"))));
+            return known(blank(mapping, Some(format!("it cannot be read: {error}").into())));
         }
         runs.look(&copy);
         return ZoneStage::Runs(header, runs, tries);
@@ -232,7 +234,7 @@ fn look(
             ZoneStage::Runs(now, runs, tries + 1)
         }
         Ok(now) => known(filled(mapping, &now, &runs)),
-        Err(why) => known(blank(mapping, Some(why))),
+        Err(why) => known(blank(mapping, Some(why.into()))),
     }
 }
 
@@ -250,17 +252,12 @@ fn header(
 }
 
 /// Returns a zone of which only the mapping is known, with the reason.
-fn blank(mapping: &ZoneMapping, why: Option<String>) -> SharedZone {
+fn blank(mapping: &ZoneMapping, why: Option<Cow<'static, str>>) -> SharedZone {
     let mut notes = Vec::new();
     if let Err(why) = &mapping.owner {
-        notes.push(format!("owner: {why}"));
+        notes.push(Note::of(&["owner"], why.clone()));
     }
-    notes.extend(why.map(|why| {
-        format!(
-            "pages, slots, largest_allocation, in_use, fill_percent, failures, \
-             failures_at_least: {why}"
-        )
-    }));
+    notes.extend(why.map(|why| Note::of(&OF_POOL, why)));
     SharedZone {
         owner: mapping.owner.clone().ok(),
         generation: mapping.generation(),
@@ -271,10 +268,20 @@ fn blank(mapping: &ZoneMapping, why: Option<String>) -> SharedZone {
     }
 }
 
-/// The note for an unknown number of failed requests for whole pages.
-const NOT_COUNTED: &str =
-    "failures, pages.reqs, pages.fails: the slab hook did not count requests of \
-    more than half a page; failures_at_least has the others, which nginx counts";
+/// The figures of a slab pool.
+const OF_POOL: [&str; 7] = [
+    "pages",
+    "slots",
+    "largest_allocation",
+    "in_use",
+    "fill_percent",
+    "failures",
+    "failures_at_least",
+];
+
+/// The reason why the number of failed requests for whole pages is unknown.
+const NOT_COUNTED: &str = "the slab hook did not count requests of more than half a page; \
+    failures_at_least has the others, which nginx counts";
 
 /// Returns a zone with the figures of its slab pool.
 fn filled(mapping: &ZoneMapping, header: &SlabHeader, runs: &Runs) -> SharedZone {
@@ -286,7 +293,7 @@ fn filled(mapping: &ZoneMapping, header: &SlabHeader, runs: &Runs) -> SharedZone
     let in_use = used.saturating_mul(page).saturating_sub(header.free_in_slots());
     let whole_pages = mapping.seen.as_ref().and_then(slab::page_counts);
     if whole_pages.is_none() {
-        zone.notes.push(NOT_COUNTED.to_owned());
+        zone.notes.push(Note::of(&["failures", "pages.reqs", "pages.fails"], NOT_COUNTED));
     }
     let slot_failures =
         header.classes.iter().fold(0u64, |sum, class| sum.saturating_add(class.fails));

@@ -29,7 +29,7 @@ use super::units::micros;
 use super::who::{groups, product, ProcessNames};
 use crate::budget::Progress;
 use crate::report::model::{ProcessState, Server};
-use cells::visible;
+use cells::{noted, visible};
 use section::{split, Section, ROWS};
 
 const STYLE: &str = concat!(include_str!("html/colours.css"), include_str!("html/page.css"));
@@ -225,7 +225,7 @@ fn notes(server: &Server) -> Markup {
                 h2 #notes-title { "Unknown and inexact figures" }
                 ul.notes {
                     @for (note, who) in notes {
-                        li { strong { (names.list(&who)) ": " } bdi { (visible(&note)) } }
+                        li { strong { (names.list(&who)) ": " } (noted(&note)) }
                     }
                 }
             }

@@ -17,7 +17,7 @@ pub(crate) fn is_own(zone: &SharedZone) -> bool {
 
 /// Whether the mapping has no slab pool, so that nothing of a slab pool is missing.
 pub(crate) fn has_no_pool(zone: &SharedZone) -> bool {
-    zone.notes.iter().any(|note| note.ends_with(NO_POOL))
+    zone.notes.iter().any(|note| note.reason == NO_POOL)
 }
 
 /// The number of allocations in the zone that failed: the exact count, or a lower bound.

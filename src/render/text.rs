@@ -101,7 +101,7 @@ fn notes(out: &mut String, processes: &[Process]) {
         section(out, "Notes");
     }
     for (note, who) in notes {
-        paragraph(out, "- ", &format!("{}: {}", names.list(&who), ascii(&note)));
+        paragraph(out, "- ", &format!("{}: {}", names.list(&who), ascii(&note.to_string())));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::merge::sharing::{self, Merged};
 use super::merge::zones::{self, Reported};
 use super::model::zones::SharedZones;
-use super::model::{AnsweredBy, Process, ProcessState, Server, Totals, MODULE, SCHEMA};
+use super::model::{AnsweredBy, Note, Process, ProcessState, Server, Totals, MODULE, SCHEMA};
 
 /// The properties of a reply itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,10 +74,10 @@ fn shared_memory(zones: &SharedZones, processes: &mut [Process], answered_by: i3
     known(counted, "totals.shared_memory", processes, answered_by)
 }
 
-/// Returns the value of `found`. An error becomes a note on `what` of the answering process.
+/// Returns the value of `found`. An error becomes a note on `field` of the answering process.
 fn known<T>(
     found: Result<T, String>,
-    what: &str,
+    field: &'static str,
     processes: &mut [Process],
     answered_by: i32,
 ) -> Option<T> {
@@ -85,7 +85,7 @@ fn known<T>(
         .map_err(|why| {
             let own = processes.iter_mut().find(|process| process.pid == answered_by);
             if let Some(own) = own {
-                own.notes.push(format!("{what}: {why}"));
+                own.notes.push(Note::of(&[field], why));
             }
         })
         .ok()
@@ -242,8 +242,8 @@ mod tests {
         );
         for server in [old(ProcessState::Active, Some(1)), old(ProcessState::ShuttingDown, None)] {
             assert_eq!(server.totals.shared_memory, None);
-            let note = "totals.shared_memory: the zones of process 12 are not known";
-            let unique = "totals.resident_unique: totals.shared_memory is not known";
+            let note = Note::of(&["totals.shared_memory"], "the zones of process 12 are not known");
+            let unique = Note::of(&["totals.resident_unique"], "totals.shared_memory is not known");
             let answering = server.processes.iter().find(|process| process.pid == 11).unwrap();
             assert_eq!(answering.notes, [note, unique]);
         }
@@ -269,8 +269,9 @@ mod tests {
         let server =
             assemble(Facts { product, ..facts() }, processes, Vec::new(), &Merged::default());
         assert_eq!(server.product, None);
-        let notes: Vec<_> = server.processes.iter().map(|p| p.notes.join("; ")).collect();
-        assert_eq!(notes, ["", "product: the executable has no line"]);
+        let note = Note::of(&["product"], "the executable has no line");
+        assert_eq!(server.processes[0].notes, []);
+        assert_eq!(server.processes[1].notes, [note]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Breakdown, Category, Region, System};
+use super::model::{Breakdown, Category, Note, Region, System};
 
 /// The bytes counted in the address ranges of one category.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct CategoryPart {
 
 /// Sets `resident` to the sum of `resident_anon`, `resident_file` and `resident_shmem`, to which
 /// the entries of [`close`] add up. Returns a note if the kernel's own figure differed.
-pub fn settle(system: &mut System) -> Option<String> {
+pub fn settle(system: &mut System) -> Option<Note> {
     let sum = sum_of_classes(system)?;
     let note = disagreement(system, sum);
     system.resident = Some(sum);
@@ -46,7 +46,7 @@ pub fn close(
     system: &System,
     parts: &[CategoryPart],
     file_other_reserved: u64,
-) -> (Option<Breakdown>, Vec<String>) {
+) -> (Option<Breakdown>, Vec<Note>) {
     let (Some(size), Some(anon), Some(file), Some(shmem), Some(resident)) = (
         system.virtual_,
         system.resident_anon,
@@ -67,10 +67,10 @@ pub fn close(
         |h| &mut h.anon,
         anon.into(),
         |excess, from| {
-            notes.push(format!(
+            notes.push(Note::new(format!(
             "{excess} more bytes of private pages were counted than RssAnon has, because pages \
              changed between the readings or the zero page was counted; subtracted from {from}"
-        ));
+        )));
         },
     );
     let file_rest = fit(
@@ -78,10 +78,10 @@ pub fn close(
         |h| &mut h.file,
         u128::from(file) + u128::from(shmem),
         |excess, from| {
-            notes.push(format!(
+            notes.push(Note::new(format!(
             "{excess} more bytes of file and shared pages were counted than RssFile and RssShmem \
              have, because pages changed between the readings; subtracted from {from}"
-        ));
+        )));
         },
     );
     let size_rest = fit(
@@ -89,10 +89,10 @@ pub fn close(
         |h| &mut h.reserved,
         size.into(),
         |excess, from| {
-            notes.push(format!(
+            notes.push(Note::new(format!(
                 "{excess} more bytes of mappings were counted than VmSize has, because mappings \
              changed between the readings; subtracted from {from}"
-            ));
+            )));
         },
     );
     held.entry(Category::FileOther).or_default().file = file_rest;
@@ -179,15 +179,15 @@ fn sum_of_classes(system: &System) -> Option<u64> {
 }
 
 /// The note for a `VmRSS` that differs from the sum of its parts.
-fn disagreement(system: &System, sum: u64) -> Option<String> {
+fn disagreement(system: &System, sum: u64) -> Option<Note> {
     let resident = system.resident.filter(|resident| *resident != sum)?;
-    Some(format!(
+    Some(Note::new(format!(
         "VmRSS was {resident}, but RssAnon, RssFile and RssShmem add up to {sum}: the sum is used"
-    ))
+    )))
 }
 
 /// The note with the reason why there is no breakdown.
-fn missing(system: &System) -> String {
+fn missing(system: &System) -> Note {
     let figures = [
         ("VmSize", system.virtual_),
         ("RssAnon", system.resident_anon),
@@ -196,9 +196,9 @@ fn missing(system: &System) -> String {
     ];
     let names: Vec<_> = figures.iter().filter(|(_, f)| f.is_none()).map(|(n, _)| *n).collect();
     if names.is_empty() {
-        return "no breakdown: RssAnon, RssFile and RssShmem do not add up".to_owned();
+        return Note::new("no breakdown: RssAnon, RssFile and RssShmem do not add up");
     }
-    format!("no breakdown: the kernel's {} could not be read", names.join(", "))
+    Note::new(format!("no breakdown: the kernel's {} could not be read", names.join(", ")))
 }
 
 #[cfg(test)]

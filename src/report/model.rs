@@ -5,7 +5,7 @@
 //! schema describes. In a binary format (the shared snapshots) it also deserializes, so no field
 //! may be skipped depending on its value.
 //!
-//! All sizes are in bytes. `None` is written as `null` and means *unknown*; `notes` has the reason.
+//! All sizes are in bytes. `None` is written as `null` and means *unknown*; a [`Note`] has the reason.
 #![forbid(unsafe_code)]
 
 pub mod breakdown;
@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod lua;
 pub mod mappings;
 pub mod named;
+pub mod note;
 pub mod peak;
 pub mod pools;
 pub mod process;
@@ -24,6 +25,7 @@ pub mod zones;
 pub use breakdown::{Breakdown, Category, Region};
 pub use hooks::{HookState, Hooks};
 pub use named::Named;
+pub use note::Note;
 pub use process::{
     Allocator, ModuleCost, Process, ProcessKind, ProcessState, Published, Stacks, System, Text,
     TextObject,

@@ -1,7 +1,7 @@
 //! Tests of the encoding of a process in shared memory, which is postcard.
 #![forbid(unsafe_code)]
 
-use super::model::Process;
+use super::model::{Note, Process};
 use super::sample::{bare, full, Random};
 use crate::report::model::ProcessKind;
 
@@ -70,9 +70,14 @@ fn claimed_lengths() {
     }
 }
 
+/// The number of bytes and elements of a note's texts.
+fn note_bytes(note: &Note) -> usize {
+    note.reason.len() + note.fields.iter().map(|field| 1 + field.len()).sum::<usize>()
+}
+
 /// The number of bytes and elements of all parts that have a length.
 fn elements(process: &Process) -> usize {
-    let notes: usize = process.notes.iter().map(|note| 1 + note.len()).sum();
+    let notes: usize = process.notes.iter().map(|note| 2 + note_bytes(note)).sum();
     let entries = process.breakdown.as_ref().map_or(0, |b| b.0.len());
     let objects = process
         .text

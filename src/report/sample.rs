@@ -184,7 +184,7 @@ pub(crate) fn full(kind: ProcessKind, id: Option<u32>, pid: i32) -> Process {
             master: Some(HookState::On),
         }),
         own: Some(ModuleCost { bytes: 12_288, snapshot_us: 240, longest_slice_us: 130 }),
-        notes: vec!["the heap's figures are an estimate".to_owned()],
+        notes: vec![Note::new("the heap's figures are an estimate")],
     }
 }
 
@@ -257,7 +257,7 @@ pub(crate) fn small() -> Server {
     if let Some(stuck) = processes.get_mut(2) {
         stuck.state = ProcessState::Unresponsive;
         stuck.age_ms = 12_345;
-        stuck.notes.push("it did not answer within 200 ms".to_owned());
+        stuck.notes.push(Note::new("it did not answer within 200 ms"));
     }
     processes.push(Process {
         state: ProcessState::ShuttingDown,
@@ -271,10 +271,10 @@ pub(crate) fn small() -> Server {
         generation: Some(3),
         uptime_s: Some(42),
         system: full(ProcessKind::Worker, None, 15).system,
-        notes: vec![
-            "the process does not run the module's code: only the kernel's figures are known"
-                .to_owned(),
-        ],
+        notes: vec![Note::of(
+            &["breakdown", "allocator"],
+            "the process does not run the module's code: only the kernel's figures are known",
+        )],
         ..bare()
     });
     server(processes)

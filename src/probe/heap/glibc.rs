@@ -29,7 +29,7 @@ use super::pace::cpu_time;
 use super::symbols::AllocatorObject;
 use super::HeapReading;
 use crate::budget::{Budget, Job, Progress};
-use crate::report::model::{Allocator, Category};
+use crate::report::model::{Allocator, Category, Note};
 use crate::sys::maps;
 use crate::sys::memory::OwnMemory;
 use crate::sys::pagemap::PageMap;
@@ -84,7 +84,7 @@ struct Now {
     held: Option<ArenaSums>,
     mmapped: Option<Mmapped>,
     /// See [`HeapReading::unlocated`].
-    unlocated: Vec<String>,
+    unlocated: Vec<Note>,
 }
 
 impl Glibc {
@@ -156,11 +156,11 @@ impl Glibc {
                 match reader.held(&OwnMemory, state, &mut regions) {
                     Ok(held) => {
                         now.held = Some(held);
-                        now.unlocated.extend(held.scattered.then(|| SCATTERED.to_owned()));
+                        now.unlocated.extend(held.scattered.then(|| Note::new(SCATTERED)));
                     }
                     Err(_) => {
                         regions.clear();
-                        now.unlocated.push(ARENAS_UNREADABLE.to_owned());
+                        now.unlocated.push(Note::new(ARENAS_UNREADABLE));
                     }
                 }
             }
@@ -183,13 +183,13 @@ impl Glibc {
         let (mut unlocated, mut notes) = (now.unlocated, Vec::new());
         let mut ranges = now.arenas;
         match &self.state {
-            Err(reason) => notes.push((*reason).to_owned()),
+            Err(reason) => notes.push(Note::new(*reason)),
             Ok((state, _)) => match state.counters.map(|at| arenas::mmapped(&OwnMemory, at)) {
-                None => unlocated.push(NO_COUNTERS.to_owned()),
-                Some(None) => unlocated.push(NO_COUNTS.to_owned()),
+                None => unlocated.push(Note::new(NO_COUNTERS)),
+                Some(None) => unlocated.push(Note::new(NO_COUNTS)),
                 Some(Some(wanted)) => {
                     unlocated.extend(blocks_note(&mut self.finder, wanted));
-                    notes.extend(self.finder.failed().then(|| NO_PAGES.to_owned()));
+                    notes.extend(self.finder.failed().then(|| Note::new(NO_PAGES)));
                     ranges.extend_from_slice(self.finder.blocks());
                 }
             },
@@ -281,25 +281,25 @@ const ARENAS_UNREADABLE: &str =
 
 /// Drops a surplus block so that the blocks match the counters, or returns a note about the
 /// blocks that were not located.
-fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<String> {
+fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<Note> {
     let found = finder.found();
     if found == wanted || finder.drop_excess(wanted) {
         return None;
     }
     if found.count > wanted.count || found.bytes > wanted.bytes {
         finder.forget();
-        return Some(format!(
+        return Some(Note::new(format!(
             "glibc: {} bytes with mappings of their own could not be told from other memory; they \
              are part of anon_other",
             wanted.bytes
-        ));
+        )));
     }
-    Some(format!(
+    Some(Note::new(format!(
         "glibc: {} bytes with mappings of their own, of {}, could not be located; they are part of \
          anon_other",
         wanted.bytes.saturating_sub(found.bytes),
         wanted.bytes
-    ))
+    )))
 }
 
 /// Returns whether `mmap` made the mapping, with or without a name.

@@ -21,7 +21,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use super::pace::Pace;
 use super::symbols::{self, AllocatorObject};
 use super::HeapReading;
-use crate::report::model::{Allocator, Category};
+use crate::report::model::{Allocator, Category, Note};
 
 type Mallctl = extern "C" fn(*const c_char, *mut c_void, *mut usize, *mut c_void, usize) -> c_int;
 
@@ -131,12 +131,11 @@ impl Jemalloc {
         notes.extend(pace.note("jemalloc"));
         self.pace = pace;
         match last {
-            None => notes.push("jemalloc: it gives no statistics".to_owned()),
-            Some(_) => notes.push(
+            None => notes.push(Note::new("jemalloc: it gives no statistics")),
+            Some(_) => notes.push(Note::new(
                 "jemalloc: resident is its own figure, an upper bound: it counts pages that were \
-                 never touched"
-                    .to_owned(),
-            ),
+                 never touched",
+            )),
         }
         let figures = last.map(|(figures, _)| figures);
         let of = |field: fn(&JemallocFigures) -> usize| figures.as_ref().map(|f| field(f) as u64);

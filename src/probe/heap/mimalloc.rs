@@ -19,7 +19,7 @@ use procfs::process::MemoryMap;
 use super::pace::Pace;
 use super::symbols::AllocatorObject;
 use super::HeapReading;
-use crate::report::model::{Allocator, Category};
+use crate::report::model::{Allocator, Category, Note};
 use crate::sys::maps;
 use crate::sys::ranges::{normalize, subtract};
 
@@ -110,12 +110,11 @@ impl Mimalloc {
         let mut notes = Vec::new();
         notes.extend(pace.note("mimalloc"));
         self.pace = pace;
-        notes.push("mimalloc: it tells what it has committed, not what of it is in use".to_owned());
+        notes.push(Note::new("mimalloc: it tells what it has committed, not what of it is in use"));
         if self.ranges.is_empty() {
-            notes.push(
-                "mimalloc: which pages are its own is not known; they are part of anon_other"
-                    .to_owned(),
-            );
+            notes.push(Note::new(
+                "mimalloc: which pages are its own is not known; they are part of anon_other",
+            ));
         }
         let committed = last.map(|(committed, _)| committed as u64);
         HeapReading {

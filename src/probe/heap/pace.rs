@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{clock_gettime, ClockId};
 
+use crate::report::model::Note;
+
 /// The time that one query may take on the event loop.
 const MOST: Duration = Duration::from_millis(1);
 /// After this many expensive queries in a row, the allocator is queried less often. A single one
@@ -56,14 +58,14 @@ impl<T: Clone> Pace<T> {
     }
 
     /// Returns a note if the last answer is old because a new query costs too much.
-    pub fn note(&self, name: &str) -> Option<String> {
+    pub fn note(&self, name: &str) -> Option<Note> {
         let age = self.last.as_ref()?.1.elapsed();
         (self.dear >= DEAR && age >= self.old).then(|| {
-            format!(
+            Note::new(format!(
                 "{name}: the figures are {} s old: asking for its statistics takes {:.1} ms",
                 age.as_secs(),
                 self.took.as_secs_f64() * 1e3
-            )
+            ))
         })
     }
 }
@@ -93,7 +95,7 @@ mod tests {
         assert_eq!(pace.ask(false, slow(1)).unwrap().0, 1);
         assert_eq!(pace.note("it"), None);
         assert_eq!(pace.ask(false, slow(2)).unwrap().0, 2);
-        assert!(pace.note("it").unwrap().starts_with("it: the figures are 0 s old: "));
+        assert!(pace.note("it").unwrap().reason.starts_with("it: the figures are 0 s old: "));
         let (answer, age) = pace.ask(false, || Some(3)).unwrap();
         assert_eq!(answer, 2);
         std::thread::sleep(Duration::from_millis(3));

@@ -20,7 +20,7 @@ use std::ffi::{c_char, c_int, CStr};
 use super::pace::Pace;
 use super::symbols::{self, AllocatorObject};
 use super::HeapReading;
-use crate::report::model::{Allocator, Category};
+use crate::report::model::{Allocator, Category, Note};
 
 type Property = extern "C" fn(*const c_char, *mut usize) -> c_int;
 type Version = extern "C" fn(*mut c_int, *mut c_int, *mut *const c_char) -> *const c_char;
@@ -68,12 +68,11 @@ impl Tcmalloc {
         notes.extend(pace.note("tcmalloc"));
         self.pace = pace;
         match last {
-            None => notes.push("tcmalloc: it gives no statistics".to_owned()),
-            Some(_) => notes.push(
+            None => notes.push(Note::new("tcmalloc: it gives no statistics")),
+            Some(_) => notes.push(Note::new(
                 "tcmalloc: resident is its own figure: it counts pages that were never touched, \
-                 and not its own data"
-                    .to_owned(),
-            ),
+                 and not its own data",
+            )),
         }
         let figures = last.map(|(figures, _)| figures);
         let held = figures.and_then(|f| f.heap.checked_sub(f.unmapped));

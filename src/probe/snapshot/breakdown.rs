@@ -9,7 +9,7 @@ use crate::hook;
 use crate::probe::layout::CountedRange;
 use crate::report::balance::{close, CategoryPart};
 use crate::report::model::lua::LuaVms;
-use crate::report::model::{Breakdown, Category, Region, Stacks, System};
+use crate::report::model::{Breakdown, Category, Note, Region, Stacks, System};
 use crate::sys::{maps, ranges};
 
 impl Snapshot {
@@ -26,9 +26,12 @@ impl Snapshot {
             };
         }
         if let Some(unseen) = unseen.filter(|unseen| *unseen > 0) {
-            self.notes.push(format!(
-                "stacks: {unseen} threads were not seen at their creation; their stacks are in \
+            self.notes.push(Note::of(
+                &["stacks"],
+                format!(
+                    "{unseen} threads were not seen at their creation; their stacks are in \
                  anon_other"
+                ),
             ));
         }
         Stacks { threads, reserved: None, resident: None }

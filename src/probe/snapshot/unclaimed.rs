@@ -5,8 +5,7 @@ use procfs::process::MMPermissions;
 
 use super::{Probes, Snapshot};
 use crate::report::model::mappings::Mappings;
-use crate::report::model::Named;
-use crate::report::model::System;
+use crate::report::model::{Named, Note, System};
 use crate::sys::{limits, maps, ranges};
 
 impl Snapshot {
@@ -40,19 +39,19 @@ impl Snapshot {
         // server there, so it has no note. (`smaps` says it, in one call of 20 us a megabyte; the bits
         // of `pagemap` do not, those of `kpageflags` are root's.)
         if system.resident_huge.is_none() && pages.scans() {
-            self.notes.push("system, resident_huge: not all of it was counted yet".to_owned());
+            let fields = ["system", "resident_huge"];
+            self.notes.push(Note::of(&fields, "not all of it was counted yet"));
         }
         let mappings = probes.mappings.finish();
         let mut all = mappings.file_other.iter().chain(&mappings.anon_other);
         if all.any(|mapping| mapping.resident.is_none()) {
-            self.notes.push("mappings, resident: not all were counted yet".to_owned());
+            self.notes.push(Note::of(&["mappings", "resident"], "not all were counted yet"));
         }
         if self.hides_its_mappings() {
-            self.notes.push(
-                "mappings, anon_other: those without a name are left out, for they may be the \
-                 allocator's"
-                    .to_owned(),
-            );
+            self.notes.push(Note::of(
+                &["mappings", "anon_other"],
+                "those without a name are left out, for they may be the allocator's",
+            ));
         }
         Some(mappings)
     }
@@ -60,7 +59,9 @@ impl Snapshot {
     /// Returns the limits that are set.
     pub(super) fn limits(&mut self, pid: i32) -> Option<Named<u64>> {
         let limits = limits::of(pid);
-        limits.map_err(|error| self.notes.push(format!("limits: {error}"))).ok().map(Named)
+        let mut note =
+            |error: std::io::Error| self.notes.push(Note::of(&["limits"], error.to_string()));
+        limits.map_err(&mut note).ok().map(Named)
     }
 
     /// Assigns mappings of huge pages that malloc has made (`glibc.malloc.hugetlb=2`) to malloc.
@@ -86,9 +87,9 @@ impl Snapshot {
             // All memory that malloc was missing has been found.
             heap.unlocated.clear();
         }
-        heap.notes.push(format!(
-            "breakdown, glibc_heap: {bytes} bytes of it are huge pages (HugetlbPages), which are beside \
-             resident"
+        heap.notes.push(Note::of(
+            &["breakdown", "glibc_heap"],
+            format!("{bytes} bytes of it are huge pages (HugetlbPages), which are beside resident"),
         ));
         let claimed = self.layout.claimed.iter().chain(&found).cloned().collect();
         self.layout.claimed = ranges::normalize(claimed);

@@ -96,8 +96,9 @@ fn what_is_no_pool_is_told() {
     for (zone, (resident, why)) in zones.iter().zip(expected) {
         assert_eq!(zone.resident, resident, "{zone:?}");
         assert!(zone.pages.is_none() && zone.slots.is_none() && zone.largest_allocation.is_none());
-        assert!(zone.notes.iter().any(|note| note.contains(why)), "{zone:?}");
+        assert!(zone.notes.iter().any(|note| note.reason.contains(why)), "{zone:?}");
     }
     assert_eq!((zones[3].size, zones[3].owner.as_deref()), (1280, None));
-    assert_eq!(zones[3].notes[0], "owner: nobody's");
+    assert_eq!(zones[3].notes[0], Note::of(&["owner"], "nobody's"));
+    assert_eq!(zones[3].notes[1].reason, NO_POOL);
 }

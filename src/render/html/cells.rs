@@ -4,6 +4,7 @@
 use maud::{html, Markup, Render};
 
 use crate::render::units::{count, millis, seconds, size};
+use crate::report::model::Note;
 
 /// Makes every character of a text visible: characters that are invisible or that change how their
 /// neighbours are displayed are written as escapes.
@@ -26,6 +27,18 @@ pub(super) fn visible(text: &str) -> String {
         }
     }
     out
+}
+
+/// A note: its fields as code, and the reason.
+pub(super) fn noted(note: &Note) -> Markup {
+    html! {
+        @for (place, field) in note.fields.iter().enumerate() {
+            @if place > 0 { ", " }
+            code { (visible(field)) }
+        }
+        @if !note.fields.is_empty() { ": " }
+        bdi { (visible(&note.reason)) }
+    }
 }
 
 /// The mark of an unknown figure.

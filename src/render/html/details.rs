@@ -3,7 +3,7 @@
 
 use maud::{html, Markup};
 
-use super::cells::{known, visible, Cell, HtmlTable, Row};
+use super::cells::{known, noted, visible, Cell, HtmlTable, Row};
 use super::section::{Section, ROWS};
 use super::{lua, mappings, overview, peak, pools, zones};
 use crate::render::units::{count, micros, millis, seconds, size};
@@ -66,7 +66,7 @@ fn details(process: &Process, open: bool) -> Markup {
                 (uses(process))
                 (code(process))
                 @if !process.notes.is_empty() {
-                    ul.notes { @for note in &process.notes { li { bdi { (visible(note)) } } } }
+                    ul.notes { @for note in &process.notes { li { (noted(note)) } } }
                 }
             }
         }

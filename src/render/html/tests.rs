@@ -6,7 +6,7 @@ use super::{content_security_policy, SCRIPT, STYLE};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
-use crate::report::model::{HookState, Process, ProcessKind, ProcessState, Server};
+use crate::report::model::{HookState, Note, Process, ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
 
 fn html(server: &Server) -> String {
@@ -229,12 +229,12 @@ fn hostile_names() {
         process.text.as_mut().unwrap().objects[0].path = name.to_owned();
         process.hooks.as_mut().unwrap().lua = HookState::Off(name.to_owned());
         process.allocator.as_mut().unwrap().version = Some(name.to_owned());
-        process.notes = vec![name.to_owned()];
+        process.notes = vec![Note::new(name.to_owned())];
         process.state = ProcessState::Unresponsive;
         let mut server = sample::server(vec![process]);
         server.shared_zones.0[0].0 = name.to_owned();
         server.shared_zones.0[0].1.newest.owner = Some(name.to_owned());
-        server.shared_zones.0[0].1.newest.notes = vec![name.to_owned()];
+        server.shared_zones.0[0].1.newest.notes = vec![Note::new(name.to_owned())];
         server.nginx = name.to_owned();
         server.module = name.to_owned();
         server.time = name.to_owned();

@@ -3,7 +3,7 @@
 
 use maud::{html, Markup};
 
-use super::cells::{unknown, visible, Cell, HtmlTable, Row};
+use super::cells::{noted, unknown, visible, Cell, HtmlTable, Row};
 use super::section::{Section, ROWS};
 use crate::render::units::count;
 use crate::render::{order, who};
@@ -44,7 +44,7 @@ pub(super) fn zones(server: &Server) -> Section {
             }
             ul.notes {
                 @for (name, note) in notes {
-                    li { strong { bdi { (visible(name)) } ": " } bdi { (visible(note)) } }
+                    li { strong { bdi { (visible(name)) } ": " } (noted(note)) }
                 }
             }
         }

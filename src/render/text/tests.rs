@@ -5,7 +5,7 @@ use crate::render::layout::WIDTH;
 use crate::report::fields::Fields;
 use crate::report::merge::zones::merge;
 use crate::report::model::lua::Gc;
-use crate::report::model::{Process, ProcessKind, ProcessState, Server};
+use crate::report::model::{Note, Process, ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
 
 /// The text with all fields.
@@ -165,7 +165,7 @@ fn same_notes_once() {
     assert!(notes[0].starts_with("- "), "{all}");
     assert!(notes[0].contains("the heap's figures are an estimate"), "{all}");
     assert!(notes[1].starts_with("worker 2: it did not answer within 200 ms"), "{all}");
-    assert!(notes[2].starts_with("cache manager: the process does not run"), "{all}");
+    assert!(notes[2].starts_with("cache manager: breakdown, allocator: the process"), "{all}");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn hostile_names() {
     if let Some(allocator) = &mut process.allocator {
         allocator.version = Some(evil.clone());
     }
-    process.notes = vec![evil.clone()];
+    process.notes = vec![Note::new(evil.clone())];
     let mut server = sample::server(vec![process]);
     server.nginx = evil;
     let shown = text(&server);

@@ -34,7 +34,7 @@ pub(super) fn zones(out: &mut String, server: &Server) {
     }
     for (name, mapping) in mappings {
         for note in &mapping.notes {
-            paragraph(out, "- ", &format!("{}: {}", ascii(name), ascii(note)));
+            paragraph(out, "- ", &format!("{}: {}", ascii(name), ascii(&note.to_string())));
         }
     }
 }

@@ -70,12 +70,12 @@ fn excess_comes_from_the_largest() {
     assert_eq!(entry(&breakdown, Category::FileOther), (50, 0));
     assert_eq!(entry(&breakdown, Category::AnonOther), (0, 0));
     assert_eq!(notes.len(), 3);
-    assert!(notes[0].starts_with("10 more bytes of private pages"), "{}", notes[0]);
-    assert!(notes[0].ends_with("subtracted from glibc_heap"), "{}", notes[0]);
-    assert!(notes[1].starts_with("15 more bytes of file and shared pages"), "{}", notes[1]);
-    assert!(notes[1].ends_with("subtracted from text"), "{}", notes[1]);
-    assert!(notes[2].starts_with("150 more bytes of mappings"), "{}", notes[2]);
-    assert!(notes[2].ends_with("subtracted from data"), "{}", notes[2]);
+    assert!(notes[0].reason.starts_with("10 more bytes of private pages"), "{}", notes[0]);
+    assert!(notes[0].reason.ends_with("subtracted from glibc_heap"), "{}", notes[0]);
+    assert!(notes[1].reason.starts_with("15 more bytes of file and shared pages"), "{}", notes[1]);
+    assert!(notes[1].reason.ends_with("subtracted from text"), "{}", notes[1]);
+    assert!(notes[2].reason.starts_with("150 more bytes of mappings"), "{}", notes[2]);
+    assert!(notes[2].reason.ends_with("subtracted from data"), "{}", notes[2]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn excess_larger_than_the_largest() {
     let breakdown = breakdown.unwrap();
     assert_eq!(entry(&breakdown, Category::Data), (0, 0));
     assert_eq!(entry(&breakdown, Category::GlibcHeap), (0, 10));
-    assert!(notes[0].ends_with("subtracted from data, glibc_heap"), "{}", notes[0]);
+    assert!(notes[0].reason.ends_with("subtracted from data, glibc_heap"), "{}", notes[0]);
 }
 
 #[test]
@@ -102,7 +102,8 @@ fn unknown_totals_leave_no_breakdown() {
         forget(&mut system);
         let (breakdown, notes) = close(&system, &[], 0);
         assert_eq!(breakdown, None);
-        assert_eq!(notes, [format!("no breakdown: the kernel's {name} could not be read")]);
+        let note = format!("no breakdown: the kernel's {name} could not be read");
+        assert_eq!(notes, [Note::new(note)]);
     }
     let (breakdown, notes) = close(&system(1, u64::MAX, 1, 0), &[], 0);
     assert_eq!((breakdown, notes.len()), (None, 1));
@@ -115,10 +116,10 @@ fn a_disagreeing_vmrss_is_settled() {
     system.resident = Some(30);
     let (_, notes) = close(&system, &[], 0);
     let note = settle(&mut system).unwrap();
-    assert_eq!(notes, [note.as_str()]);
-    assert!(note.starts_with("VmRSS was 30, "), "{note}");
+    assert!(note.reason.starts_with("VmRSS was 30, "), "{note}");
+    assert_eq!(notes, [note]);
     assert_eq!(system.resident, Some(33));
-    assert_eq!(close(&system, &[], 0).1, Vec::<String>::new());
+    assert_eq!(close(&system, &[], 0).1, Vec::<Note>::new());
     system.resident_file = None;
     assert_eq!(settle(&mut system), None);
     assert_eq!(system.resident, Some(33));

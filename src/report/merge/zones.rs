@@ -4,7 +4,7 @@
 use std::collections::hash_map::{Entry, HashMap};
 
 use crate::report::model::zones::{SharedZone, SharedZones, ZoneUse, ZoneVersions};
-use crate::report::model::{Named, Process};
+use crate::report::model::{Named, Note, Process};
 
 /// The zones that one process reported in full.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
         for (name, uses) in process.zones.iter().flat_map(|zones| &zones.0) {
             let current = process.generation.is_some() && process.generation == newest;
             let generation = uses.generation;
-            let notes = vec![UNREPORTED.to_owned()];
+            let notes = vec![Note::of(Note::ALL, UNREPORTED)];
             add(
                 name,
                 SharedZone {
@@ -76,8 +76,7 @@ pub fn merge(reported: Vec<Reported>, processes: &[Process]) -> SharedZones {
     Named(zones)
 }
 
-const UNREPORTED: &str =
-    "all figures: only processes that did not report their zones have mapped this one";
+const UNREPORTED: &str = "only processes that did not report their zones have mapped this one";
 
 /// Bytes in RAM of all mappings of all zones, each counted once, or why they are not known.
 pub fn resident(zones: &SharedZones) -> Result<u64, String> {

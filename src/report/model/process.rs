@@ -8,6 +8,7 @@ use super::hooks::Hooks;
 use super::lua::LuaVms;
 use super::mappings::Mappings;
 use super::named::Named;
+use super::note::Note;
 use super::peak::Peak;
 use super::pools::Pools;
 use super::sharing::Sharing;
@@ -92,7 +93,7 @@ pub struct Process {
     #[serde(rename = "self")]
     pub own: Option<ModuleCost>,
     /// The reasons why figures are `null` or inexact, one sentence each.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl Process {

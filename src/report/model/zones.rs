@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::named::Named;
+use super::note::Note;
 
 /// The use of a zone by one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +64,7 @@ pub struct SharedZone {
     /// Slots by their size.
     pub slots: Option<Slots>,
     /// The reasons why figures are `null` or inexact, one sentence each.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// The reason for the missing figures of a mapping that nginx itself makes, for its counters.

@@ -53,6 +53,10 @@ impl Random {
         (0..self.below(long)).map(|_| chars[self.below(chars.len() as u64) as usize]).collect()
     }
 
+    pub(super) fn note(&mut self) -> Note {
+        Note { fields: self.many(|r| r.text().into()), reason: self.text().into() }
+    }
+
     pub(super) fn many<T>(&mut self, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
         (0..self.below(5)).map(|_| make(self)).collect()
     }
@@ -161,7 +165,7 @@ impl Random {
                 snapshot_us: r.figure(),
                 longest_slice_us: r.figure(),
             }),
-            notes: self.many(Self::text),
+            notes: self.many(Self::note),
         }
     }
 }

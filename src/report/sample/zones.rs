@@ -4,7 +4,7 @@
 use super::Random;
 use crate::report::merge::zones::Reported;
 use crate::report::model::zones::{SharedZone, SlotClass, ZonePages, ZoneUse, ZoneUses, NO_POOL};
-use crate::report::model::Named;
+use crate::report::model::{Named, Note};
 
 const K: u64 = 1024;
 
@@ -64,7 +64,7 @@ impl Random {
                 };
                 Named((3..12).map(|shift| ((1u64 << shift).to_string(), slot(r))).collect())
             }),
-            notes: self.many(Self::text),
+            notes: self.many(Self::note),
         }
     }
 
@@ -139,7 +139,7 @@ pub(super) fn reported() -> Vec<Reported> {
         resident: Some(4 * K),
         resident_ms_ago: Some(0),
         page_size: 4096,
-        notes: vec![format!("pages, slots: {NO_POOL}")],
+        notes: vec![Note::of(&["pages", "slots"], NO_POOL)],
         ..SharedZone::default()
     };
     let new = vec![

@@ -3,7 +3,7 @@ use std::thread;
 
 use super::super::tests::{process, Memory};
 use super::*;
-use crate::report::model::Process;
+use crate::report::model::{Note, Process};
 use crate::report::sample;
 
 #[test]
@@ -78,7 +78,7 @@ fn too_large_a_snapshot_is_refused_and_the_last_one_stays() {
     let slot = board.get(0).unwrap();
     slot.publish(&process(1), 1).unwrap();
     let mut large = process(1);
-    large.process.notes = vec!["x".repeat(BODY_SIZE)];
+    large.process.notes = vec![Note::new("x".repeat(BODY_SIZE))];
     assert_eq!(slot.publish(&large, 2), Err(PublishError::TooLarge));
     assert_eq!(slot.read(), Ok((process(1), 1)));
 }
@@ -94,7 +94,7 @@ fn nothing_torn_is_read() {
     let done = AtomicBool::new(false);
     let whole = |process: &Process| {
         let note = process.pid.to_string().repeat(process.pid as usize % 50);
-        process.notes == [note] && process.uptime_s == Some(process.pid as u64)
+        process.notes == [Note::new(note)] && process.uptime_s == Some(process.pid as u64)
     };
     thread::scope(|scope| {
         let readers = [(); 2].map(|()| {
@@ -115,7 +115,7 @@ fn nothing_torn_is_read() {
         for pid in 1..writes {
             let mut published = process(pid);
             published.process.uptime_s = Some(pid as u64);
-            published.process.notes = vec![pid.to_string().repeat(pid as usize % 50)];
+            published.process.notes = vec![Note::new(pid.to_string().repeat(pid as usize % 50))];
             slot.publish(&published, pid as u64).unwrap();
             if pid % 16 == 0 {
                 thread::yield_now();

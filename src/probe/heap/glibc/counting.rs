@@ -12,6 +12,7 @@ use super::walk::Stop;
 use crate::abi::glibc::Mmapped;
 use crate::budget::{Budget, Progress};
 use crate::probe::heap::pace::cpu_time;
+use crate::report::model::Note;
 use crate::sys::memory::OwnMemory;
 
 /// The maximum time for reading malloc's lists of free chunks. It cannot be interrupted, because
@@ -182,7 +183,7 @@ impl ArenaCounting {
     }
 
     /// Returns the reason why the figures are missing or old.
-    pub fn doubt(&self) -> Option<String> {
+    pub fn doubt(&self) -> Option<Note> {
         let age = self.last().map(|last| last.at.elapsed());
         if age.is_some_and(|age| age < self.old) {
             return None;
@@ -200,6 +201,6 @@ impl ArenaCounting {
             }
             None => "they are counted again at the next request",
         };
-        Some(format!("glibc: {which}: {why}"))
+        Some(Note::new(format!("glibc: {which}: {why}")))
     }
 }

@@ -224,7 +224,10 @@ fn refused(probe: &mut HeapProbe) {
     assert!(after.measured_ms_ago.unwrap() >= 20);
     glibc(probe).counting.old = Duration::ZERO;
     let (reading, _, _) = measure(probe, slices);
-    assert!(reading.notes.iter().any(|note| note.contains("s old: the system does not allow")));
+    assert!(reading
+        .notes
+        .iter()
+        .any(|note| note.reason.contains("s old: the system does not allow")));
     // SAFETY: the process has one thread (2).
     if unsafe { libc::fork() } == 0 {
         assert_eq!(read(probe).reserved, None, "they are another process's");
@@ -254,10 +257,13 @@ fn old(probe: &mut HeapProbe) {
     let reading = read(probe);
     let figures = |a: &Allocator| (a.reserved, a.in_use, a.free, a.mmapped);
     assert_eq!(figures(&reading.allocator), figures(&before), "of one moment together");
-    assert!(!reading.notes.iter().any(|note| note.contains(" s old: ")));
+    assert!(!reading.notes.iter().any(|note| note.reason.contains(" s old: ")));
     probe.counting.old = Duration::ZERO;
     let reading = read(probe);
-    assert!(reading.notes.iter().any(|note| note.contains("s old: a new count is under way")));
+    assert!(reading
+        .notes
+        .iter()
+        .any(|note| note.reason.contains("s old: a new count is under way")));
     let mut steps = 1;
     while probe.count(&Budget::new(Duration::from_micros(300))) == Progress::More {
         steps += 1;

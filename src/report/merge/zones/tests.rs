@@ -51,7 +51,7 @@ fn one_generation() {
     let zones = merge(vec![reported(1, &[("one", zone(Some(1), 10, Some(4)))])], &processes);
     assert_eq!(shape(&zones), [("one", Some(1), true, vec![])]);
     assert_eq!(resident(&zones), Ok(4));
-    assert_eq!(zones.get("one").unwrap().newest.notes, Vec::<String>::new());
+    assert!(zones.get("one").unwrap().newest.notes.is_empty());
 }
 
 #[test]
