@@ -8,8 +8,8 @@
 //!   ranges, the pages in them, the allocator's statistics, the kernel's totals;
 //! - `report::balance` makes the entries of a process add up, and `scoreboard` passes the figures
 //!   on through shared memory;
-//! - `report` combines all processes into one model (`report::model`), `render` writes it in pieces,
-//!   and `http::answer` sends it.
+//! - `report` combines all processes into one model (`report::model`), `doctor` adds its verdicts,
+//!   `render` writes it in pieces, and `http::answer` sends it.
 //!
 //! `conf` reads the directives. `hook` patches the functions whose calls must be counted
 //! (`hook::arch` has everything that depends on the processor), and `tally` keeps the counts. `sys` reads from the kernel and the loader, `abi` reads structures
@@ -20,6 +20,7 @@
 
 pub mod abi;
 pub mod budget;
+pub mod doctor;
 pub mod format;
 pub mod hook;
 pub mod http;

@@ -7,8 +7,6 @@ mod layout;
 mod order;
 pub mod prometheus;
 pub mod text;
-mod units;
-mod who;
 mod writing;
 
 pub use writing::Writing;
@@ -17,6 +15,7 @@ use crate::budget::Budget;
 use crate::format::Media;
 use crate::report::fields::Fields;
 use crate::report::model::Server;
+use crate::report::{units, who};
 
 /// The error of a body that could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +50,7 @@ mod tests {
         let table: [(Media, &[u8]); 5] = [
             (Media::Json, b"{\"schema\":1,"),
             (Media::Html, b"<!DOCTYPE html>"),
-            (Media::Text, b"nginx 1.22.1"),
+            (Media::Text, b"Health: red; 2 verdicts"),
             (Media::Classic, b"# HELP nginx_memstat_"),
             (Media::OpenMetrics, b"# HELP nginx_memstat_"),
         ];

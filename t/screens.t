@@ -117,7 +117,7 @@ $browser->look('light', 1280);
 # One process, one zone.
 my ($worker) = $t->workers;
 $browser->open($t->base . "/memstat?pid=$worker");
-is $browser->run('return document.querySelector("main > section").id'), 'details', 'of one process: itself first';
+is_deeply $browser->run('return [...document.querySelectorAll("main > section")].map((section) => section.id).slice(0, 2)'), [ 'health', 'details' ], 'of one process: the health of the server, then itself';
 ok $browser->run("return document.querySelector('#p$worker').open"), 'and open';
 $browser->open($t->base . '/memstat?zone=victim');
 is $browser->run('return document.querySelector(".back a").textContent'), 'The whole server', 'the way back';

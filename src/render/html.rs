@@ -9,6 +9,7 @@
 
 mod cells;
 mod details;
+mod health;
 mod lua;
 mod mappings;
 mod overview;
@@ -57,7 +58,8 @@ pub fn content_security_policy() -> &'static str {
 }
 
 /// The sections of the page.
-const SECTIONS: [fn(&Server) -> Section; 10] = [
+const SECTIONS: [fn(&Server) -> Section; 11] = [
+    |server| Section::whole(health::health(&server.health)),
     |server| Section::whole(notices(server)),
     |server| Section::whole(back(server)),
     |server| {
@@ -132,7 +134,7 @@ fn page(server: &Server) -> Markup {
                 a.skip href="#main" { "Skip to the figures" }
                 (head(server))
                 main #main { (ROWS) }
-                (foot())
+                (foot(server))
                 script { (PreEscaped(SCRIPT)) }
             }
         }
@@ -194,22 +196,15 @@ fn back(server: &Server) -> Markup {
     }
 }
 
-/// The notices above the figures.
+/// The notice above the figures.
 fn notices(server: &Server) -> Markup {
     let silent = server.processes.iter().filter(|p| p.state == ProcessState::Unresponsive).count();
-    let notes: usize = server.processes.iter().map(|p| p.notes.len()).sum();
     html! {
         div #notices {
             @if silent > 0 {
                 p.notice.bad {
                     strong { "Not responding: " (silent) (if silent == 1 { " process. " } else { " processes. " }) }
                     "The last known figures are shown; see their age."
-                }
-            }
-            @if notes > 0 {
-                p.notice {
-                    "Some figures are unknown or inexact: "
-                    a href="#notes" { "see the reasons" } "."
                 }
             }
         }
@@ -233,7 +228,8 @@ fn notes(server: &Server) -> Markup {
     }
 }
 
-fn foot() -> Markup {
+fn foot(server: &Server) -> Markup {
+    let is_noted = server.processes.iter().any(|process| !process.notes.is_empty());
     html! {
         footer {
             p {
@@ -241,7 +237,9 @@ fn foot() -> Markup {
                 a href="?format=json" { "JSON" } ", "
                 a href="?format=text" { "text" } ", "
                 a href="?format=prometheus" { "Prometheus metrics" } ". "
-                abbr title="unknown" { "?" } " is an unknown figure. "
+                abbr title="unknown" { "?" } " is an unknown figure"
+                @if is_noted { ": " a href="#notes" { "see the reasons" } }
+                ". "
                 "Unless stated otherwise, a shared page counts in each process that maps it."
             }
         }

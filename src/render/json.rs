@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::budget::Progress;
 use crate::report::fields::Fields;
+use crate::report::model::health::Verdict;
 use crate::report::model::zones::ZoneVersions;
 use crate::report::model::{Process, Server};
 
@@ -15,11 +16,14 @@ use crate::report::model::{Process, Server};
 /// because growing the buffer would take longer than writing.
 const TYPICAL: usize = 8 * 1024;
 
-/// Writes one line of compact JSON in pieces: the part before the processes, each process, the part
-/// before the zones, each zone, and the rest. It has all fields, or only `fields`.
+/// Writes one line of compact JSON in pieces: the part before the verdicts, the verdicts, the part
+/// before the processes, each process, the part before the zones, each zone, and the rest. It has all
+/// fields, or only `fields`.
 pub(super) struct Json {
     fields: Option<Fields>,
     head: String,
+    verdicts: IntoIter<Verdict>,
+    before_processes: String,
     processes: IntoIter<Process>,
     middle: String,
     zones: IntoIter<(String, ZoneVersions)>,
@@ -33,6 +37,7 @@ impl Json {
         fields: Option<&Fields>,
         out: &mut Vec<u8>,
     ) -> Result<Self, serde_json::Error> {
+        let mut verdicts = take(&mut server.health.verdicts);
         let mut processes = take(&mut server.processes);
         let mut zones = take(&mut server.shared_zones.0);
         let frame = match fields {
@@ -46,8 +51,12 @@ impl Json {
             }
         };
         // No string can contain this, because quotes in strings are escaped.
-        let (head, rest) = open(frame, "\"processes\":[]");
+        let (head, rest) = open(frame, "\"verdicts\":[]");
         if head.is_empty() {
+            verdicts.clear();
+        }
+        let (before_processes, rest) = open(rest, "\"processes\":[]");
+        if before_processes.is_empty() {
             processes.clear();
         }
         let (middle, tail) = open(rest, "\"shared_zones\":{}");
@@ -57,13 +66,27 @@ impl Json {
         if processes.len() > 16 {
             out.reserve(processes.len().saturating_mul(TYPICAL));
         }
+        let fields = fields.cloned();
+        let verdicts = verdicts.into_iter();
         let (processes, zones) = (processes.into_iter(), zones.into_iter());
-        Ok(Json { fields: fields.cloned(), head, processes, middle, zones, tail })
+        Ok(Json { fields, head, verdicts, before_processes, processes, middle, zones, tail })
     }
 
     /// Writes the next piece.
     pub(super) fn piece(&mut self, out: &mut Vec<u8>) -> Result<Progress, serde_json::Error> {
         out.extend(take(&mut self.head).into_bytes());
+        if let Some(verdict) = self.verdicts.next() {
+            if out.last() != Some(&b'[') {
+                out.push(b',');
+            }
+            match self.fields {
+                // As elsewhere in a narrowed reply, the properties are sorted by name.
+                Some(_) => serde_json::to_writer(&mut *out, &serde_json::to_value(&verdict)?)?,
+                None => serde_json::to_writer(&mut *out, &verdict)?,
+            }
+            return Ok(Progress::More);
+        }
+        out.extend(take(&mut self.before_processes).into_bytes());
         if let Some(process) = self.processes.next() {
             if out.last() != Some(&b'[') {
                 out.push(b',');

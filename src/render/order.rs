@@ -3,22 +3,9 @@
 
 use std::cmp::Reverse;
 
-use crate::report::model::zones::{SharedZone, NO_POOL};
+pub(crate) use crate::doctor::zone::{has_no_pool, is_own, NEARLY_FULL};
+use crate::report::model::zones::SharedZone;
 use crate::report::model::{Process, Server};
-
-/// The percentage from which a zone is nearly full. The page colours it, too.
-pub(crate) const NEARLY_FULL: u64 = 90;
-
-/// Whether the zone is the module's own. Its slots are all in use from the start.
-pub(crate) fn is_own(zone: &SharedZone) -> bool {
-    let own = ["ngx_http_memstat_module", "ngx_memstat_module"];
-    zone.owner.as_deref().is_some_and(|owner| own.contains(&owner))
-}
-
-/// Whether the mapping has no slab pool, so that nothing of a slab pool is missing.
-pub(crate) fn has_no_pool(zone: &SharedZone) -> bool {
-    zone.notes.iter().any(|note| note.reason == NO_POOL)
-}
 
 /// The number of allocations in the zone that failed: the exact count, or a lower bound.
 pub(crate) fn failed(zone: &SharedZone) -> u64 {

@@ -4,6 +4,7 @@
 //! have.
 #![forbid(unsafe_code)]
 
+mod health;
 mod lua;
 mod mappings;
 mod matrix;
@@ -28,6 +29,17 @@ pub fn text(server: &Server, fields: Option<&Fields>) -> String {
     let is_all = u64::try_from(server.processes.len()) == Ok(server.totals.processes);
     let wants = |top: &str, below: &str| fields.is_none_or(|fields| fields.has_below(top, below));
     let mut out = String::new();
+    match fields {
+        None => health::lead(&mut out, &server.health),
+        Some(fields) if fields.has("health") => {
+            health::in_full(&mut out, &server.health);
+            if fields.has_only("health") {
+                return out;
+            }
+            out.push('\n');
+        }
+        Some(_) => {}
+    }
     header(&mut out, server);
     if server.narrowed {
         zones::zones(&mut out, server);

@@ -112,6 +112,7 @@ mod tests {
             let mut server = sample::server(processes.clone());
             let reported = (0..random.below(4)).map(|_| random.reported()).collect();
             server.shared_zones = merge(reported, &processes);
+            server.health = random.health();
             server
         }));
         servers
@@ -151,12 +152,14 @@ mod tests {
             let mut whole = serde_json::to_vec(&server).unwrap();
             whole.push(b'\n');
             assert!(render(Media::Json, &server, None).unwrap() == whole);
-            let some: [&[u8]; 5] = [
+            let some: [&[u8]; 7] = [
                 b"processes",
                 b"shared_zones.size",
                 b"totals,time",
                 b"processes.pid,shared_zones",
                 b"nginx,processes.notes",
+                b"health,processes.pid",
+                b"health.status,totals",
             ];
             let Ok(fields) = Fields::parse(some[i % some.len()]) else { panic!() };
             let mut narrowed = serde_json::to_value(&server).unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::merge::sharing::{self, Merged};
 use super::merge::zones::{self, Reported};
+use super::model::health::Health;
 use super::model::zones::SharedZones;
 use super::model::{AnsweredBy, Note, Process, ProcessState, Server, Totals, MODULE, SCHEMA};
 
@@ -27,7 +28,7 @@ pub struct Facts {
 }
 
 /// Makes the reply: `processes` in order, the zones that they `reported`, and the totals. `merged`
-/// has the pages that the processes share.
+/// has the pages that the processes share. Its health is not known yet.
 pub fn assemble(
     facts: Facts,
     mut processes: Vec<Process>,
@@ -52,6 +53,7 @@ pub fn assemble(
         page_size: facts.page_size,
         answered_by: facts.answered_by,
         elapsed_us: facts.elapsed_us,
+        health: Health::default(),
         processes,
         shared_zones,
         totals,

@@ -27,6 +27,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("page_size", &[]),
     ("answered_by", &["pid", "id"]),
     ("elapsed_us", &[]),
+    ("health", &["status", "verdicts"]),
     (
         "processes",
         &[
@@ -136,6 +137,11 @@ impl Fields {
     /// Whether a property is requested, or one below it.
     pub fn has(&self, top: &str) -> bool {
         self.0.iter().any(|(name, _)| *name == top)
+    }
+
+    /// Whether nothing but a property, or parts of it, is requested.
+    pub fn has_only(&self, top: &str) -> bool {
+        self.0.iter().all(|(name, _)| *name == top)
     }
 
     /// Whether a property one level below is requested.

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod breakdown;
+pub mod health;
 pub mod hooks;
 pub mod lua;
 pub mod mappings;

@@ -1,6 +1,7 @@
 //! Processes and servers for tests.
 #![forbid(unsafe_code)]
 
+pub(crate) mod health;
 mod mappings;
 mod peak;
 mod random;
@@ -277,5 +278,5 @@ pub(crate) fn small() -> Server {
         )],
         ..bare()
     });
-    server(processes)
+    Server { health: health::red(), ..server(processes) }
 }

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use nginx_sys::ngx_int_t;
 
 use crate::budget::{Budget, Progress};
+use crate::doctor;
 use crate::exchange::{Collected, SLICE};
 use crate::format::Media;
 use crate::http::negotiate::Choice;
@@ -121,6 +122,8 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
         elapsed_us: u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
     let mut server = assemble(facts, processes, zones, &merged);
+    // Of the whole server, whatever part of it was requested.
+    server.health = doctor::examine(&server);
     let missing = |sentence: String| Some(Reply::sentence(404, sentence));
     if let Some(zone) = &query.zone {
         let names = server.shared_zones.names();

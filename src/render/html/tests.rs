@@ -305,3 +305,21 @@ fn any_server() {
         Page::of(&server).check();
     }
 }
+
+#[test]
+fn health_is_on_top() {
+    let mut server = sample::small();
+    let page = Page::of(&server);
+    page.check();
+    let ids: Vec<_> = page.all("section").filter_map(|section| section.get("id")).collect();
+    assert_eq!(ids[..2], ["health", "server"]);
+    for text in ["Zone one has no room", "limit_conn_zone", "zone=one:16m", "see the reasons"] {
+        assert!(page.text.contains(text), "{text}\n{}", page.text);
+    }
+    assert!(!page.text.contains("Some figures are unknown"), "{}", page.text);
+    let mut random = Random::new(12);
+    for _ in 0..200 {
+        server.health = random.health();
+        Page::of(&server).check();
+    }
+}

@@ -50,7 +50,7 @@ fn everything() -> Server {
         breakdown.0 = Category::ALL.map(|category| (category, region)).to_vec();
     }
     process.limits = Some(Named(["address_space", "data"].map(|name| (name.to_owned(), 1)).into()));
-    sample::server(vec![process])
+    Server { health: sample::health::red(), ..sample::server(vec![process]) }
 }
 
 /// Servers with random processes whose pids are valid.
@@ -62,6 +62,7 @@ fn any_servers(rounds: usize) -> impl Iterator<Item = Server> {
             process.pid = process.pid.saturating_abs().max(1);
         }
         let mut server = sample::server(processes.clone());
+        server.health = random.health();
         if random.below(2) == 0 {
             let reported = (0..random.below(4)).map(|_| random.reported()).collect();
             server.shared_zones = merge(reported, &processes);
@@ -102,7 +103,8 @@ fn all_pointers(value: &Value) -> Vec<String> {
 fn any_element(pointer: &str) -> String {
     let mut before = "";
     let steps = pointer.split('/').map(|step| {
-        let any = step.parse::<usize>().is_ok() || ["shared_zones", "zones"].contains(&before);
+        let any = step.parse::<usize>().is_ok()
+            || ["shared_zones", "zones", "evidence"].contains(&before);
         before = step;
         if any {
             "*"
@@ -148,7 +150,8 @@ fn shape_of_a_process() {
 
 /// Whether the property names of an object depend on the server.
 fn is_named(pointer: &str) -> bool {
-    ["/shared_zones", "/zones", "/slots", "/sizes"].iter().any(|name| pointer.ends_with(name))
+    let named = ["/shared_zones", "/zones", "/slots", "/sizes", "/evidence"];
+    named.iter().any(|name| pointer.ends_with(name))
 }
 
 /// Each property is required, except categories that a process may lack and names that depend on
@@ -170,8 +173,8 @@ fn strict_properties() {
             || is_named(parent);
         assert_eq!(schema.accepts(&changed), optional, "without {pointer}");
         let mut changed = reply.clone();
-        changed.pointer_mut(parent).unwrap()["surplus"] = json!(1);
-        // Objects with any names do not allow 1 as a value.
+        changed.pointer_mut(parent).unwrap()["surplus"] = json!("x");
+        // Objects with any names do not allow text as a value.
         assert!(!schema.accepts(&changed), "surplus in {parent}");
     }
 }
@@ -263,7 +266,7 @@ fn strict_values() {
         let wrong = match reply.pointer(&pointer).unwrap() {
             Value::Number(_) => vec![json!(-1), json!(0.5), json!("1"), json!(true)],
             Value::String(_) => vec![json!(1), json!(["x"])],
-            Value::Array(_) => vec![json!({}), json!([1])],
+            Value::Array(_) => vec![json!({}), json!([true])],
             Value::Null => vec![json!(0.5), json!(true)],
             _ => vec![json!(1), json!([]), json!("x")],
         };

@@ -3,6 +3,7 @@
 
 use super::family::{Families, Labels, MetricName};
 use super::groups::kind;
+use crate::report::model::health::{HealthStatus, Verdict, VerdictStatus};
 use crate::report::model::{Process, ProcessState, Server};
 
 const STATES: [(ProcessState, &str); 3] = [
@@ -40,6 +41,7 @@ pub(super) fn server(families: &mut Families, server: &Server) {
             })
         }),
     );
+    health(families, server);
     let totals = server.totals;
     families.bytes(
         MetricName(
@@ -69,6 +71,33 @@ pub(super) fn server(families: &mut Families, server: &Server) {
     families.bytes(
         MetricName("server_shared_memory", "nginx's shared memory in RAM, counted once."),
         one(totals.shared_memory),
+    );
+}
+
+/// The values of the status are those of a Nagios plugin.
+fn health(families: &mut Families, server: &Server) {
+    let value = match server.health.status {
+        HealthStatus::Green => 0,
+        HealthStatus::Yellow => 1,
+        HealthStatus::Red => 2,
+        HealthStatus::Unknown => 3,
+    };
+    families.number(
+        MetricName("health", "Health: 0 is green, 1 yellow, 2 red, 3 unknown."),
+        [(Labels::default(), Some(value))],
+    );
+    let of = |verdict: &Verdict| (verdict.id, verdict.status);
+    let mut kinds: Vec<_> = server.health.verdicts.iter().map(of).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    families.number(
+        MetricName("verdict", "Verdicts on the server by rule and status."),
+        kinds.into_iter().map(|kind| {
+            let count = server.health.verdicts.iter().filter(|verdict| of(verdict) == kind).count();
+            let (id, status): (&str, VerdictStatus) = kind;
+            let labels = [("id", id.to_owned()), ("status", status.name().to_owned())];
+            (Labels::from(labels), u64::try_from(count).ok())
+        }),
     );
 }
 

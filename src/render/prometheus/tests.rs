@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::format::Media;
 use crate::render::render;
 use crate::report::merge::zones::merge;
+use crate::report::model::health::{Health, HealthStatus};
 use crate::report::model::{ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
 
@@ -210,6 +211,29 @@ fn any_server() {
         assert!(!body.contains("# EOF"));
         // The same series in both.
         assert_eq!(series(body), all);
+    }
+}
+
+#[test]
+fn health() {
+    let mut server = sample::small();
+    let verdicts = [
+        ("{id=\"lua-footprint\",status=\"info\"}", 1.0),
+        ("{id=\"zone-failing\",status=\"red\"}", 2.0),
+    ];
+    server.health.verdicts.push(server.health.verdicts[0].clone());
+    let all = classic_series(&server);
+    assert_eq!(of(&all, "verdict"), verdicts);
+    assert_eq!(of(&all, "health"), [("", 2.0)]);
+    for (status, value) in HealthStatus::ALL.into_iter().zip([0.0, 1.0, 2.0, 3.0]) {
+        server.health = Health { status, verdicts: Vec::new() };
+        let all = classic_series(&server);
+        assert_eq!((of(&all, "health"), of(&all, "verdict")), (vec![("", value)], Vec::new()));
+    }
+    let mut random = Random::new(10);
+    for _ in 0..200 {
+        server.health = random.health();
+        classic_series(&server);
     }
 }
 

@@ -4,6 +4,7 @@ use super::text as render;
 use crate::render::layout::WIDTH;
 use crate::report::fields::Fields;
 use crate::report::merge::zones::merge;
+use crate::report::model::health::{Health, HealthStatus};
 use crate::report::model::lua::Gc;
 use crate::report::model::{Note, Process, ProcessKind, ProcessState, Server};
 use crate::report::sample::{self, Random};
@@ -242,6 +243,7 @@ fn any_server() {
         server.nginx = random.text();
         let reported = (0..random.below(4)).map(|_| random.reported()).collect();
         server.shared_zones = merge(reported, &server.processes);
+        server.health = random.health();
         check(&text(&server));
         summary(&server);
         let names = server.shared_zones.names();
@@ -262,8 +264,9 @@ fn summary(server: &Server) -> String {
 #[test]
 fn small_server_fits_a_screen() {
     let mut server = sample::small();
+    server.health = Health { status: HealthStatus::Green, verdicts: Vec::new() };
     // One process is a cache manager with few known figures. More workers take no more lines.
-    for (more, lines) in [(0, 49), (1, 50), (50, 50)] {
+    for (more, lines) in [(0, 50), (1, 51), (50, 51)] {
         let workers =
             (0..more).map(|i| sample::full(ProcessKind::Worker, Some(4 + i), 100 + i as i32));
         server.processes.extend(workers);

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use super::process::Process;
 use super::zones::SharedZones;
 
@@ -32,6 +33,8 @@ pub struct Server {
     pub answered_by: AnsweredBy,
     /// The time from the arrival of the request at the handler to this reply, in microseconds.
     pub elapsed_us: u64,
+    /// What is wrong with the server, and what to do.
+    pub health: Health,
     /// The processes: the master first, then by kind, id and generation.
     pub processes: Vec<Process>,
     /// The shared memory zones, by name.
