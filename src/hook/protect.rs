@@ -12,9 +12,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{c_int, PROT_EXEC, PROT_READ, PROT_WRITE};
-use procfs::process::{MMPermissions, Process};
+use procfs::process::MMPermissions;
 
 use super::refusal::Refusal;
+use crate::sys::maps;
 use crate::sys::pagemap::page_size;
 
 /// The protections of this process's mappings, as the kernel reports them.
@@ -38,9 +39,8 @@ pub enum Failure {
 impl Protections {
     /// Reads the protections from `/proc/self/maps`.
     pub fn read() -> Result<Self, Refusal> {
-        let maps =
-            Process::myself().and_then(|process| process.maps()).map_err(|_| Refusal::Maps)?;
-        let maps = maps.0.iter().map(|map| {
+        let maps = maps::all().map_err(|_| Refusal::Maps)?;
+        let maps = maps.iter().map(|map| {
             let protection = [
                 (MMPermissions::READ, PROT_READ),
                 (MMPermissions::WRITE, PROT_WRITE),
@@ -49,7 +49,7 @@ impl Protections {
             .into_iter()
             .filter(|(permission, _)| map.perms.contains(*permission))
             .fold(0, |all, (_, bit)| all | bit);
-            (map.address.0 as usize..map.address.1 as usize, protection)
+            (maps::range(map), protection)
         });
         Ok(Protections(maps.collect()))
     }

@@ -79,6 +79,14 @@ impl MapsReader {
     }
 }
 
+/// Returns all mappings of this process in ascending order of addresses. Unlike a [`MapsReader`], it
+/// takes as long as it takes.
+pub fn all() -> io::Result<Vec<MemoryMap>> {
+    let mut reader = MapsReader::open()?;
+    while reader.step(&Budget::unlimited())? == Progress::More {}
+    Ok(reader.finish())
+}
+
 /// Parses one line: `from-to perms offset major:minor inode path`, as described in the kernel's
 /// `Documentation/filesystems/proc.rst`.
 fn parse(line: &[u8]) -> Option<MemoryMap> {
