@@ -8,10 +8,13 @@
 
 use std::ffi::CStr;
 
+use object::elf::SHN_UNDEF;
+use object::NativeEndian;
+
 use super::arch::{GLOB_DAT, JUMP_SLOT};
 use super::refusal::Refusal;
 use crate::sys::elf::LoadedObject;
-use crate::sys::image::{Image, RELA_SIZE, SYM_SIZE};
+use crate::sys::image::{ElfRelocation, Image};
 
 /// A slot that holds the address of an imported function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,23 +53,26 @@ fn find(image: &Image, dynamic: usize, name: &[u8]) -> Option<Vec<Import>> {
     let dynamic = image.dynamic(dynamic)?;
     let mut found: Vec<Import> = Vec::new();
     for (table, size) in dynamic.tables {
-        for entry in (0..size / RELA_SIZE).map(|i| table.wrapping_add(i * RELA_SIZE)) {
-            let info = image.word(entry.wrapping_add(8))?;
-            let (symbol, kind) = ((info >> 32) as usize, info as u32);
+        for index in 0..size / size_of::<ElfRelocation>() {
+            let at = table.wrapping_add(index * size_of::<ElfRelocation>());
+            let entry: &ElfRelocation = image.get(at)?;
+            let kind = entry.r_type(NativeEndian, false);
+            let symbol = entry.r_sym(NativeEndian, false) as usize;
             if symbol == 0 || (kind != GLOB_DAT && kind != JUMP_SLOT) {
                 continue;
             }
-            let symbol = dynamic.symbols.wrapping_add(symbol.wrapping_mul(SYM_SIZE));
+            let symbol = image.symbol(&dynamic, symbol)?;
             if !image.is_named(&dynamic, symbol, name)? {
                 continue;
             }
-            let slot = image.object.bias.wrapping_add(image.word(entry)? as usize);
+            let offset = entry.r_offset.get(NativeEndian) as usize;
+            let slot = image.object.bias.wrapping_add(offset);
             let value = image.slot(slot)?;
             if value == 0 || found.iter().any(|import| import.slot == slot) {
                 continue;
             }
-            let defined = image.bytes(symbol.wrapping_add(6), 2)? != [0, 0];
-            let address = image.word(symbol.wrapping_add(8))? as usize;
+            let defined = symbol.st_shndx.get(NativeEndian) != SHN_UNDEF;
+            let address = symbol.st_value.get(NativeEndian) as usize;
             let stub = (!defined && address != 0).then(|| image.object.bias.wrapping_add(address));
             let lazy = kind == JUMP_SLOT && !dynamic.bind_now;
             found.push(Import { slot, value, defined, lazy, stub });
@@ -79,8 +85,8 @@ fn find(image: &Image, dynamic: usize, name: &[u8]) -> Option<Vec<Import>> {
 mod tests {
     use super::*;
     use crate::sys::elf::objects;
-    use crate::sys::image::{DF_1_NOW, DF_BIND_NOW, DT_BIND_NOW, DT_FLAGS, DT_FLAGS_1};
     use crate::sys::testing::Made;
+    use object::elf::{DF_1_NOW, DF_BIND_NOW, DT_BIND_NOW, DT_FLAGS, DT_FLAGS_1};
 
     fn read(made: &Made, symbol: &CStr) -> Result<Vec<Import>, Refusal> {
         // SAFETY: the object's only segment is the box in `made` (1).
@@ -111,12 +117,12 @@ mod tests {
         // The end of the dynamic section is at words 14 and 15.
         for (tag, flags, lazy) in [
             (DT_BIND_NOW, 0, false),
-            (DT_FLAGS, DF_BIND_NOW as u64, false),
+            (DT_FLAGS, DF_BIND_NOW.into(), false),
             (DT_FLAGS, 2, true),
-            (DT_FLAGS_1, DF_1_NOW as u64, false),
+            (DT_FLAGS_1, DF_1_NOW.into(), false),
             (DT_FLAGS_1, 2, true),
         ] {
-            (made.words[14], made.words[15]) = (tag, flags);
+            (made.words[14], made.words[15]) = (tag as u64, flags);
             expected.lazy = lazy;
             assert_eq!(read(&made, c"function"), Ok(vec![expected]));
         }

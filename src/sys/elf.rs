@@ -1,5 +1,8 @@
 //! Lists the loaded objects of this process: the executable and its libraries.
 //!
+//! This is the only reader of program headers. It takes the loader's list, which is right for objects
+//! whose files were replaced since.
+//!
 //! Invariants of the unsafe code:
 //!
 //! 1. `dl_iterate_phdr` calls back on this thread, before it returns, with the data pointer that it

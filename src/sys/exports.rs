@@ -3,11 +3,11 @@
 //! The unsafe code rests on rule 1 of [`image`](super::image): [`around`] and [`all`] require of
 //! their callers what [`Image::new`] requires.
 
-use super::image::{Dynamic, Image, SYM_SIZE};
-use crate::sys::elf::LoadedObject;
+use object::elf::{GnuHashHeader, HashHeader, SHN_UNDEF, STT_FUNC, STT_OBJECT};
+use object::{NativeEndian, U32};
 
-const STT_OBJECT: u8 = 1;
-const STT_FUNC: u8 = 2;
+use super::image::{Dynamic, ElfSymbol, Image};
+use crate::sys::elf::LoadedObject;
 
 /// The maximum length of a name in bytes; longer names are cut.
 const NAME: usize = 128;
@@ -25,8 +25,8 @@ pub struct Neighbours {
     pub between: usize,
 }
 
-/// A function: its start, and the address of its symbol.
-type FoundExport = (usize, usize);
+/// A function: its start, and its symbol.
+type FoundExport<'a> = (usize, &'a ElfSymbol);
 
 /// Finds the neighbours of an address among the functions that the object exports, and how many of
 /// them start between the address and `function`. The neighbours are `None` if the object's tables
@@ -47,13 +47,11 @@ fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbou
     let (low, high) = (address.min(function), address.max(function));
     let mut between = 0;
     for index in 0..count(image, &dynamic)? {
-        let symbol = dynamic.symbols.wrapping_add(index.wrapping_mul(SYM_SIZE));
-        let entry = image.bytes(symbol, SYM_SIZE)?;
-        let (kind, section) = (entry.get(4)? & 0xf, entry.get(6..8)?);
-        if kind != STT_FUNC || section == [0, 0] {
+        let symbol = image.symbol(&dynamic, index)?;
+        if symbol.st_type() != STT_FUNC || !is_defined(symbol) {
             continue;
         }
-        let at = image.object.bias.wrapping_add(image.word(symbol.wrapping_add(8))? as usize);
+        let at = address_of(image, symbol);
         between += usize::from(low < at && at < high);
         if at <= address && below.is_none_or(|(best, _)| best < at) {
             below = Some((at, symbol));
@@ -67,8 +65,16 @@ fn neighbours(image: &Image, address: usize, function: usize) -> Option<Neighbou
     Some(Neighbours { below: name(below), below_at, above: name(above), between })
 }
 
-fn name(image: &Image, dynamic: &Dynamic, symbol: usize) -> Option<String> {
-    let start = u32::from_ne_bytes(image.bytes(symbol, 4)?.try_into().ok()?) as usize;
+fn is_defined(symbol: &ElfSymbol) -> bool {
+    symbol.st_shndx.get(NativeEndian) != SHN_UNDEF
+}
+
+fn address_of(image: &Image, symbol: &ElfSymbol) -> usize {
+    image.object.bias.wrapping_add(symbol.st_value.get(NativeEndian) as usize)
+}
+
+fn name(image: &Image, dynamic: &Dynamic, symbol: &ElfSymbol) -> Option<String> {
+    let start = symbol.st_name.get(NativeEndian) as usize;
     let length = dynamic.strings_size.checked_sub(start)?.min(NAME);
     let bytes = image.bytes(dynamic.strings.wrapping_add(start), length)?;
     let name = bytes.split(|byte| *byte == 0).next()?;
@@ -106,16 +112,15 @@ fn exports(image: &Image) -> Option<Vec<Export>> {
     let dynamic = image.dynamic(image.object.dynamic?)?;
     let mut all = Vec::new();
     for index in 0..count(image, &dynamic)? {
-        let symbol = dynamic.symbols.wrapping_add(index.wrapping_mul(SYM_SIZE));
-        let entry = image.bytes(symbol, SYM_SIZE)?;
-        let (kind, section) = (entry.get(4)? & 0xf, entry.get(6..8)?);
-        if (kind != STT_FUNC && kind != STT_OBJECT) || section == [0, 0] {
+        let symbol = image.symbol(&dynamic, index)?;
+        let kind = symbol.st_type();
+        if (kind != STT_FUNC && kind != STT_OBJECT) || !is_defined(symbol) {
             continue;
         }
         all.push(Export {
             name: name(image, &dynamic, symbol)?,
-            address: image.object.bias.wrapping_add(image.word(symbol.wrapping_add(8))? as usize),
-            size: image.word(symbol.wrapping_add(16))? as usize,
+            address: address_of(image, symbol),
+            size: symbol.st_size.get(NativeEndian) as usize,
             is_function: kind == STT_FUNC,
         });
     }
@@ -124,17 +129,22 @@ fn exports(image: &Image) -> Option<Vec<Export>> {
 
 /// Returns the number of symbols.
 fn count(image: &Image, dynamic: &Dynamic) -> Option<usize> {
-    let half = |at: usize| Some(u32::from_ne_bytes(image.bytes(at, 4)?.try_into().ok()?) as usize);
     let (gnu, old) = dynamic.hashes;
     if old != 0 {
-        return half(old.wrapping_add(4));
+        let header: &HashHeader<NativeEndian> = image.get(old)?;
+        return Some(header.chain_count.get(NativeEndian) as usize);
     }
     if gnu == 0 {
         return None;
     }
     // Each bucket has the first symbol of its chain; the last symbol of a chain has an odd hash.
-    let (buckets, first, bloom) = (half(gnu)?, half(gnu + 4)?, half(gnu + 8)?);
-    let buckets_at = gnu.checked_add(16)?.checked_add(bloom.checked_mul(8)?)?;
+    let half = |at: usize| Some(image.get::<U32<NativeEndian>>(at)?.get(NativeEndian) as usize);
+    let header: &GnuHashHeader<NativeEndian> = image.get(gnu)?;
+    let [buckets, first, bloom] = [&header.bucket_count, &header.symbol_base, &header.bloom_count]
+        .map(|field| field.get(NativeEndian) as usize);
+    let buckets_at = gnu
+        .checked_add(size_of::<GnuHashHeader<NativeEndian>>())?
+        .checked_add(bloom.checked_mul(size_of::<u64>())?)?;
     let chains_at = buckets_at.checked_add(buckets.checked_mul(4)?)?;
     let mut last = 0;
     for bucket in 0..buckets {

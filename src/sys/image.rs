@@ -1,5 +1,8 @@
 //! Reads the memory of a loaded object: its dynamic section, and the tables that it refers to.
 //!
+//! The structures and constants are those of the crate `object`. Its readers are not used: they find
+//! tables by file offsets and section headers, which a loaded object does not have.
+//!
 //! Invariants of the unsafe code:
 //!
 //! 1. The object of a [`LoadedObject`] is still loaded: its segments are mapped as whole pages, and
@@ -12,39 +15,17 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use object::elf;
+use object::pod::{self, Pod};
+use object::NativeEndian;
+
 use crate::sys::elf::LoadedObject;
 
-const DT_NULL: u64 = 0;
-const DT_PLTRELSZ: u64 = 2;
-const DT_HASH: u64 = 4;
-const DT_STRTAB: u64 = 5;
-const DT_SYMTAB: u64 = 6;
-const DT_RELA: u64 = 7;
-const DT_RELASZ: u64 = 8;
-const DT_RELAENT: u64 = 9;
-const DT_STRSZ: u64 = 10;
-const DT_SYMENT: u64 = 11;
-const DT_PLTREL: u64 = 20;
-const DT_JMPREL: u64 = 23;
-/// The tag of objects whose imports are all bound when they are loaded.
-pub const DT_BIND_NOW: u64 = 24;
-/// The tag of the first word of flags.
-pub const DT_FLAGS: u64 = 30;
-/// The flag of [`DT_FLAGS`] with the meaning of [`DT_BIND_NOW`].
-pub const DF_BIND_NOW: usize = 8;
-const DT_GNU_HASH: u64 = 0x6fff_fef5;
-/// The tag of the second word of flags.
-pub const DT_FLAGS_1: u64 = 0x6fff_fffb;
-/// The flag of [`DT_FLAGS_1`] with the meaning of [`DT_BIND_NOW`].
-pub const DF_1_NOW: usize = 1;
-
-/// `Elf64_Rela`: `r_offset`, `r_info`, `r_addend`.
-pub const RELA_SIZE: usize = 24;
-/// `Elf64_Sym`: `st_name` (4), `st_info`, `st_other`, `st_shndx` (2), `st_value` (8), `st_size`
-/// (8).
-pub const SYM_SIZE: usize = 24;
-/// `Elf64_Dyn`: `d_tag`, `d_val`.
-const DYN_SIZE: usize = 16;
+/// A symbol of an object of this machine.
+pub type ElfSymbol = elf::Sym64<NativeEndian>;
+/// A relocation of an object of this machine.
+pub type ElfRelocation = elf::Rela64<NativeEndian>;
+type ElfDynamic = elf::Dyn64<NativeEndian>;
 
 /// The memory of a loaded object (1).
 pub struct Image<'a> {
@@ -86,26 +67,26 @@ impl<'a> Image<'a> {
         let (mut jmprel, mut jmprel_size, mut rela, mut rela_size) = (0, 0, 0, 0);
         let mut at = at;
         loop {
-            let tag = self.word(at)?;
-            let value = self.word(at.wrapping_add(8))? as usize;
-            at = at.wrapping_add(DYN_SIZE);
-            match tag {
-                DT_NULL => break,
-                DT_STRTAB => found.strings = self.absolute(value)?,
-                DT_STRSZ => found.strings_size = value,
-                DT_SYMTAB => found.symbols = self.absolute(value)?,
-                DT_GNU_HASH => found.hashes.0 = self.absolute(value)?,
-                DT_HASH => found.hashes.1 = self.absolute(value)?,
-                DT_JMPREL => jmprel = self.absolute(value)?,
-                DT_PLTRELSZ => jmprel_size = value,
-                DT_RELA => rela = self.absolute(value)?,
-                DT_RELASZ => rela_size = value,
-                DT_BIND_NOW => found.bind_now = true,
-                DT_FLAGS => found.bind_now |= value & DF_BIND_NOW != 0,
-                DT_FLAGS_1 => found.bind_now |= value & DF_1_NOW != 0,
-                DT_PLTREL if value as u64 != DT_RELA => return None,
-                DT_RELAENT if value != RELA_SIZE => return None,
-                DT_SYMENT if value != SYM_SIZE => return None,
+            let entry: &ElfDynamic = self.get(at)?;
+            let value = entry.d_val.get(NativeEndian) as usize;
+            at = at.wrapping_add(size_of::<ElfDynamic>());
+            match entry.d_tag.get(NativeEndian) {
+                elf::DT_NULL => break,
+                elf::DT_STRTAB => found.strings = self.absolute(value)?,
+                elf::DT_STRSZ => found.strings_size = value,
+                elf::DT_SYMTAB => found.symbols = self.absolute(value)?,
+                elf::DT_GNU_HASH => found.hashes.0 = self.absolute(value)?,
+                elf::DT_HASH => found.hashes.1 = self.absolute(value)?,
+                elf::DT_JMPREL => jmprel = self.absolute(value)?,
+                elf::DT_PLTRELSZ => jmprel_size = value,
+                elf::DT_RELA => rela = self.absolute(value)?,
+                elf::DT_RELASZ => rela_size = value,
+                elf::DT_BIND_NOW => found.bind_now = true,
+                elf::DT_FLAGS => found.bind_now |= value & elf::DF_BIND_NOW as usize != 0,
+                elf::DT_FLAGS_1 => found.bind_now |= value & elf::DF_1_NOW as usize != 0,
+                elf::DT_PLTREL if value as i64 != elf::DT_RELA => return None,
+                elf::DT_RELAENT if value != size_of::<ElfRelocation>() => return None,
+                elf::DT_SYMENT if value != size_of::<ElfSymbol>() => return None,
                 _ => {}
             }
         }
@@ -120,14 +101,24 @@ impl<'a> Image<'a> {
         [value, relocated].into_iter().find(|&address| self.object.contains(address))
     }
 
-    /// Returns whether the symbol at an address has this name, which includes its NUL.
-    pub fn is_named(&self, dynamic: &Dynamic, symbol: usize, name: &[u8]) -> Option<bool> {
-        let start = self.bytes(symbol, 4)?;
-        let start = u32::from_ne_bytes(start.try_into().ok()?) as usize;
+    /// Returns whether a symbol has this name, which includes its NUL.
+    pub fn is_named(&self, dynamic: &Dynamic, symbol: &ElfSymbol, name: &[u8]) -> Option<bool> {
+        let start = symbol.st_name.get(NativeEndian) as usize;
         if start.checked_add(name.len())? > dynamic.strings_size {
             return Some(false);
         }
         Some(self.bytes(dynamic.strings.wrapping_add(start), name.len())? == name)
+    }
+
+    /// Returns the symbol with this index.
+    pub fn symbol(&self, dynamic: &Dynamic, index: usize) -> Option<&ElfSymbol> {
+        self.get(dynamic.symbols.wrapping_add(index.wrapping_mul(size_of::<ElfSymbol>())))
+    }
+
+    /// Returns a structure in place; `None` if it is not readable.
+    pub fn get<T: Pod>(&self, address: usize) -> Option<&T> {
+        let (found, _) = pod::from_bytes(self.bytes(address, size_of::<T>())?).ok()?;
+        Some(found)
     }
 
     /// Reads a word; `None` if it is not readable.

@@ -1,17 +1,19 @@
 //! Reads the functions that an ELF file names in its `.symtab`, which is not loaded into memory.
 //!
 //! A build of one's own has this section; a distribution moves it to a file of debugging
-//! information.
+//! information. The crate `object` reads the files.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 
-const SHT_SYMTAB: u32 = 2;
-const SHT_NOTE: u32 = 7;
-const STT_FUNC: u8 = 2;
-const NT_GNU_BUILD_ID: u32 = 3;
-const SECTION_SIZE: usize = 64;
-const SYMBOL_SIZE: usize = 24;
+use object::elf::{
+    FileHeader64, Sym64, ELF_NOTE_GNU, NT_GNU_BUILD_ID, SHN_UNDEF, SHT_SYMTAB, STT_FUNC,
+};
+use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
+use object::NativeEndian;
+
+/// The sections of a file for this machine.
+type Sections<'a> = SectionTable<'a, FileHeader64<NativeEndian>>;
 
 /// Files larger than this are not read.
 const LARGEST: u64 = 512 << 20;
@@ -55,52 +57,35 @@ fn debug_path(id: &[u8]) -> Option<PathBuf> {
     Some(Path::new(DEBUG).join(folder).join(format!("{name}.debug")))
 }
 
-fn half(file: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*file.get(at..)?.first_chunk()?))
-}
-
-fn word(file: &[u8], at: usize) -> Option<usize> {
-    usize::try_from(u64::from_le_bytes(*file.get(at..)?.first_chunk()?)).ok()
-}
-
-/// Returns the section headers of a 64-bit little-endian file, each with its contents.
-fn sections(file: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
-    if file.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
-    }
-    let (table, count) = (word(file, 40)?, u16::from_le_bytes(*file.get(60..)?.first_chunk()?));
-    let headers = file.get(table..)?.chunks_exact(SECTION_SIZE).take(usize::from(count));
-    let bytes = |header| {
-        let (start, size) = (word(header, 24)?, word(header, 32)?);
-        file.get(start..start.checked_add(size)?)
-    };
-    Some(headers.map(|header| (header, bytes(header).unwrap_or_default())).collect())
+/// Returns the sections of a file; `None` if it is for another kind of machine.
+fn sections(file: &[u8]) -> Option<Sections<'_>> {
+    let header = FileHeader64::<NativeEndian>::parse(file).ok()?;
+    header.sections(header.endian().ok()?, file).ok()
 }
 
 fn functions(file: &[u8]) -> Option<Vec<Function>> {
     let sections = sections(file)?;
-    let (header, symbols) = sections.iter().find(|(h, _)| half(h, 4) == Some(SHT_SYMTAB))?;
-    let (_, strings) = sections.get(half(header, 40)? as usize)?;
-    let function = |symbol: &[u8]| {
-        let is_defined = symbol.get(6..8)? != [0, 0];
-        if symbol.get(4)? & 0xf != STT_FUNC || !is_defined {
+    let symbols = sections.symbols(NativeEndian, file, SHT_SYMTAB).ok()?;
+    let function = |symbol: &Sym64<NativeEndian>| {
+        let is_defined = symbol.st_shndx(NativeEndian) != SHN_UNDEF;
+        if symbol.st_type() != STT_FUNC || !is_defined {
             return None;
         }
-        let name = strings.get(half(symbol, 0)? as usize..)?.split(|byte| *byte == 0).next()?;
+        let name = symbol.name(NativeEndian, symbols.strings()).ok()?;
         let name = name.split(|byte| *byte == b'.').next().filter(|name| !name.is_empty())?;
         let name = String::from_utf8_lossy(name).into_owned();
-        Some(Function { address: word(symbol, 8)?, size: word(symbol, 16)?, name })
+        let address = symbol.st_value(NativeEndian).try_into().ok()?;
+        Some(Function { address, size: symbol.st_size(NativeEndian).try_into().ok()?, name })
     };
-    Some(symbols.chunks_exact(SYMBOL_SIZE).filter_map(function).collect())
+    Some(symbols.iter().filter_map(function).collect())
 }
 
 fn build_id(file: &[u8]) -> Option<Vec<u8>> {
     let sections = sections(file)?;
-    let mut notes = sections.iter().filter(|(header, _)| half(header, 4) == Some(SHT_NOTE));
-    notes.find_map(|(_, note)| {
-        let (name, size, kind) = (half(note, 0)?, half(note, 4)? as usize, half(note, 8)?);
-        let is_id = name == 4 && kind == NT_GNU_BUILD_ID && note.get(12..16)? == b"GNU\0";
-        note.get(16..16usize.checked_add(size)?).filter(|_| is_id).map(<[u8]>::to_vec)
+    let notes = sections.iter().filter_map(|section| section.notes(NativeEndian, file).ok()?);
+    notes.flatten().map_while(Result::ok).find_map(|note| {
+        let is_id = note.name() == ELF_NOTE_GNU && note.n_type(NativeEndian) == NT_GNU_BUILD_ID;
+        is_id.then(|| note.desc().to_vec())
     })
 }
 

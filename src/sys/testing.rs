@@ -107,8 +107,12 @@ impl Drop for Library {
     }
 }
 
-/// `R_*_JUMP_SLOT`.
-pub const JUMP_SLOT: u64 = if cfg!(target_arch = "aarch64") { 1026 } else { 7 };
+/// The type of the made relocation.
+pub const JUMP_SLOT: u32 = if cfg!(target_arch = "aarch64") {
+    object::elf::R_AARCH64_JUMP_SLOT
+} else {
+    object::elf::R_X86_64_JUMP_SLOT
+};
 
 /// An artificial object of 64 words: the dynamic section at 0, a relocation at 32, symbols at 36
 /// (the second at 39), strings at 46, a slot at 50.
@@ -131,7 +135,7 @@ impl Made {
             words[i * 2 + 1] = value;
         }
         words[32] = slot;
-        words[33] = (1 << 32) | JUMP_SLOT;
+        words[33] = (1 << 32) | u64::from(JUMP_SLOT);
         words[39] = 1;
         words[46] = u64::from_ne_bytes(*b"\0functio");
         words[47] = u64::from_ne_bytes(*b"n\0abc\0\0\0");

@@ -18,10 +18,7 @@ pub mod slab;
 
 pub use detour::{plan, REACH};
 
-/// `R_AARCH64_GLOB_DAT`.
-pub const GLOB_DAT: u32 = 1025;
-/// `R_AARCH64_JUMP_SLOT`.
-pub const JUMP_SLOT: u32 = 1026;
+pub use object::elf::{R_AARCH64_GLOB_DAT as GLOB_DAT, R_AARCH64_JUMP_SLOT as JUMP_SLOT};
 
 /// Returns the address of the thread's control block, which distinguishes threads at the cost of
 /// one instruction.

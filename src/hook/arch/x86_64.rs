@@ -13,10 +13,7 @@ pub mod slab;
 pub use detour::{plan, REACH};
 pub use references::references;
 
-/// `R_X86_64_GLOB_DAT`.
-pub const GLOB_DAT: u32 = 6;
-/// `R_X86_64_JUMP_SLOT`.
-pub const JUMP_SLOT: u32 = 7;
+pub use object::elf::{R_X86_64_GLOB_DAT as GLOB_DAT, R_X86_64_JUMP_SLOT as JUMP_SLOT};
 
 /// Returns the address of the thread's control block, which distinguishes threads at the cost of
 /// one instruction.

@@ -10,7 +10,6 @@
 mod arenas;
 mod count;
 mod counting;
-mod elf;
 mod ffi;
 mod mapped;
 mod sweep;

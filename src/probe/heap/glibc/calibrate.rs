@@ -4,16 +4,16 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use super::super::symbols::AllocatorObject;
 use super::arenas::{MallocState, Reader};
 use super::count::{self, ArenaCount};
-use super::elf;
 use super::ffi::{self, MallocFunctions, Told};
 use super::walk::{Limit, Stop};
 use crate::abi::glibc::{find_counters, find_main_arena, MallocLayout, Mmapped, ANYWHERE};
 use crate::budget::{Budget, Progress};
+use crate::sys::elf::objects;
 use crate::sys::maps;
 use crate::sys::memory::{Memory, OwnMemory};
 use crate::sys::pagemap::page_size;
@@ -84,7 +84,7 @@ struct Place {
 
 impl Place {
     fn find() -> Option<Place> {
-        let maps = Process::myself().and_then(|process| process.maps()).ok()?;
+        let maps = maps::all().ok()?;
         let start = |map: &MemoryMap| maps::range(map).start;
         let is_heap = |map: &&MemoryMap| map.pathname == MMapPath::Heap;
         if let Some(brk) = maps.iter().filter(is_heap).map(start).min() {
@@ -111,14 +111,13 @@ fn find(
     functions: &MallocFunctions,
     told: &mut Option<Told>,
 ) -> Result<(MallocState, Reader), &'static str> {
-    let segments = elf::writable_segments(&OwnMemory, object.base).map_err(|error| match error
-        .raw_os_error()
-    {
-        None | Some(libc::EFAULT) => NOT_FOUND,
-        Some(_) => NOT_READABLE,
-    })?;
+    let objects = objects();
+    let defines = objects.iter().find(|loaded| loaded.contains(object.base)).ok_or(NOT_FOUND)?;
     // All buffers are allocated before the heap is examined.
-    let mut data: Vec<(usize, Vec<u8>)> = segments.iter().filter_map(room).collect();
+    let mut data: Vec<(usize, Vec<u8>)> = defines.writable().filter_map(room).collect();
+    if data.iter_mut().any(|(base, bytes)| is_refused(*base, bytes)) {
+        return Err(NOT_READABLE);
+    }
     let mut reader = Reader::new(layout);
     let mut reason = NOT_FOUND;
     for _ in 0..TRIES {
@@ -169,8 +168,15 @@ fn sweep(reader: &mut Reader, state: &MallocState, heap: &Range<usize>) -> Optio
     (done == Ok(Progress::Done)).then_some(count.free)
 }
 
+/// Reads data into a buffer. Returns whether the system does not allow it, as opposed to data that
+/// cannot be read.
+fn is_refused(base: usize, bytes: &mut [u8]) -> bool {
+    let error = OwnMemory.read(base, bytes).err().and_then(|error| error.raw_os_error());
+    error.is_some_and(|errno| errno != libc::EFAULT)
+}
+
 /// Makes a buffer for a copy of a segment; `None` if the segment is too large.
-fn room(segment: &Range<usize>) -> Option<(usize, Vec<u8>)> {
+fn room(segment: Range<usize>) -> Option<(usize, Vec<u8>)> {
     let start = segment.start.checked_next_multiple_of(16)?;
     let size = segment.end.checked_sub(start).filter(|size| *size <= MOST_DATA)?;
     Some((start, vec![0; size]))
