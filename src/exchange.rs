@@ -5,6 +5,7 @@
 //! its snapshot in slices of its own event loop, publishes it in its slot, and wakes the processes
 //! whose bits are set. No process waits for another on its event loop: a ticket has a deadline, and
 //! processes that have not answered by then are reported with their last snapshot.
+#![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,21 +23,21 @@ use crate::scoreboard::{Asker, Board};
 
 pub use collect::Collected;
 use collect::{Arrived, Collecting};
+use looks::Looks;
 pub use master::asleep;
 use master::Master;
 use peers::Peer;
 use place::{WAKERS, WITHOUT_SLOT};
 use reading::Zones;
-use second::Looks;
 pub use ticket::Refresh;
 use ticket::Ticket;
 
 mod collect;
+mod looks;
 mod master;
 mod peers;
 mod place;
 mod reading;
-mod second;
 mod ticket;
 
 /// The time that a turn of the event loop spends on readings and answers.

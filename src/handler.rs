@@ -1,4 +1,5 @@
 //! Handles `GET /memstat`: reads the request, and refuses it or passes it to [`answer`].
+#![forbid(unsafe_code)]
 
 use std::time::Instant;
 

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::looks::look_at_once;
 use super::reading::{publish, refresh};
-use super::second::look_at_once;
 use super::ticket::FRESH_MS;
 use super::{now_ms, Exchange, EXCHANGE, SLICE, WAKERS};
 use crate::budget::{Budget, Progress};

@@ -1,4 +1,5 @@
 //! A reply: its header fields, and its body, which is written in steps.
+#![forbid(unsafe_code)]
 
 use crate::budget::{Budget, Progress};
 use crate::format::Media;

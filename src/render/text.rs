@@ -8,7 +8,7 @@ mod health;
 mod lua;
 mod mappings;
 mod matrix;
-mod peaks;
+mod peak;
 pub(super) mod pools;
 mod summary;
 mod zones;
@@ -83,7 +83,7 @@ fn sections(out: &mut String, server: &Server, wants: impl Fn(&str) -> bool) {
         pools::pools(out, &server.processes);
     }
     if wants("peak") {
-        peaks::peaks(out, &server.processes);
+        peak::peaks(out, &server.processes);
     }
     if wants("lua") {
         lua::vms(out, &server.processes, &names);

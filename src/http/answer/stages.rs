@@ -1,4 +1,5 @@
 //! The stages of an answer, from the figures to the last byte that is sent.
+#![forbid(unsafe_code)]
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

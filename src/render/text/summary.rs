@@ -42,7 +42,7 @@ pub(super) fn summary(out: &mut String, server: &Server) {
     zones(out, server);
     lua(out, server);
     pools(out, server);
-    super::peaks::worst(out, &processes);
+    super::peak::worst(out, &processes);
     more(out, server);
 }
 
