@@ -8,12 +8,23 @@
 //! `doc/diagnosis.md` has a section for each rule, under its name.
 #![forbid(unsafe_code)]
 
+mod arenas_many;
 mod bound;
+mod dict_never_frees;
+mod heap;
+mod heap_free_held;
 mod lua;
 mod lua_footprint;
+mod lua_gc_lazy;
 mod lua_gc_stopped;
+mod lua_near_limit;
+mod room;
 mod verdict;
 pub(crate) mod zone;
+mod zone_evicts;
+mod zone_failing;
+mod zone_fragmented;
+mod zone_nearly_full;
 mod zone_oversized;
 
 use crate::report::model::health::{Health, HealthStatus, Verdict, VerdictStatus};
@@ -25,8 +36,17 @@ type Rule = fn(&Server) -> Vec<Verdict>;
 /// The rules and their names. Of two verdicts with the same status, that of the earlier rule comes
 /// first.
 const RULES: &[(&str, Rule)] = &[
+    (zone_failing::ID, zone_failing::rule),
+    (lua_near_limit::ID, lua_near_limit::rule),
+    (zone_fragmented::ID, zone_fragmented::rule),
+    (zone_nearly_full::ID, zone_nearly_full::rule),
     (lua_gc_stopped::ID, lua_gc_stopped::rule),
+    (arenas_many::ID, arenas_many::rule),
+    (heap_free_held::ID, heap_free_held::rule),
     (lua_footprint::ID, lua_footprint::rule),
+    (lua_gc_lazy::ID, lua_gc_lazy::rule),
+    (dict_never_frees::ID, dict_never_frees::rule),
+    (zone_evicts::ID, zone_evicts::rule),
     (zone_oversized::ID, zone_oversized::rule),
 ];
 

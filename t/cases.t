@@ -73,6 +73,13 @@ sub compare {
     return cmp_ok $got, $operator, $limit, $name;
 }
 
+# Checks the verdicts of a reply: their ids, the worst first.
+sub verdicts {
+    my ($reply, $ids, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return is_deeply [ map { $_->{id} } @{ $reply->{health}{verdicts} } ], $ids, $name;
+}
+
 sub without_lua { plan(skip_all => 'this nginx has no Lua') if $ENV{TEST_NGINX_WITHOUT_LUA}; return }
 
 subtest 'dict-fills' => sub {
@@ -109,6 +116,9 @@ subtest 'slab-fragmentation' => sub {
     my $zone = $said->{'before-zone'}{shared_zones}{cache};
     my $page = $said->{'before-zone'}{page_size};
     at_least($zone->{pages}{free} * $page, 0.4, $zone->{size}, 'nearly half of the zone is free');
+    verdicts($said->{'before-zone'}, [], 'no verdict before a page is stored');
+    verdicts($said->{before}, ['zone-fragmented'], 'then the right one');
+    verdicts($said->{'after-zone'}, [], 'and none after');
     at_least($zone->{pages}{free} * $page, 1, 102400 * $facts->{pages}, 'enough for all pages');
     at_most($zone->{largest_allocation}, 1, 102399, 'not for one in one piece');
     for my $variant (qw(before larger)) {
@@ -161,6 +171,8 @@ subtest 'lua-spike' => sub {
     without_lua();
     my $said = run_case('lua-spike');
     my $facts = $said->{facts};
+    verdicts($said->{spike}, [], 'a spike under way needs no verdict');
+    verdicts($said->{after}, [], 'nor a small footprint');
     my ($spike) = map { $_->{lua}[0] } workers($said->{spike});
     at_least($spike->{gc_bytes}, 0.5, $spike->{reserved}, 'spike: Lua holds it');
     my $before = $facts->{before};

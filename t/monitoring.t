@@ -48,7 +48,11 @@ worker_processes 2;
 lua_shared_dict dict 1m;
 --- config
 location /memstat { memstat; }
+include $TEST_NGINX_TESTS/dict_by_lua.conf;
 --- perl
+# There is a metric of verdicts only if there is a verdict.
+$t->get('/fill?key=k&length=4000&from=1&to=1000');
+$t->get("/set?key=more$_&length=4000") for 1 .. 20;
 # The snapshot that a worker takes at its start has no connection yet.
 $t->wait_for('a connection in a snapshot', sub { grep { @{ $_->{pools}{oldest} } } process_with($t->fresh, kind => 'worker') });
 my %there = map { /^(\w+)/ => 1 } keys %{ series($t->expire->get('/memstat?format=prometheus')->{body}) };

@@ -37,7 +37,7 @@ pub(super) fn rule(server: &Server) -> Vec<Verdict> {
             worst.name,
             worst.lua.resident.map(size).unwrap_or_default(),
             size(gc_bytes),
-            worst.share("is unused, of its RAM"),
+            worst.share("of its RAM is unused"),
         ),
         impact: "The memory is used again by the next large request, but no other program gets it"
             .to_owned(),

@@ -1,5 +1,7 @@
 #![forbid(unsafe_code)]
 
+mod healthy;
+
 use super::*;
 use crate::report::sample;
 
