@@ -120,3 +120,42 @@ system('strip', '-o', $stripped, $built) == 0 or die "cannot strip\n";
 is_deeply $names_with->([]), ["ngx_http_pool_test_leak in $name.so: other"], 'by its id';
 is_deeply $names_with->([ '--remove-section=.note.gnu.build-id' ]), ["ngx_http_pool_test_* in $name.so: other"],
     'not by that of another build';
+
+=== TEST 4: without its symbols by those that are compressed in the file
+--- config
+location /memstat { memstat; }
+--- perl
+my $name  = 'ngx_http_pool_test_module';
+my $built = module($name, '-g');
+my $root  = $t->root;
+my $run   = sub { system(@_) == 0 or die "cannot run @_\n" };
+# As rpm does it: the functions that are not exported, with their names, in an ELF file of their own.
+my $names_of = sub { map { /^(\S+) [Tt] / ? $1 : () } qx{nm --format=posix --defined-only @_} };
+my %exported = map { $_ => 1 } $names_of->('-D', $built);
+open my $keep, '>', "$root/keep" or die "cannot write: $!\n";
+print $keep map { "$_\n" } grep { !$exported{$_} } $names_of->($built);
+close $keep or die "cannot write: $!\n";
+$run->('objcopy', '--only-keep-debug', $built, "$root/debug");
+$run->('objcopy', '-S', '--remove-section=.comment', "--keep-symbols=$root/keep", "$root/debug", "$root/mini");
+$run->('xz', "$root/mini");
+
+my $file       = "$root/$name.so";
+my $names_with = sub {
+    my ($packed) = @_;
+    $run->('strip', '-R', '.comment', '-o', $file, $built);
+    $run->('objcopy', "--add-section=.gnu_debugdata=$packed", $file);
+    my $other = Test::Memstat::Server->new(
+        main_config => "load_module $file;\nworker_processes 1;",
+        config      => "location /memstat { memstat; }\nlocation /leak { pool_test_leak 2000; }",
+    );
+    $other->start;
+    $other->get('/leak');
+    my @names = grep { /\Q$name/ } all_creators($other);
+    is $_, undef, 'it ends as told' for $other->stop;
+    return \@names;
+};
+is_deeply $names_with->("$root/mini.xz"), ["ngx_http_pool_test_leak in $name.so: other"], 'by the section';
+# It is not trusted: one that is too large, and one that is cut off.
+$run->('sh', '-c', "head -c 40000000 /dev/zero | cat '$root/debug' - | xz -1 >'$root/large.xz'");
+$run->('sh', '-c', "head -c 300 '$root/mini.xz' >'$root/cut.xz'");
+is_deeply $names_with->("$root/$_.xz"), ["ngx_http_pool_test_* in $name.so: other"], "not if it is $_" for qw(large cut);

@@ -1,9 +1,9 @@
 //! Finds the places in the code that create pools, and names for them. This is done once, in a
 //! forked child, from the machine code and the files it was loaded from.
 //!
-//! A name is, in this order: that of an exported function; one from `.symtab`, in the file or in
-//! its file of debugging information; or else one that is derived from the code itself, see
-//! [`file`].
+//! A name is, in this order: that of an exported function; one from `.symtab`, in the file, in its
+//! file of debugging information or in its `.gnu_debugdata`; or else one that is derived from the
+//! code itself, see [`file`].
 //!
 //! What the unsafe code below relies on:
 //!

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use libc::c_int;
 use rustix::pipe::{pipe_with, PipeFlags};
@@ -37,8 +38,10 @@ pub fn run<T: Serialize + DeserializeOwned>(
     match pid {
         0 => {
             prepare();
-            // Without a result the parent reports that the trial was killed.
-            if let Ok(bytes) = postcard::to_stdvec(&trial()) {
+            // Without a result the parent reports that the trial was killed. A panic must not
+            // unwind into the program's own code (2).
+            let done = catch_unwind(AssertUnwindSafe(trial)).ok();
+            if let Some(bytes) = done.and_then(|done| postcard::to_stdvec(&done).ok()) {
                 let _ = File::from(into).write_all(&bytes);
             }
             // SAFETY: the child ends without running any of the program's own code (2).
