@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{clock_gettime, ClockId};
 
 use crate::budget::{Budget, Progress};
-use crate::nginx::event::{Handler, Timer, Waker};
+use crate::nginx::event::{Handler, Listener, Timer, Waker};
 use crate::nginx::global::MainThread;
 use crate::nginx::process;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
@@ -83,6 +83,7 @@ struct Local {
     /// to.
     woken: Handler,
     listens: u32,
+    listener: Listener,
     /// The kind of the process, once it is known from its title.
     kind: Option<ProcessKind>,
     started: Instant,
@@ -170,6 +171,7 @@ impl Exchange {
             claim_ms: 0,
             woken,
             listens: 0,
+            listener: Listener::default(),
             kind: None,
             started: Instant::now(),
             job: None,

@@ -65,3 +65,35 @@ events { use select; worker_connections 256; }
 location /memstat { memstat; }
 --- perl
 rounds($t, 3);
+
+=== TEST 4: a level-triggered method, and processes that share a waker
+--- main_config
+load_module $TEST_NGINX_BUILT_ngx_level_test_module;
+worker_processes 40;
+events { use level_test; worker_connections 64; }
+--- config
+location /memstat { memstat; }
+--- perl
+answers_of($t, 40);
+
+=== TEST 5: poll, and processes that share a waker
+--- with
+--with-poll_module
+--- main_config
+worker_processes 40;
+events { use poll; worker_connections 64; }
+--- config
+location /memstat { memstat; }
+--- perl
+answers_of($t, 40);
+
+=== TEST 6: select, and processes that share a waker
+--- with
+--with-select_module
+--- main_config
+worker_processes 40;
+events { use select; worker_connections 64; }
+--- config
+location /memstat { memstat; }
+--- perl
+answers_of($t, 40);

@@ -57,7 +57,7 @@ impl Exchange {
             return false;
         };
         let bit = 1u32.checked_shl(waker as u32).unwrap_or(0);
-        if local.listens & bit == 0 && to.listen(local.woken) {
+        if local.listens & bit == 0 && local.listener.listen(to, local.woken) {
             local.listens |= bit;
         }
         local.listens & bit != 0
@@ -76,11 +76,8 @@ impl Exchange {
 
     /// Takes the pending wake-ups. [`Exchange::turn`] finds out what they are for.
     pub fn drain(&self) {
-        let listens = self.local.as_ref().map_or(0, |local| local.listens);
-        for (index, waker) in self.wakers.iter().enumerate() {
-            if listens >> index & 1 != 0 {
-                waker.drain();
-            }
+        if let Some(local) = &self.local {
+            local.listener.drain();
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Invariants for `unsafe`: those of [`super`].
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nginx_sys::{
     ngx_add_timer, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_actions, ngx_event_flags,
     ngx_event_t, ngx_free_connection, ngx_get_connection, NGX_OK, NGX_USE_CLEAR_EVENT,
 };
-use rustix::event::{eventfd, EventfdFlags};
+use rustix::event::{epoll, eventfd, EventfdFlags, Timespec};
 
 /// `NGX_READ_EVENT` of a build for Linux. The bindings do not have it.
 #[cfg(ngx_feature = "have_epollrdhup")]
@@ -21,8 +22,7 @@ const READ_EVENT: isize = libc::EPOLLIN as isize;
 const CLEAR_EVENT: usize = libc::EPOLLET as u32 as usize;
 
 /// Wakes processes. The master creates it, and it has the same descriptor number in all processes
-/// forked later. Several processes may listen to one waker: with epoll, each wake-up is an event in
-/// all of them.
+/// forked later. Several processes may listen to one waker: each wake-up is an event in all of them.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
@@ -48,42 +48,73 @@ impl Waker {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.0, &mut count);
     }
+}
 
-    /// Takes the pending wake-ups if the event would repeat otherwise, that is with any event
-    /// method but epoll. A process may then take a wake-up that another listener has not seen yet.
-    pub fn drain(&self) {
-        // SAFETY: nginx has set its flags before it calls a module (N2).
-        if unsafe { ngx_event_flags } & NGX_USE_CLEAR_EVENT as usize == 0 {
-            self.take();
-        }
-    }
+/// The wakers that a process listens to.
+///
+/// nginx's epoll reports each wake-up once to each process. The other methods of events report a
+/// readable waker until it is read, and a process that reads it takes the wake-up from the others.
+/// With these methods, nginx therefore watches an epoll instance that belongs to this process alone,
+/// and that instance watches the wakers.
+#[derive(Debug, Default)]
+pub struct Listener {
+    /// The epoll instance; `None` with nginx's epoll.
+    own: Option<OwnedFd>,
+}
 
-    /// Calls `handler` on the event loop of this process whenever this waker is woken. Takes one of
+impl Listener {
+    /// The number of wake-ups that are taken at once.
+    const WAKE_UPS: usize = 8;
+
+    /// Calls `handler` on the event loop of this process whenever the waker is woken. Takes one of
     /// the process's connections. Returns `false` if nginx has no connection left (nginx logs that)
     /// or cannot listen.
-    pub fn listen(&self, handler: Handler) -> bool {
-        let fd = self.descriptor();
-        // SAFETY: the process runs an event loop, so its table of connections exists, and a
-        // connection and its events keep their addresses (N1, N2). The events are marked as a
-        // channel's, so that nginx does not warn about an open socket when the process ends.
-        unsafe {
-            let log = (*ngx_cycle).log;
-            let Some(connection) = ngx_get_connection(fd, log).as_mut() else { return false };
-            connection.pool = (*ngx_cycle).pool;
-            let (read, write) = (connection.read, connection.write);
-            (*read).log = log;
-            (*write).log = log;
-            (*read).set_channel(1);
-            (*write).set_channel(1);
-            (*read).handler = Some(handler);
-            let listens = ngx_event_actions
-                .add
-                .is_some_and(|add| add(read, READ_EVENT, CLEAR_EVENT) == NGX_OK as isize);
-            if !listens {
-                ngx_free_connection(connection);
-            }
-            listens
+    pub fn listen(&mut self, waker: &Waker, handler: Handler) -> bool {
+        // SAFETY: nginx has set its flags before it calls a module (N2).
+        if unsafe { ngx_event_flags } & NGX_USE_CLEAR_EVENT as usize != 0 {
+            return watch(waker.descriptor(), handler);
         }
+        if self.own.is_none() {
+            let own = epoll::create(epoll::CreateFlags::CLOEXEC).ok();
+            self.own = own.filter(|own| watch(own.as_raw_fd(), handler));
+        }
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(0);
+        self.own.as_ref().is_some_and(|own| epoll::add(own, &waker.0, data, flags).is_ok())
+    }
+
+    /// Takes this process's pending wake-ups if nginx would report them again otherwise.
+    pub fn drain(&self) {
+        if let Some(own) = &self.own {
+            let mut taken = [const { MaybeUninit::uninit() }; Self::WAKE_UPS];
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let _ = epoll::wait(own, &mut taken, Some(&at_once));
+        }
+    }
+}
+
+/// Calls `handler` on the event loop whenever a descriptor is readable.
+fn watch(fd: RawFd, handler: Handler) -> bool {
+    // SAFETY: the process runs an event loop, so its table of connections exists, and a connection
+    // and its events keep their addresses (N1, N2). The events are marked as a channel's, so that
+    // nginx does not warn about an open socket when the process ends.
+    unsafe {
+        let log = (*ngx_cycle).log;
+        let Some(connection) = ngx_get_connection(fd, log).as_mut() else { return false };
+        connection.pool = (*ngx_cycle).pool;
+        let (read, write) = (connection.read, connection.write);
+        (*read).log = log;
+        (*write).log = log;
+        (*read).set_channel(1);
+        (*write).set_channel(1);
+        (*read).handler = Some(handler);
+        let listens = ngx_event_actions
+            .add
+            .is_some_and(|add| add(read, READ_EVENT, CLEAR_EVENT) == NGX_OK as isize);
+        if !listens {
+            ngx_free_connection(connection);
+        }
+        listens
     }
 }
 
