@@ -90,7 +90,7 @@ struct Local {
     /// The snapshot under way.
     job: Option<(Snapshot, Identity)>,
     /// Whether a new snapshot is wanted however young the last one is.
-    anew: bool,
+    wants_new: bool,
     /// The last snapshot, and when it was completed.
     own: Option<(Taken, u64)>,
     zones: Zones,
@@ -175,7 +175,7 @@ impl Exchange {
             kind: None,
             started: Instant::now(),
             job: None,
-            anew: false,
+            wants_new: false,
             own: None,
             zones: Zones::Read(Vec::new(), 0),
             askers: Vec::new(),

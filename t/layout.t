@@ -41,7 +41,7 @@ worker_processes 2;
 location /memstat { memstat; }
 location /empty { return 204; }
 --- perl
-my $reason = q{nginx's structures are not those that the module was built for};
+my $reason = q{nginx's structures differ from those that the module was built for};
 my $reply = $t->memstat;
 for my $process (process_with($reply, kind => 'worker')) {
     is $process->{pools}, undef, 'no pools';

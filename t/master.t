@@ -327,10 +327,10 @@ location /memstat { memstat; }
 --- under
 $TEST_NGINX_PROGRAM_confine kill-ppoll
 --- error_log
-memstat: no hook on sigsuspend: a child process that tried it was killed
+memstat: no hook on sigsuspend: the child process of the trial was killed
 --- perl
 my $master = master_of($t->fresh);
-is $master->{hooks}{master}, 'off: a child process that tried it was killed', 'off';
+is $master->{hooks}{master}, 'off: the child process of the trial was killed', 'off';
 ok $master->{breakdown}, 'with a breakdown all the same';
 $t->reload;
 is scalar(process_with($t->fresh, kind => 'worker', generation => 2)), 2, 'a reload';

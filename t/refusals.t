@@ -93,7 +93,7 @@ location /empty { return 204; }
 --- under
 $TEST_NGINX_PROGRAM_confine kill
 --- perl
-is off($t, $_ => 'a child process that tried it was killed'), 1, "$_: said once" for qw(pool slab);
+is off($t, $_ => 'the child process of the trial was killed'), 1, "$_: said once" for qw(pool slab);
 serves($t);
 $t->reload;
 serves($t);

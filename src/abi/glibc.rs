@@ -280,12 +280,12 @@ impl Counters {
 }
 
 /// Finds the counters in the writable data of the C library. The values must equal those that
-/// `mallinfo2` returned (`told`), and the fields around them must be plausible, above all the
+/// `mallinfo2` returned (`reported`), and the fields around them must be plausible, above all the
 /// address at which the heap begins, one of `starts`.
 pub fn find_counters(
     data: &[u8],
     base: usize,
-    told: Mmapped,
+    reported: Mmapped,
     starts: &[usize],
     page_size: usize,
 ) -> Option<Counters> {
@@ -298,7 +298,7 @@ pub fn find_counters(
             (half(bytes, 0), half(bytes, 4), half(bytes, 8), half(bytes, 12));
         let peak_bytes = word(bytes, bytes_at + 8);
         let sbrk_base = word(bytes, bytes_at + 16);
-        let good = counters.decode(bytes) == told
+        let good = counters.decode(bytes) == reported
             // Zeroes are common elsewhere too: without a limit, any of them would match.
             && limit > 0
             && limit >= count
@@ -306,8 +306,8 @@ pub fn find_counters(
             && peak >= count
             && peak <= limit
             && fixed <= 1
-            && told.bytes % page_size == 0
-            && peak_bytes >= told.bytes
+            && reported.bytes % page_size == 0
+            && peak_bytes >= reported.bytes
             && peak_bytes % page_size == 0
             && (peak == 0) == (peak_bytes == 0)
             && sbrk_base % page_size == 0

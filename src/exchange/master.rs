@@ -275,7 +275,7 @@ impl Exchange {
             ..taken.process.clone()
         };
         let reason = format!(
-            "the master does not answer ({}); these are of when it had read the configuration",
+            "the master does not answer ({}); these are from when it had read the configuration",
             self.hooks.master.as_ref().map_or("off".to_owned(), ToString::to_string)
         );
         process.notes.push(Note::of(Note::ALL, reason));

@@ -65,7 +65,7 @@ impl Exchange {
         }
         let mut oldest = local.tickets.iter().map(Ticket::oldest_ms).max();
         if !local.askers.is_empty() {
-            let young = if local.anew { now } else { now.saturating_sub(FRESH_MS) };
+            let young = if local.wants_new { now } else { now.saturating_sub(FRESH_MS) };
             oldest = oldest.max(Some(young));
         }
         let Some(oldest) = oldest else { return self.count_on(budget) };
@@ -111,7 +111,7 @@ impl Exchange {
             publish(slot, &taken, done_ms);
         }
         local.own = Some((taken, done_ms));
-        local.anew = false;
+        local.wants_new = false;
     }
 
     /// Works for a slice on the reading of zones, which only tickets need.
@@ -162,7 +162,7 @@ impl Exchange {
         }
         if let Some(local) = self.local.as_mut().filter(|_| wants != 0) {
             local.job = None;
-            local.anew = true;
+            local.wants_new = true;
         }
     }
 

@@ -18,8 +18,8 @@ pub enum Refusal {
         /// The name of the function.
         symbol: String,
     },
-    /// A slot leads to a different function than the other slots do: somebody else has hooked it.
-    #[error("{object} has another {symbol} than the rest")]
+    /// A slot leads to a different function than the other slots do: other code has hooked it.
+    #[error("{object} uses a different {symbol} than the other objects")]
     Foreign {
         /// The name of the function.
         symbol: String,
@@ -27,13 +27,13 @@ pub enum Refusal {
         object: String,
     },
     /// A slot changed just before it was patched.
-    #[error("a slot of {object} changed meanwhile")]
+    #[error("an import slot of {object} changed while it was patched")]
     Changed {
         /// The importing object's base name.
         object: String,
     },
     /// A slot lies on a page that must not become writable.
-    #[error("a slot of {object} is on an executable or unreadable page")]
+    #[error("an import slot of {object} is on an executable or unreadable page")]
     Page {
         /// The importing object's base name.
         object: String,
@@ -48,7 +48,7 @@ pub enum Refusal {
     #[error("no thread-specific key is left")]
     Key,
     /// The loader does not know the object to pin, or refuses to keep it.
-    #[error("the module cannot be kept in the process")]
+    #[error("the module cannot be kept loaded")]
     Pin,
     /// No Lua library is loaded in the process.
     #[error("no LuaJIT is loaded")]
@@ -61,10 +61,10 @@ pub enum Refusal {
     },
     /// The process has more than one thread. Code that other threads may be running cannot be
     /// changed.
-    #[error("the process has threads already")]
+    #[error("the process already has several threads")]
     Threads,
     /// There is no free page close enough to the functions for the hook's code.
-    #[error("no room near the functions")]
+    #[error("no free page is close enough to the functions")]
     Room,
     /// The function's first instructions cannot be moved.
     #[error("the first instructions of {symbol} cannot be moved")]
@@ -73,19 +73,19 @@ pub enum Refusal {
         symbol: String,
     },
     /// A structure of nginx differs from the one that the module was built for.
-    #[error("nginx's structures are not those that the module was built for")]
+    #[error("nginx's structures differ from those that the module was built for")]
     Layout,
-    /// Somebody else has changed the function's code since it was hooked.
-    #[error("the code of {symbol} was changed by somebody else")]
+    /// Other code has changed the function since it was hooked.
+    #[error("other code has changed {symbol}")]
     Overwritten {
         /// The name of the function.
         symbol: String,
     },
     /// No child process could be created for the trial.
-    #[error("cannot try it in a child process")]
+    #[error("no child process could be created for the trial")]
     Fork,
     /// The child process that ran the trial was killed, or ended without a result.
-    #[error("a child process that tried it was killed")]
+    #[error("the child process of the trial was killed")]
     Killed,
     /// The kernel refused to wait for either a signal or a descriptor.
     #[error("ppoll failed, errno {0}")]

@@ -89,7 +89,7 @@ pub fn uninstall() -> Result<(), Refusal> {
     }
     // SAFETY: the list of objects is current, this thread is the only one, and `patch` found `real`
     // (2).
-    let restored = unsafe { got::restore(objects().iter().take(1), SYMBOL, stand_in(), real) };
+    let restored = unsafe { got::restore(objects().iter().take(1), SYMBOL, replacement(), real) };
     restored?.complete()?;
     set_state(Hooked::NotInstalled);
     Ok(())
@@ -113,7 +113,7 @@ fn hook(decide: Decide) -> Result<(), Refusal> {
     let _ = DECIDE.set(decide);
     // SAFETY: the list of objects is current, and this thread is the only one. The replacement has
     // the type of `sigsuspend` (1), and `REAL` is used for nothing else (2).
-    let patched = unsafe { got::patch(objects().iter().take(1), SYMBOL, stand_in(), &REAL) }?;
+    let patched = unsafe { got::patch(objects().iter().take(1), SYMBOL, replacement(), &REAL) }?;
     patched.complete()?;
     if patched.any() {
         return Ok(());
@@ -152,7 +152,7 @@ fn empty() -> sigset_t {
     }
 }
 
-fn stand_in() -> *const c_void {
+fn replacement() -> *const c_void {
     sigsuspend as Suspend as *const c_void
 }
 

@@ -116,12 +116,12 @@ impl HeapProbe {
             AllocatorProbe::Musl => nothing(
                 "musl",
                 Some(Category::MuslHeap),
-                "musl: its malloc gives no statistics; its memory is part of anon_other",
+                "musl: its malloc has no statistics; its memory is part of anon_other",
             ),
             AllocatorProbe::Unknown => nothing(
                 "unknown",
                 None,
-                "the allocator in place is not one that is known; its memory is part of anon_other",
+                "the allocator is not a known one; its memory is part of anon_other",
             ),
         }
     }

@@ -32,7 +32,7 @@ impl LuaReading {
         }
         if reading.miscounted > 0 {
             let reason = format!(
-                "{} VMs ended with another count of their own than was tallied",
+                "the GC count of {} VMs differed from the module's tally when they ended",
                 reading.miscounted
             );
             all.notes.push(Note::of(&["lua"], reason));
@@ -45,8 +45,10 @@ impl LuaReading {
             ));
         }
         if reading.unwrapped > 0 {
-            let reason =
-                format!("{} VMs are not counted, there was no memory for it", reading.unwrapped);
+            let reason = format!(
+                "{} VMs are not counted: there was no memory for their counters",
+                reading.unwrapped
+            );
             all.notes.push(Note::of(&["lua"], reason));
         }
         all
@@ -76,7 +78,7 @@ impl LuaReading {
             Err(reason) => {
                 let reason = format!(
                     "{}: reserved, resident, segments, direct, overhead_bytes, free_bytes, \
-                     largest_free: of a VM {reason}; its pages are in anon_other",
+                     largest_free: unknown for a VM ({reason}); its pages are in anon_other",
                     subsystem.name(),
                 );
                 self.notes.push(Note::of(&["lua"], reason));
@@ -221,20 +223,20 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_add_up_is_not_told() {
-        let told = |figures: VmFigures, heap: Heap| {
+    fn figures_that_do_not_add_up_are_left_out() {
+        let read = |figures: VmFigures, heap: Heap| {
             let reading =
                 KnownVms { vms: vec![vm(Subsystem::Other, figures, heap)], ..KnownVms::default() };
             LuaReading::new(&reading)
         };
         let good = || figures(0x100, 0x200);
         let direct = 0x9000..0xa000;
-        assert_eq!(told(good(), heap(0, 0x100, 0x10, vec![])).subsystems[0].reserved, Some(0x3000));
+        assert_eq!(read(good(), heap(0, 0x100, 0x10, vec![])).subsystems[0].reserved, Some(0x3000));
         for all in [
-            told(figures(0x100, 0x4000), heap(0, 0x100, 0x10, vec![])),
-            told(figures(0x300, 0x200), heap(0, 0x100, 0x10, vec![])),
-            told(good(), heap(0, 0x100, 0x2fff, vec![])),
-            told(good(), heap(0, 0x100, 0x10, vec![direct])),
+            read(figures(0x100, 0x4000), heap(0, 0x100, 0x10, vec![])),
+            read(figures(0x300, 0x200), heap(0, 0x100, 0x10, vec![])),
+            read(good(), heap(0, 0x100, 0x2fff, vec![])),
+            read(good(), heap(0, 0x100, 0x10, vec![direct])),
         ] {
             let lua = &all.subsystems[0];
             assert_eq!((lua.reserved, lua.free_bytes, lua.overhead_bytes), (None, None, None));

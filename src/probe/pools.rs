@@ -29,7 +29,7 @@ use whose::Whose;
 pub use whose::{Owner, Traced, Tracer};
 
 /// The number of oldest and of largest pools to report.
-const TOLD: usize = 10;
+const LISTED: usize = 10;
 
 /// The number of blocks and large allocations read between two checks of the budget.
 const PIECES: usize = 256;
@@ -98,9 +98,9 @@ impl PoolsProbe {
             is_prepared: false,
             kinds: Vec::new(),
             whose: Whose::default(),
-            cycles: Top::new(TOLD),
-            oldest: Top::new(TOLD),
-            largest: Top::new(TOLD),
+            cycles: Top::new(LISTED),
+            oldest: Top::new(LISTED),
+            largest: Top::new(LISTED),
             largest_request: Top::new(1),
             now: hook::pool::now(),
         });
@@ -128,7 +128,7 @@ impl PoolsProbe {
     /// Returns what the walk has read, or the reason why there are none. `requests`
     /// selects whether request lines are included.
     pub fn finish(&mut self, requests: bool) -> Result<PoolsRead, &'static str> {
-        let walk = self.walk.take().ok_or("they were not read")?;
+        let walk = self.walk.take().ok_or("the pools were not read")?;
         let names = &mut self.names;
         hook::pool::with(|pools| walk.finish(pools, names, requests))
     }
@@ -210,7 +210,7 @@ impl PoolWalk {
         report
             .by_creator
             .sort_by_key(|c| std::cmp::Reverse((c.bytes.saturating_add(c.large_bytes), c.created)));
-        let mut told = |top: &Top| -> Vec<LivePool> {
+        let mut list = |top: &Top| -> Vec<LivePool> {
             let live =
                 top.iter().filter(|(pool, _)| pools.live().find(pool.address) == Some(**pool));
             let live: Vec<_> = live.collect();
@@ -233,10 +233,10 @@ impl PoolWalk {
                 })
                 .collect()
         };
-        report.cycles = told(&self.cycles);
-        report.oldest = told(&self.oldest);
-        report.largest = told(&self.largest);
-        let request = told(&self.largest_request).pop();
+        report.cycles = list(&self.cycles);
+        report.oldest = list(&self.oldest);
+        report.largest = list(&self.largest);
+        let request = list(&self.largest_request).pop();
         report.idle = self.whose.idle;
         let [by_server, by_upstream, by_listener] = self.whose.finish().map(Some);
         report = Pools { by_server, by_upstream, by_listener, ..report };
@@ -246,8 +246,8 @@ impl PoolWalk {
         });
         let peaks = hook::pool::peaks_refused().map(|refusal| {
             let reason = format!(
-                "the largest pool seen at its end, at a reset or in a reply, not before it gave \
-                 something back: {refusal}"
+                "measured when a pool is destroyed or reset and in replies, but not before a pool \
+                 frees a large allocation: {refusal}"
             );
             Note::of(&["pools.by_creator.peak_bytes"], reason)
         });

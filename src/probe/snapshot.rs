@@ -324,7 +324,9 @@ impl Snapshot {
         if refused > 0 {
             self.notes.push(Note::of(
                 &["self"],
-                format!("the system refused the module memory {refused} times; its reserve served"),
+                format!(
+                    "the system refused the module memory {refused} times; it used its reserve"
+                ),
             ));
         }
         let slice = begun.elapsed();

@@ -45,7 +45,7 @@ pub fn uses(zones: &[ZoneMapping], touched: &Touched, notes: &mut Vec<Note>) -> 
         notes.push(Note::of(
             &["zones"],
             format!(
-                "{} allocations ({} bytes), {} frees and {} failures in slab pools that are none of \
+                "{} allocations ({} bytes), {} frees and {} failures in slab pools of none of \
                  these zones",
                 others.allocations, others.bytes_requested, others.frees, others.failures
             ),
@@ -59,7 +59,7 @@ pub fn not_counted() -> Note {
     Note::of(
         &["zones", "allocations", "frees", "failures", "bytes_requested"],
         "not counted without the slab hook, in mappings that are older than it, and in more zones \
-         than it tells apart",
+         than it distinguishes",
     )
 }
 

@@ -68,8 +68,8 @@ impl MapsReader {
             let end = memchr::memchr(b'\n', lines).unwrap_or(lines.len());
             let (line, behind) = lines.split_at(end);
             lines = behind.get(1..).unwrap_or_default();
-            let map =
-                parse(line).ok_or_else(|| io::Error::other("it has a line of another form"))?;
+            let map = parse(line)
+                .ok_or_else(|| io::Error::other("it has a line of an unknown format"))?;
             if in_address_space(&map) {
                 self.maps.push(map);
             }

@@ -70,7 +70,7 @@ pub fn own_resident() -> io::Result<u64> {
     let pages = |statm: &str| statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
     let pages = pages(&read_file("/proc/self/statm")?);
     let bytes = pages.and_then(|pages| pages.checked_mul(page_size() as u64));
-    bytes.ok_or_else(|| io::Error::other("it is not of the form it should have"))
+    bytes.ok_or_else(|| io::Error::other("its format is unknown"))
 }
 
 /// Reads the status of another process.
@@ -116,7 +116,7 @@ fn pss_file(rollup: &str) -> Option<u64> {
 }
 
 fn read(path: &str) -> io::Result<StatusReading> {
-    parse(&read_file(path)?).ok_or_else(|| io::Error::other("it is not of the form it should have"))
+    parse(&read_file(path)?).ok_or_else(|| io::Error::other("its format is unknown"))
 }
 
 /// Parses lines of the form `Name:<tab>value` with sizes in kB. A line that the kernel lacks leaves

@@ -230,7 +230,7 @@ fn the_nursery_is_used() {
         let third = nginx.make(c"exported");
         nginx.with(c"ngx_destroy_pool", third);
         let counted = with(|pools| pools.creators()[0].destroyed);
-        assert_eq!(counted, Ok(0), "by kind, which is told of when all is settled");
+        assert_eq!(counted, Ok(0), "by kind: it appears once all is settled");
         nginx.with(c"ngx_destroy_pool", first);
         nginx.with(c"ngx_destroy_pool", second);
         with(|pools| {

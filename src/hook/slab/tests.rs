@@ -255,10 +255,15 @@ fn more_pools_than_places() {
                 anything(&nginx, pool, &mut random, map.entry(pool).or_default());
             }
         }
-        let (told, rest): (Vec<_>, Vec<_>) =
+        let (counted, rest): (Vec<_>, Vec<_>) =
             map.iter().partition(|(pool, _)| counts(**pool).is_some());
-        assert!(told.len() > POOLS / 2 && rest.len() >= POOLS, "{} {}", told.len(), rest.len());
-        assert!(told.iter().all(|(pool, expected)| counts(**pool) == Some(**expected)));
+        assert!(
+            counted.len() > POOLS / 2 && rest.len() >= POOLS,
+            "{} {}",
+            counted.len(),
+            rest.len()
+        );
+        assert!(counted.iter().all(|(pool, expected)| counts(**pool) == Some(**expected)));
         let sum =
             |of: fn(&SlabCounts) -> u64| rest.iter().map(|(_, counts)| of(counts)).sum::<u64>();
         let expected = SlabCounts {

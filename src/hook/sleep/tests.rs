@@ -127,8 +127,8 @@ fn a_signal_comes_between_turns() {
             wake();
             WORK.store(5, Relaxed);
             SEND_AT.store(at, Relaxed);
-            let told = if at == 2 { 125 } else { 1235 };
-            assert_eq!(sleep(), (1, told), "before the rest of the work");
+            let work = if at == 2 { 125 } else { 1235 };
+            assert_eq!(sleep(), (1, work), "before the rest of the work");
         }
         // Both at once: the signal is not lost, whichever comes first.
         WORK.store(0, Relaxed);

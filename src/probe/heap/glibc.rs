@@ -35,10 +35,10 @@ use crate::sys::pagemap::PageMap;
 use crate::sys::ranges::{normalize, subtract};
 use arenas::{ArenaSums, MallocState, Reader};
 #[cfg(test)]
-pub use ffi::told;
+pub use ffi::mallinfo;
 pub use ffi::version;
 #[cfg(test)]
-pub use ffi::Told;
+pub use ffi::MallInfo;
 
 use crate::abi::glibc::{Mmapped, ANYWHERE};
 use counting::ArenaCounting;
@@ -97,7 +97,7 @@ impl Glibc {
             state: calibration.state,
             heap_start: calibration.heap_start,
             heap_is_whole: false,
-            counting: ArenaCounting::new(calibration.told.as_ref()),
+            counting: ArenaCounting::new(calibration.info.as_ref()),
             finder: Finder::default(),
             stage: HeapStage::Done,
             now: Now::default(),
@@ -231,10 +231,10 @@ impl Glibc {
         let mmapped = || counters.and_then(|counters| arenas::mmapped(&OwnMemory, counters));
         let before = mmapped();
         let begun = cpu_time();
-        let told = self.functions.told().filter(|_| self.functions.wide());
-        let Some(told) = told else { return };
-        self.counting.replace(&told, cpu_time().saturating_sub(begun));
-        let says = Mmapped { count: told.hblks, bytes: told.hblkhd };
+        let info = self.functions.mallinfo().filter(|_| self.functions.wide());
+        let Some(info) = info else { return };
+        self.counting.replace(&info, cpu_time().saturating_sub(begun));
+        let says = Mmapped { count: info.hblks, bytes: info.hblkhd };
         if let (true, Ok((state, _))) = (before == mmapped(), &mut self.state) {
             // The counters were found by their contents; this verifies them a second time.
             state.counters = state.counters.filter(|_| before == Some(says));
@@ -266,17 +266,17 @@ impl Job<PageMap> for Glibc {
 }
 
 const NO_COUNTERS: &str =
-    "glibc: the blocks with a mapping of their own are not counted: malloc's counts of them were \
-     not recognised; they are part of anon_other";
+    "glibc: blocks with a mapping of their own are not counted: malloc's counters of them were not \
+     recognised; they are part of anon_other";
 const NO_COUNTS: &str =
-    "glibc: the blocks with a mapping of their own are not counted: memory could not be read; they \
-     are part of anon_other";
+    "glibc: blocks with a mapping of their own are not counted: memory could not be read; they are \
+     part of anon_other";
 const NO_PAGES: &str = "glibc: not all pages could be searched: pagemap or memory was not readable";
 const SCATTERED: &str =
     "glibc: the brk heap could not grow, and malloc has put pieces of it elsewhere; they are part \
      of anon_other";
 const ARENAS_UNREADABLE: &str =
-    "glibc: the arenas could not be read; what they hold outside the brk heap is part of anon_other";
+    "glibc: the arenas could not be read; their memory outside the brk heap is part of anon_other";
 
 /// Drops a surplus block so that the blocks match the counters, or returns a note about the
 /// blocks that were not located.
@@ -288,7 +288,7 @@ fn blocks_note(finder: &mut Finder, wanted: Mmapped) -> Option<Note> {
     if found.count > wanted.count || found.bytes > wanted.bytes {
         finder.forget();
         return Some(Note::new(format!(
-            "glibc: {} bytes with mappings of their own could not be told from other memory; they \
+            "glibc: {} bytes with mappings of their own could not be distinguished from other memory; they \
              are part of anon_other",
             wanted.bytes
         )));

@@ -131,10 +131,10 @@ impl Jemalloc {
         notes.extend(pace.note("jemalloc"));
         self.pace = pace;
         match last {
-            None => notes.push(Note::new("jemalloc: it gives no statistics")),
+            None => notes.push(Note::new("jemalloc: it returned no statistics")),
             Some(_) => notes.push(Note::new(
-                "jemalloc: resident is its own figure, an upper bound: it counts pages that were \
-                 never touched",
+                "jemalloc: resident is jemalloc's own figure, an upper bound: it includes pages \
+                 that were never touched",
             )),
         }
         let figures = last.map(|(figures, _)| figures);

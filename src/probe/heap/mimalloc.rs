@@ -110,10 +110,12 @@ impl Mimalloc {
         let mut notes = Vec::new();
         notes.extend(pace.note("mimalloc"));
         self.pace = pace;
-        notes.push(Note::new("mimalloc: it tells what it has committed, not what of it is in use"));
+        notes.push(Note::new(
+            "mimalloc: in_use and free are unknown: it reports only its committed bytes",
+        ));
         if self.ranges.is_empty() {
             notes.push(Note::new(
-                "mimalloc: which pages are its own is not known; they are part of anon_other",
+                "mimalloc: its address ranges were not found; its pages are part of anon_other",
             ));
         }
         let committed = last.map(|(committed, _)| committed as u64);

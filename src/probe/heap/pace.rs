@@ -11,7 +11,7 @@ use crate::report::model::Note;
 const MOST: Duration = Duration::from_millis(1);
 /// After this many expensive queries in a row, the allocator is queried less often. A single one
 /// may be an accident.
-const DEAR: u32 = 2;
+const EXPENSIVE: u32 = 2;
 /// The pause after an expensive query, as a multiple of its duration.
 const PAUSE: u32 = 1000;
 /// An allocator whose query takes longer stalls the event loop and is not queried again.
@@ -23,7 +23,7 @@ const OLD: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Pace<T> {
     last: Option<(T, Instant, u32)>,
-    dear: u32,
+    expensive: u32,
     /// The duration of the last query.
     took: Duration,
     pause: u32,
@@ -32,7 +32,7 @@ pub struct Pace<T> {
 
 impl<T> Default for Pace<T> {
     fn default() -> Self {
-        Pace { last: None, dear: 0, took: Duration::ZERO, pause: PAUSE, old: OLD }
+        Pace { last: None, expensive: 0, took: Duration::ZERO, pause: PAUSE, old: OLD }
     }
 }
 
@@ -44,7 +44,7 @@ impl<T: Clone> Pace<T> {
             let start = cpu_time();
             let answer = ask();
             self.took = cpu_time().saturating_sub(start);
-            self.dear = if self.took > MOST { self.dear.saturating_add(1) } else { 0 };
+            self.expensive = if self.took > MOST { self.expensive.saturating_add(1) } else { 0 };
             self.last = answer.map(|answer| (answer, Instant::now(), std::process::id()));
         }
         let (answer, at, pid) = self.last.as_ref()?;
@@ -54,15 +54,15 @@ impl<T: Clone> Pace<T> {
 
     fn is_affordable(&self) -> bool {
         let rested = |(_, at, _): &(T, Instant, u32)| at.elapsed() >= self.took * self.pause;
-        self.dear < DEAR || self.took <= STALL && self.last.as_ref().is_none_or(rested)
+        self.expensive < EXPENSIVE || self.took <= STALL && self.last.as_ref().is_none_or(rested)
     }
 
     /// Returns a note if the last answer is old because a new query costs too much.
     pub fn note(&self, name: &str) -> Option<Note> {
         let age = self.last.as_ref()?.1.elapsed();
-        (self.dear >= DEAR && age >= self.old).then(|| {
+        (self.expensive >= EXPENSIVE && age >= self.old).then(|| {
             Note::new(format!(
-                "{name}: the figures are {} s old: asking for its statistics takes {:.1} ms",
+                "{name}: the figures are {} s old: a query of its statistics takes {:.1} ms",
                 age.as_secs(),
                 self.took.as_secs_f64() * 1e3
             ))
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_less_often_when_it_was_dear_twice() {
+    fn asks_less_often_after_two_expensive_queries() {
         let mut pace = Pace { pause: u32::MAX, old: Duration::ZERO, ..Pace::default() };
         assert_eq!(pace.ask(false, slow(1)).unwrap().0, 1);
         assert_eq!(pace.note("it"), None);
@@ -110,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn asks_no_more_where_that_is_a_stall() {
-        let mut pace = Pace { pause: 0, dear: DEAR, took: STALL * 2, ..Pace::default() };
+    fn stops_asking_after_a_stall() {
+        let mut pace = Pace { pause: 0, expensive: EXPENSIVE, took: STALL * 2, ..Pace::default() };
         assert_eq!(pace.ask(false, || Some(1)), None);
         assert_eq!(pace.ask(true, || Some(2)), Some((2, 0)));
         assert_eq!(pace.ask(false, || Some(3)), Some((3, 0)));

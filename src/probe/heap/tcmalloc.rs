@@ -68,10 +68,10 @@ impl Tcmalloc {
         notes.extend(pace.note("tcmalloc"));
         self.pace = pace;
         match last {
-            None => notes.push(Note::new("tcmalloc: it gives no statistics")),
+            None => notes.push(Note::new("tcmalloc: it returned no statistics")),
             Some(_) => notes.push(Note::new(
-                "tcmalloc: resident is its own figure: it counts pages that were never touched, \
-                 and not its own data",
+                "tcmalloc: resident is tcmalloc's own figure: it includes pages that were never \
+                 touched, but not tcmalloc's own data",
             )),
         }
         let figures = last.map(|(figures, _)| figures);

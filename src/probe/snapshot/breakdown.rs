@@ -29,7 +29,7 @@ impl Snapshot {
             self.notes.push(Note::of(
                 &["stacks"],
                 format!(
-                    "{unseen} threads were not seen at their creation; their stacks are in \
+                    "the creation of {unseen} threads was not observed; their stacks are in \
                  anon_other"
                 ),
             ));

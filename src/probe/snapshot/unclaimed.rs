@@ -50,7 +50,7 @@ impl Snapshot {
         if self.hides_its_mappings() {
             self.notes.push(Note::of(
                 &["mappings", "anon_other"],
-                "those without a name are left out, for they may be the allocator's",
+                "mappings without a name are left out, because they may be the allocator's",
             ));
         }
         Some(mappings)
@@ -89,7 +89,7 @@ impl Snapshot {
         }
         heap.notes.push(Note::of(
             &["breakdown", "glibc_heap"],
-            format!("{bytes} bytes of it are huge pages (HugetlbPages), which are beside resident"),
+            format!("{bytes} bytes of it are huge pages (HugetlbPages), which resident excludes"),
         ));
         let claimed = self.layout.claimed.iter().chain(&found).cloned().collect();
         self.layout.claimed = ranges::normalize(claimed);

@@ -9,7 +9,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use super::super::symbols::AllocatorObject;
 use super::arenas::{MallocState, Reader};
 use super::count::{self, ArenaCount};
-use super::ffi::{self, MallocFunctions, Told};
+use super::ffi::{self, MallInfo, MallocFunctions};
 use super::walk::{Limit, Stop};
 use crate::abi::glibc::{find_counters, find_main_arena, MallocLayout, Mmapped, ANYWHERE};
 use crate::budget::{Budget, Progress};
@@ -30,7 +30,7 @@ pub struct Calibration {
     /// The start of the `brk` heap, if there is one.
     pub heap_start: Option<usize>,
     /// malloc's own figures.
-    pub told: Option<Told>,
+    pub info: Option<MallInfo>,
 }
 
 /// Searches malloc's state in the data of `object`.
@@ -41,37 +41,33 @@ pub fn calibrate(
 ) -> Calibration {
     let place = Place::find();
     let heap_start = place.as_ref().and_then(|place| place.brk);
-    let mut told = None;
+    let mut info = None;
     let state = match (MallocLayout::of_version(version), place) {
         _ if cfg!(not(target_pointer_width = "64")) => Err(NOT_64_BIT),
         (None, _) => Err(UNKNOWN_VERSION),
         (_, None) => Err(NO_HEAP),
-        (Some(layout), Some(place)) => find(object, layout, &place, functions, &mut told)
+        (Some(layout), Some(place)) => find(object, layout, &place, functions, &mut info)
             .map_err(|why| if heap_start.is_none() { NO_HEAP } else { why }),
     };
-    if told.is_none() {
-        told = functions.told();
+    if info.is_none() {
+        info = functions.mallinfo();
     }
-    Calibration { state, heap_start, told }
+    Calibration { state, heap_start, info }
 }
 
 const NOT_64_BIT: &str =
-    "glibc: only where malloc's brk heap is, is known: its 32-bit structures are not described";
+    "glibc: only the brk heap was found: the 32-bit structures of malloc are unknown";
 const UNKNOWN_VERSION: &str =
-    "glibc: only where malloc's brk heap is, is known: this version's structures are not described";
+    "glibc: only the brk heap was found: the structures of this version are unknown";
 const NO_HEAP: &str =
-    "glibc: what malloc holds is not known: it has no brk heap, and its arenas were not \
-                       recognised";
-const NO_REFERENCE: &str =
-    "glibc: only where malloc's brk heap is, is known: malloc's own account (mallinfo) is missing";
+    "glibc: the memory of malloc was not found: it has no brk heap, and its arenas were not recognised";
+const NO_REFERENCE: &str = "glibc: only the brk heap was found: mallinfo is missing";
 const NOT_FOUND: &str =
-    "glibc: only where malloc's brk heap is, is known: malloc's arenas were not recognised";
+    "glibc: only the brk heap was found: the arenas of malloc were not recognised";
 const NOT_AGREED: &str =
-    "glibc: only where malloc's brk heap is, is known: malloc's arenas, as read, did not agree \
-     with mallinfo";
+    "glibc: only the brk heap was found: the arenas of malloc, as read, differ from mallinfo";
 const NOT_READABLE: &str =
-    "glibc: only where malloc's brk heap is, is known: the system does not allow process_vm_readv \
-     on the own process";
+    "glibc: only the brk heap was found: the system does not allow process_vm_readv on the own process";
 
 /// Where malloc's first arena is.
 struct Place {
@@ -109,7 +105,7 @@ fn find(
     layout: MallocLayout,
     place: &Place,
     functions: &MallocFunctions,
-    told: &mut Option<Told>,
+    info: &mut Option<MallInfo>,
 ) -> Result<(MallocState, Reader), &'static str> {
     let objects = objects();
     let defines = objects.iter().find(|loaded| loaded.contains(object.base)).ok_or(NOT_FOUND)?;
@@ -129,7 +125,7 @@ fn find(
             continue;
         };
         let mut state = MallocState { layout, main, first: None, counters: None };
-        let reference = functions.told().ok_or(NO_REFERENCE)?;
+        let reference = functions.mallinfo().ok_or(NO_REFERENCE)?;
         let mut limit = Limit { visits: 1 << 20, budget: Budget::new(Duration::from_millis(20)) };
         match reader.free(&OwnMemory, &state, std::slice::from_ref(&heap), &mut limit) {
             Ok((free, held)) if (free, held.system) == (reference.fordblks, reference.arena) => {}
@@ -145,7 +141,7 @@ fn find(
         if swept != Some(reference.fordblks) {
             state.first = None;
         }
-        *told = Some(reference);
+        *info = Some(reference);
         let says = Mmapped { count: reference.hblks, bytes: reference.hblkhd };
         let mut counters = data.iter().filter_map(|(base, bytes)| {
             find_counters(bytes, *base, says, &place.starts, page_size())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::arenas::{self, MallocState, Reader};
 use super::count::{ArenaCount, CountContext};
 use super::direct;
-use super::ffi::Told;
+use super::ffi::MallInfo;
 use super::walk::Stop;
 use crate::abi::glibc::Mmapped;
 use crate::budget::{Budget, Progress};
@@ -50,12 +50,12 @@ pub struct FreeTotals {
 }
 
 impl FreeTotals {
-    fn of(told: &Told) -> FreeTotals {
+    fn of(info: &MallInfo) -> FreeTotals {
         FreeTotals {
-            free: told.fordblks,
-            in_use: told.uordblks.checked_add(told.hblkhd),
-            reserved: told.arena.checked_add(told.hblkhd),
-            mmapped: Some(told.hblkhd),
+            free: info.fordblks,
+            in_use: info.uordblks.checked_add(info.hblkhd),
+            reserved: info.arena.checked_add(info.hblkhd),
+            mmapped: Some(info.hblkhd),
             at: Instant::now(),
             over: Duration::ZERO,
             pid: std::process::id(),
@@ -99,7 +99,7 @@ pub struct ArenaCounting {
 
 impl ArenaCounting {
     /// Starts with malloc's own answer, if there is one.
-    pub fn new(told: Option<&Told>) -> ArenaCounting {
+    pub fn new(info: Option<&MallInfo>) -> ArenaCounting {
         ArenaCounting {
             lists_time: LISTS_TIME,
             pause: PAUSE,
@@ -108,7 +108,7 @@ impl ArenaCounting {
             counted: None,
             failed: None,
             many: false,
-            last: told.map(FreeTotals::of),
+            last: info.map(FreeTotals::of),
         }
     }
 
@@ -118,8 +118,8 @@ impl ArenaCounting {
     }
 
     /// Uses malloc's own answer instead of a count; `work` is the processor time that it took.
-    pub fn replace(&mut self, told: &Told, work: Duration) {
-        self.last = Some(FreeTotals::of(told));
+    pub fn replace(&mut self, info: &MallInfo, work: Duration) {
+        self.last = Some(FreeTotals::of(info));
         (self.count, self.failed) = (None, None);
         self.counted = Some((work, Instant::now()));
     }

@@ -16,7 +16,7 @@ use super::super::symbols::{self, AllocatorObject};
 
 /// The fields of `mallinfo2` that are used here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct MallInfo {
     /// Bytes from the system, without blocks that have a mapping of their own.
     pub arena: usize,
     /// The number of blocks with a mapping of their own.
@@ -69,10 +69,10 @@ impl MallocFunctions {
     }
 
     /// Returns malloc's own figures. Walks all free chunks with the arenas locked.
-    pub fn told(&self) -> Option<Told> {
+    pub fn mallinfo(&self) -> Option<MallInfo> {
         if let Some(mallinfo2) = self.mallinfo2 {
             let info = mallinfo2();
-            return Some(Told {
+            return Some(MallInfo {
                 arena: info.arena,
                 hblks: info.hblks,
                 hblkhd: info.hblkhd,
@@ -84,7 +84,7 @@ impl MallocFunctions {
         // process.
         let info = self.mallinfo?();
         let size = |field: i32| usize::try_from(field).ok();
-        Some(Told {
+        Some(MallInfo {
             arena: size(info.arena)?,
             hblks: size(info.hblks)?,
             hblkhd: size(info.hblkhd)?,
@@ -93,7 +93,7 @@ impl MallocFunctions {
         })
     }
 
-    /// Returns whether the figures of [`MallocFunctions::told`] are correct for any size.
+    /// Returns whether the figures of [`MallocFunctions::mallinfo`] are correct for any size.
     pub fn wide(&self) -> bool {
         self.mallinfo2.is_some()
     }
@@ -121,6 +121,6 @@ pub fn heap_end() -> usize {
 
 /// Returns malloc's own figures, for tests.
 #[cfg(test)]
-pub fn told(object: AllocatorObject) -> Told {
-    MallocFunctions::of(object).told().unwrap_or_default()
+pub fn mallinfo(object: AllocatorObject) -> MallInfo {
+    MallocFunctions::of(object).mallinfo().unwrap_or_default()
 }

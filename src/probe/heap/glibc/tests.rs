@@ -183,7 +183,7 @@ fn finds_the_arena_and_the_counts_among_other_data() {
     assert_eq!(find_main_arena(&data, base, LAYOUT, &(0..1)), None);
     assert_eq!(find_main_arena(&[], base, LAYOUT, &HEAP), None);
 
-    let told = Mmapped { count: 3, bytes: 0x9000 };
+    let reported = Mmapped { count: 3, bytes: 0x9000 };
     for (at, padding) in [(800usize, 0usize), (804, 4)] {
         let mut data = data.clone();
         let mut fields: Vec<u8> =
@@ -191,11 +191,11 @@ fn finds_the_arena_and_the_counts_among_other_data() {
         fields.extend(vec![0; padding]);
         fields.extend([0x9000usize, 0xa000, HEAP.start].iter().flat_map(|w| w.to_ne_bytes()));
         data[at..at + fields.len()].copy_from_slice(&fields);
-        let found = find_counters(&data, base, told, &[7, HEAP.start], PAGE).unwrap();
-        assert_eq!((found.at, found.decode(&data[at..])), (base + at, told));
-        let other = Mmapped { count: 4, ..told };
+        let found = find_counters(&data, base, reported, &[7, HEAP.start], PAGE).unwrap();
+        assert_eq!((found.at, found.decode(&data[at..])), (base + at, reported));
+        let other = Mmapped { count: 4, ..reported };
         assert_eq!(find_counters(&data, base, other, &[HEAP.start], PAGE), None);
-        assert_eq!(find_counters(&data, base, told, &[HEAP.end], PAGE), None);
+        assert_eq!(find_counters(&data, base, reported, &[HEAP.end], PAGE), None);
     }
 }
 

@@ -15,8 +15,8 @@ use super::super::symbols::AllocatorObject;
 use super::*;
 
 /// Returns malloc's own figures.
-fn told() -> super::super::glibc::Told {
-    super::super::glibc::told(AllocatorObject::of_malloc().unwrap())
+fn mallinfo() -> super::super::glibc::MallInfo {
+    super::super::glibc::mallinfo(AllocatorObject::of_malloc().unwrap())
 }
 
 fn slices() -> Budget {
@@ -43,17 +43,17 @@ fn glibc(probe: &mut HeapProbe) -> &mut Glibc {
 fn agrees(probe: &mut HeapProbe) -> HeapReading {
     let (reading, steps, longest) = measure(probe, slices);
     // The reading itself takes memory, too: take it again while the first one exists.
-    let told = told();
-    println!("{reading:?}\n{told:?}\n{steps} steps, longest {longest:?}");
+    let info = mallinfo();
+    println!("{reading:?}\n{info:?}\n{steps} steps, longest {longest:?}");
     let allocator = &reading.allocator;
-    let near = |figure: Option<u64>, told: usize| {
+    let near = |figure: Option<u64>, info: usize| {
         let figure = figure.unwrap() as usize;
-        assert!(figure.abs_diff(told) <= 256 << 10, "{figure} {told}");
+        assert!(figure.abs_diff(info) <= 256 << 10, "{figure} {info}");
     };
-    near(allocator.free, told.fordblks);
-    near(allocator.in_use, told.uordblks + told.hblkhd);
-    near(allocator.reserved, told.arena + told.hblkhd);
-    near(allocator.mmapped, told.hblkhd);
+    near(allocator.free, info.fordblks);
+    near(allocator.in_use, info.uordblks + info.hblkhd);
+    near(allocator.reserved, info.arena + info.hblkhd);
+    near(allocator.mmapped, info.hblkhd);
     assert!(reading.unlocated.is_empty() && reading.notes.is_empty());
     assert!(reading.ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
     reading
