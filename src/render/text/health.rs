@@ -32,7 +32,7 @@ pub(super) fn lead(out: &mut String, health: &Health) {
     for verdict in pressing.iter().take(VERDICTS) {
         let Verdict { symptom, impact, action, .. } = verdict;
         let change = verdict.directive.as_ref().map(change);
-        let change = change.map(|change| format!(": {change}")).unwrap_or_default();
+        let change = change.map(|change| format!(". Change: {change}")).unwrap_or_default();
         let text = format!("{}: {symptom}. {impact}. {action}{change}.", verdict.status.name());
         paragraph(out, "- ", &ascii(&text));
     }
