@@ -208,3 +208,17 @@ $t->wait_for('it has ended', sub { push @replies, $t->fresh; !kill 0 => $ends })
 my @told = map { process_with($_, pid => $ends) } @replies;
 cmp_ok scalar @replies, '>', 3, 'answers meanwhile';
 is_deeply [ map { "@{ $_->{notes} }" } grep { !$_->{breakdown} } @told ], [], 'each process has its breakdown, or is absent';
+
+=== TEST 8: more workers than the default zone has room for otherwise
+--- main_config
+worker_processes 530;
+events { worker_connections 16; }
+--- config
+location /memstat { memstat; }
+--- perl
+my $reply = $t->wait_for('all answer', sub {
+    my $reply = $t->fresh;
+    return (grep { @{ $_->{notes} } } @{ $reply->{processes} }) ? undef : $reply;
+});
+is_deeply [ wrong($t, $reply) ], [], 'each process is what it is, with a breakdown';
+is scalar @{ $reply->{processes} }, 531, 'no more and no less';
