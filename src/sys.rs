@@ -1,5 +1,6 @@
 //! Reads what the kernel and the loader report about this process and about other processes.
 
+pub mod cgroup;
 pub mod elf;
 pub mod exports;
 pub mod functions;

@@ -7,7 +7,7 @@ use ngx_http_memstat_module::http::query::Query;
 use ngx_http_memstat_module::render::render;
 use ngx_http_memstat_module::report::assemble::{assemble, Facts};
 use ngx_http_memstat_module::report::merge::sharing::Merged;
-use ngx_http_memstat_module::report::model::{AnsweredBy, Published};
+use ngx_http_memstat_module::report::model::{AnsweredBy, ContainerReading, Published};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -59,6 +59,7 @@ proptest! {
             page_size: 4096,
             answered_by: AnsweredBy { pid: 1, id: None },
             elapsed_us: 0,
+            container: ContainerReading::default(),
         };
         let mut merged = Merged::default();
         if let Some(sharing) = &published.sharing {

@@ -5,6 +5,7 @@
 //! [`groups`] for processes, [`pools`] for creators, [`zones`] for zones.
 #![forbid(unsafe_code)]
 
+mod container;
 mod family;
 mod groups;
 mod lua;
@@ -31,8 +32,9 @@ const PREFIX: &str = "nginx_memstat";
 type Source = fn(&mut Families, &Server, &[ProcessGroup]);
 
 /// All sources, in the order of the metrics.
-const SOURCES: [Source; 10] = [
+const SOURCES: [Source; 11] = [
     |families, server, _| server::server(families, server),
+    |families, server, _| container::container(families, server),
     |families, _, groups| processes::system(families, groups),
     |families, _, groups| processes::resident_categories(families, groups),
     |families, _, groups| processes::reserved_categories(families, groups),

@@ -4,6 +4,7 @@
 //! have.
 #![forbid(unsafe_code)]
 
+pub(super) mod container;
 mod health;
 mod lua;
 mod mappings;
@@ -53,6 +54,10 @@ pub fn text(server: &Server, fields: Option<&Fields>) -> String {
         if fields.is_none_or(|fields| fields.has("totals")) {
             out.push('\n');
             totals(&mut out, server);
+        }
+        if is_all && fields.is_some_and(|fields| fields.has("container")) {
+            out.push('\n');
+            container::line(&mut out, server);
         }
         if wants("processes", "notes") {
             notes(&mut out, &server.processes);

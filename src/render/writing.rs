@@ -113,6 +113,7 @@ mod tests {
             let reported = (0..random.below(4)).map(|_| random.reported()).collect();
             server.shared_zones = merge(reported, &processes);
             server.health = random.health();
+            server.container = (random.below(3) > 0).then(|| random.container());
             server
         }));
         servers
@@ -152,7 +153,7 @@ mod tests {
             let mut whole = serde_json::to_vec(&server).unwrap();
             whole.push(b'\n');
             assert!(render(Media::Json, &server, None).unwrap() == whole);
-            let some: [&[u8]; 7] = [
+            let some: [&[u8]; 8] = [
                 b"processes",
                 b"shared_zones.size",
                 b"totals,time",
@@ -160,6 +161,7 @@ mod tests {
                 b"nginx,processes.notes",
                 b"health,processes.pid",
                 b"health.status,totals",
+                b"container.limit,container.pressure",
             ];
             let Ok(fields) = Fields::parse(some[i % some.len()]) else { panic!() };
             let mut narrowed = serde_json::to_value(&server).unwrap();

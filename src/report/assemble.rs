@@ -8,10 +8,12 @@ use super::merge::sharing::{self, Merged};
 use super::merge::zones::{self, Reported};
 use super::model::health::Health;
 use super::model::zones::SharedZones;
-use super::model::{AnsweredBy, Note, Process, ProcessState, Server, Totals, MODULE, SCHEMA};
+use super::model::{
+    AnsweredBy, ContainerReading, Note, Process, ProcessState, Server, Totals, MODULE, SCHEMA,
+};
 
 /// The properties of a reply itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// The version of nginx, such as `1.22.1`.
     pub nginx: String,
@@ -25,6 +27,8 @@ pub struct Facts {
     pub answered_by: AnsweredBy,
     /// From the arrival of the request to this reply, in microseconds.
     pub elapsed_us: u64,
+    /// The container, as the process that answers has read it.
+    pub container: ContainerReading,
 }
 
 /// Makes the reply: `processes` in order, the zones that they `reported`, and the totals. `merged`
@@ -44,6 +48,11 @@ pub fn assemble(
     totals.resident_unique = unique.map(|unique| unique.bytes);
     totals.resident_unique_error = unique.map(|unique| unique.error);
     let product = known(facts.product, "product", &mut processes, facts.answered_by.pid);
+    let ContainerReading { container, notes } = facts.container;
+    let own = processes.iter_mut().find(|process| process.pid == facts.answered_by.pid);
+    if let Some(own) = own {
+        own.notes.extend(notes.into_iter().map(|(fields, why)| Note::of(fields, why)));
+    }
     Server {
         schema: SCHEMA,
         module: MODULE.to_owned(),
@@ -57,6 +66,7 @@ pub fn assemble(
         processes,
         shared_zones,
         totals,
+        container,
         narrowed: false,
     }
 }
@@ -127,7 +137,7 @@ pub fn timestamp(seconds: u64, milliseconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::report::model::zones::SharedZone;
-    use crate::report::model::{ProcessKind, System};
+    use crate::report::model::{Container, ProcessKind, System};
     use crate::report::sample;
 
     fn facts() -> Facts {
@@ -138,6 +148,7 @@ mod tests {
             page_size: 4096,
             answered_by: AnsweredBy { pid: 11, id: Some(0) },
             elapsed_us: 180,
+            container: ContainerReading::default(),
         }
     }
 
@@ -274,6 +285,20 @@ mod tests {
         let note = Note::of(&["product"], "the executable has no line");
         assert_eq!(server.processes[0].notes, []);
         assert_eq!(server.processes[1].notes, [note]);
+    }
+
+    #[test]
+    fn the_process_that_answers_notes_what_is_unknown_of_the_container() {
+        let container = ContainerReading {
+            container: Some(Container { usage: Some(7), ..Container::default() }),
+            notes: vec![(&["container.limit"], "no".to_owned())],
+        };
+        let processes = [10, 11].map(|pid| process(ProcessKind::Worker, None, None, pid)).to_vec();
+        let server =
+            assemble(Facts { container, ..facts() }, processes, Vec::new(), &Merged::default());
+        assert_eq!(server.container.and_then(|container| container.usage), Some(7));
+        assert_eq!(server.processes[0].notes, []);
+        assert_eq!(server.processes[1].notes, [Note::of(&["container.limit"], "no")]);
     }
 
     #[test]

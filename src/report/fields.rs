@@ -86,6 +86,22 @@ const KNOWN: &[(&str, &[&str])] = &[
             "shared_memory",
         ],
     ),
+    (
+        "container",
+        &[
+            "limit",
+            "high",
+            "usage",
+            "headroom",
+            "page_cache",
+            "anon",
+            "shmem",
+            "kernel",
+            "swap",
+            "oom_kills",
+            "pressure",
+        ],
+    ),
 ];
 
 impl Level {

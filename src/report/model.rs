@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod breakdown;
+pub mod container;
 pub mod health;
 pub mod hooks;
 pub mod lua;
@@ -24,6 +25,7 @@ pub mod sharing;
 pub mod zones;
 
 pub use breakdown::{Breakdown, Category, Region};
+pub use container::{Container, ContainerReading};
 pub use hooks::{HookState, Hooks};
 pub use named::Named;
 pub use note::Note;

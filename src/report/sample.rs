@@ -1,6 +1,7 @@
 //! Processes and servers for tests.
 #![forbid(unsafe_code)]
 
+mod container;
 pub(crate) mod health;
 mod mappings;
 mod peak;
@@ -232,6 +233,7 @@ pub(crate) fn server(processes: Vec<Process>) -> Server {
         page_size: 4096,
         answered_by: AnsweredBy { pid: 11, id: Some(0) },
         elapsed_us: 1830,
+        container: container::limited(),
     };
     let mut merged = Merged::default();
     for process in &processes {

@@ -162,7 +162,7 @@ fn parse(status: &str) -> Option<StatusReading> {
 }
 
 /// Reads a small file of the kernel's. Bytes that are not UTF-8 are replaced.
-fn read_file(path: &str) -> io::Result<String> {
+pub(super) fn read_file(path: &str) -> io::Result<String> {
     /// No such file is longer. Without a limit the file's size, which is 0, would be queried first.
     const MOST: u64 = 1 << 20;
     let mut bytes = Vec::with_capacity(4096);

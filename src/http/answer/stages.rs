@@ -18,6 +18,7 @@ use crate::render::{html, Writing};
 use crate::report::assemble::{assemble, Facts};
 use crate::report::model::AnsweredBy;
 use crate::report::narrow::forget_requests;
+use crate::sys::cgroup;
 use crate::sys::pagemap::page_size;
 
 /// A request with its parameters.
@@ -121,6 +122,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
         page_size: page_size() as u64,
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
         elapsed_us: u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
+        container: cgroup::own(),
     };
     let mut server = assemble(facts, processes, zones, &merged);
     // Of the whole server, whatever part of it was requested.

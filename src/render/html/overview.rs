@@ -7,6 +7,7 @@ use super::cells::{known, visible, Cell, HtmlTable, Row};
 use super::palette::{class, label};
 use super::pie::{bar, legend, pie, total, Slice};
 use super::section::{Section, ROWS};
+use crate::render::text::container;
 use crate::render::units::{millis, size};
 use crate::render::{order, who};
 use crate::report::model::{Category, Process, ProcessState, Region, Server, System};
@@ -153,6 +154,12 @@ pub(super) fn server(server: &Server) -> Markup {
                 (tile("Summed up", totals.resident, "sum of the processes, as in top"))
                 (tile("Shared memory", totals.shared_memory, "of nginx, in RAM"))
                 (tile("Swap", totals.swap, "swapped out"))
+                @if let Some(container) = &server.container {
+                    (tile("Container", container.usage, &container::limit(container)))
+                }
+            }
+            @if let Some(container) = &server.container {
+                p #container { "Container: " (container::what(container)) "." }
             }
             (pies.markup())
             p.more {

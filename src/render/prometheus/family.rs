@@ -27,6 +27,7 @@ enum Value {
     Gauge(u64),
     RealGauge(f64),
     Counter(u64),
+    RealCounter(f64),
 }
 
 /// The series of one name.
@@ -85,13 +86,18 @@ impl Families {
     pub(super) fn counter(&mut self, name: MetricName, series: impl Series<u64>) {
         self.add(name, None, Value::Counter, series);
     }
+
+    /// Adds a counter of seconds; its name gets the suffix `_seconds_total`.
+    pub(super) fn seconds_counter(&mut self, name: MetricName, series: impl Series<f64>) {
+        self.add(name, Some(Unit::Seconds), Value::RealCounter, series);
+    }
 }
 
 impl Collector for Family {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let Family { name: MetricName(name, help), unit, series } = self;
         let kind = match series.first() {
-            Some((_, Value::Counter(_))) => MetricType::Counter,
+            Some((_, Value::Counter(_) | Value::RealCounter(_))) => MetricType::Counter,
             _ => MetricType::Gauge,
         };
         let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
@@ -102,6 +108,7 @@ impl Collector for Family {
                 Value::Gauge(value) => ConstGauge::new(value).encode(one)?,
                 Value::RealGauge(value) => ConstGauge::new(value).encode(one)?,
                 Value::Counter(value) => ConstCounter::new(value).encode(one)?,
+                Value::RealCounter(value) => ConstCounter::new(value).encode(one)?,
             }
         }
         Ok(())

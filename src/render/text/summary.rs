@@ -33,6 +33,7 @@ const COLUMNS: usize = 5;
 
 pub(super) fn summary(out: &mut String, server: &Server) {
     totals(out, server);
+    super::container::line(out, server);
     let places = order::processes(&server.processes);
     let processes: Vec<&Process> =
         places.iter().filter_map(|place| server.processes.get(*place)).collect();

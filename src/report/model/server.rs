@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::container::Container;
 use super::health::Health;
 use super::process::Process;
 use super::zones::SharedZones;
@@ -41,6 +42,8 @@ pub struct Server {
     pub shared_zones: SharedZones,
     /// Sums over the processes.
     pub totals: Totals,
+    /// The memory of the container; `null` if there is none.
+    pub container: Option<Container>,
     /// Whether only one zone was requested.
     #[serde(skip)]
     pub narrowed: bool,
