@@ -288,10 +288,10 @@ impl Exchange {
         let now = now_ms();
         let own = local.own.as_ref().map_or(0, |(_, at_ms)| *at_ms);
         let read = local.zones.read_ms();
-        let oldest = if awaits_master { 0 } else { peers::oldest_ms(&self.board, now) };
+        let peers = peers::owners(&self.board);
+        let oldest = if awaits_master { 0 } else { peers::oldest_ms(&self.board, &peers, now) };
         let oldest = oldest.min(own).min(read);
         let ready = |ticket: &Ticket| oldest >= ticket.oldest_ms() || now >= ticket.deadline_ms;
-        let peers = peers::owners(&self.board);
         // To ask the kernel about peers may have used up the slice, and would do so in each turn.
         let budget = &budget.at_least(LEAST);
         let all_arrived = local.arrived.take(&self.board, &peers, budget);

@@ -92,9 +92,13 @@ impl Board {
 
     /// The slots that have an owner, each with its index and the owner's pid.
     pub fn owned(&self) -> impl Iterator<Item = (usize, i32, Slot<'_>)> {
+        // Most slots are free, and every turn of an answer looks through all of them.
         let owners = self.pids().iter().enumerate();
-        let owners = owners.map(|(index, pid)| (index, pid.load(Ordering::Acquire)));
-        owners.filter_map(|(index, pid)| Some((index, pid, self.get(index).filter(|_| pid > 0)?)))
+        let owners = owners.filter(|(_, pid)| pid.load(Ordering::Relaxed) > 0);
+        owners.filter_map(|(index, pid)| {
+            let pid = Some(pid.load(Ordering::Acquire)).filter(|pid| *pid > 0)?;
+            Some((index, pid, self.get(index)?))
+        })
     }
 
     /// A number that changes when a process claims a slot or leaves its own.

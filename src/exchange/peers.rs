@@ -45,8 +45,9 @@ pub fn live(board: &Board, now_ms: u64) -> Vec<Peer> {
     peers
 }
 
-/// Returns the time of the oldest publication among the live processes; 0 if one has never published.
-pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
+/// Returns the time of the oldest publication among those of `owners` that are alive; 0 if one has never
+/// published.
+pub fn oldest_ms(board: &Board, owners: &[Peer], now_ms: u64) -> u64 {
     let published_ms = |peer: &Peer| match board.get(peer.index) {
         Some(slot) if slot.is_away() => Some(u64::MAX),
         slot => slot.and_then(|slot| slot.published_ms()),
@@ -57,7 +58,7 @@ pub fn oldest_ms(board: &Board, now_ms: u64) -> u64 {
         peers.sort_by_cached_key(|peer| published_ms(peer).unwrap_or(0));
         peers.into_iter().find(|peer| life::exists(peer.pid) && !is_ending(board, peer, now_ms))
     };
-    let oldest = match oldest(owners(board)) {
+    let oldest = match oldest(owners.to_vec()) {
         Some(peer) if is_silent(board, &peer, now_ms) => oldest(live(board, now_ms)),
         peer => peer,
     };

@@ -10,7 +10,7 @@ use crate::probe::shared::Remembered;
 use crate::probe::snapshot::{Identity, Probes, Snapshot, Taken};
 use crate::probe::zones::ZonesReading;
 use crate::report::model::zones::SharedZone;
-use crate::report::model::{Hooks, ProcessState, Published};
+use crate::report::model::{Hooks, ProcessState, Published, PublishedRef};
 use crate::report::shrink;
 use crate::scoreboard::{Asker, PublishError, Slot};
 
@@ -33,11 +33,12 @@ impl Zones {
 
 /// Publishes a snapshot. Shortens it if a slot has no room for all of it.
 pub(super) fn publish(slot: Slot, taken: &Taken, done_ms: u64) {
-    let Taken { process, zones, sharing } = taken.clone();
-    let published = Published { process, zones, sharing };
-    let publish = |published: &Published| slot.publish(published, done_ms);
-    if publish(&published) == Err(PublishError::TooLarge) {
-        shrink::until(published, |shorter| publish(shorter).is_ok());
+    let Taken { process, zones, sharing } = taken;
+    let whole = PublishedRef { process, zones, sharing };
+    if slot.publish(&whole, done_ms) == Err(PublishError::TooLarge) {
+        let Taken { process, zones, sharing } = taken.clone();
+        let published = Published { process, zones, sharing };
+        shrink::until(published, |shorter| slot.publish(shorter, done_ms).is_ok());
     }
 }
 

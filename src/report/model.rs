@@ -30,7 +30,7 @@ pub use hooks::{HookState, Hooks};
 pub use named::Named;
 pub use note::Note;
 pub use process::{
-    Allocator, ModuleCost, Process, ProcessKind, ProcessState, Published, Stacks, System, Text,
-    TextObject,
+    Allocator, ModuleCost, Process, ProcessKind, ProcessState, Published, PublishedRef, Stacks,
+    System, Text, TextObject,
 };
 pub use server::{AnsweredBy, Server, Totals, MODULE, SCHEMA};

@@ -28,6 +28,8 @@
 
 use std::sync::atomic::{fence, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use super::MAX_SLOTS;
 use crate::report::model::Published;
 
@@ -223,12 +225,12 @@ impl<'a> Slot<'a> {
     }
 
     /// Publishes a snapshot of the calling process, which must own the slot.
-    pub fn publish(&self, published: &Published, now_ms: u64) -> Result<(), PublishError> {
-        let bytes = postcard::to_stdvec(published).map_err(|_| PublishError::TooLarge)?;
-        if bytes.len() > BODY_SIZE {
-            return Err(PublishError::TooLarge);
-        }
-        self.write(&bytes);
+    ///
+    /// It is a [`Published`], or a [`PublishedRef`](crate::report::model::PublishedRef) to the same.
+    pub fn publish(&self, published: &impl Serialize, now_ms: u64) -> Result<(), PublishError> {
+        let mut body = vec![0; BODY_SIZE];
+        let bytes = postcard::to_slice(published, &mut body).map_err(|_| PublishError::TooLarge)?;
+        self.write(bytes);
         self.head.published_ms.store(now_ms, Ordering::Release);
         Ok(())
     }
@@ -252,10 +254,8 @@ impl<'a> Slot<'a> {
         fence(Ordering::Release);
         self.head.length.store(bytes.len() as u64, Ordering::Relaxed);
         self.head.checksum.store(checksum(bytes), Ordering::Relaxed);
-        for (word, chunk) in self.words.iter().zip(bytes.chunks(8)) {
-            let mut padded = [0; 8];
-            padded[..chunk.len()].copy_from_slice(chunk);
-            word.store(u64::from_ne_bytes(padded), Ordering::Relaxed);
+        for (word, value) in self.words.iter().zip(words(bytes)) {
+            word.store(value, Ordering::Relaxed);
         }
         self.head.version.store(odd.wrapping_add(1), Ordering::Release);
     }
@@ -272,9 +272,9 @@ impl<'a> Slot<'a> {
         else {
             return Err(ReadError::Damaged);
         };
-        let mut bytes = Vec::with_capacity(length.next_multiple_of(8));
-        for word in &self.words[..length.div_ceil(8)] {
-            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        let mut bytes = vec![0; length.next_multiple_of(8)];
+        for (eight, word) in bytes.chunks_exact_mut(8).zip(self.words) {
+            eight.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
         bytes.truncate(length);
         let sum = self.head.checksum.load(Ordering::Relaxed);
@@ -291,10 +291,18 @@ impl<'a> Slot<'a> {
 /// other bytes. (The constants are those of FNV-1a; the words and the rotation are not.)
 fn checksum(bytes: &[u8]) -> u64 {
     let seed = 0xcbf2_9ce4_8422_2325 ^ bytes.len() as u64;
-    bytes.chunks(8).fold(seed, |sum, chunk| {
+    words(bytes)
+        .fold(seed, |sum, word| (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23))
+}
+
+/// The bytes as words; the last one is padded with zeros.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let whole = bytes.chunks_exact(8);
+    let rest = Some(whole.remainder()).filter(|rest| !rest.is_empty());
+    whole.chain(rest).map(|chunk| {
         let mut padded = [0; 8];
         padded[..chunk.len()].copy_from_slice(chunk);
-        (sum ^ u64::from_ne_bytes(padded)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+        u64::from_ne_bytes(padded)
     })
 }
 

@@ -115,6 +115,17 @@ pub struct Published {
     pub sharing: Option<Sharing>,
 }
 
+/// A [`Published`] whose parts belong to others. It is encoded alike.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PublishedRef<'a> {
+    /// See [`Published::process`].
+    pub process: &'a Process,
+    /// See [`Published::zones`].
+    pub zones: &'a [(String, SharedZone)],
+    /// See [`Published::sharing`].
+    pub sharing: &'a Option<Sharing>,
+}
+
 /// The system allocator's own statistics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocator {
