@@ -12,8 +12,8 @@ use crate::report::model::health::Verdict;
 use crate::report::model::zones::ZoneVersions;
 use crate::report::model::{Process, Server};
 
-/// A typical size of a process in JSON, in bytes. Room is reserved ahead for many processes,
-/// because growing the buffer would take longer than writing.
+/// A typical size of a process in JSON, in bytes. Room is reserved ahead, because growing the buffer
+/// for many processes would take longer than writing.
 const TYPICAL: usize = 8 * 1024;
 
 /// Writes one line of compact JSON in pieces: the part before the verdicts, the verdicts, the part
@@ -63,9 +63,7 @@ impl Json {
         if middle.is_empty() {
             zones.clear();
         }
-        if processes.len() > 16 {
-            out.reserve(processes.len().saturating_mul(TYPICAL));
-        }
+        out.reserve(processes.len().saturating_mul(TYPICAL));
         let fields = fields.cloned();
         let verdicts = verdicts.into_iter();
         let (processes, zones) = (processes.into_iter(), zones.into_iter());

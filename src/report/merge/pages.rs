@@ -52,6 +52,15 @@ impl Spans {
 
     /// Moves the added pages into `spans`. Blocks grow while there are too many spans.
     fn settle(&mut self) {
+        if !self.added.is_empty() {
+            self.settle_added();
+        }
+        while self.spans.len() > MOST && self.shift < LARGEST {
+            self.coarsen(self.shift.saturating_add(1));
+        }
+    }
+
+    fn settle_added(&mut self) {
         let mut added = std::mem::take(&mut self.added);
         added.sort_unstable();
         let spans = added.into_iter().map(|(start, end)| Span { start, end, low: 1, high: 1 });
@@ -64,9 +73,6 @@ impl Spans {
         both.extend(new.spans);
         both.sort_by_key(|span| span.start);
         self.spans = sweep(both, Vec::new(), self.block());
-        while self.spans.len() > MOST && self.shift < LARGEST {
-            self.coarsen(self.shift.saturating_add(1));
-        }
     }
 
     /// The number of pages of a block.
