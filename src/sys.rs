@@ -9,6 +9,7 @@ pub mod life;
 pub mod limits;
 pub mod maps;
 pub mod memory;
+pub mod near;
 pub mod pagemap;
 pub mod ranges;
 pub mod scan;

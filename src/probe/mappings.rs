@@ -14,6 +14,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use super::rounds::Rounds;
 use crate::budget::{Budget, Job, Progress};
 use crate::report::model::mappings::{Mapping, Mappings};
+use crate::sys::near::NearRanges;
 use crate::sys::pagemap::PageMap;
 use crate::sys::{maps, ranges};
 
@@ -35,6 +36,8 @@ const ALLOWANCE: Duration = Duration::from_millis(1);
 pub struct MappingsProbe {
     groups: Vec<MappingGroup>,
     counts: Rounds<Bytes>,
+    /// The ranges of files among those to count.
+    near: NearRanges,
     /// The anonymous ranges among those to count.
     anonymous: Vec<Range<usize>>,
 }
@@ -74,7 +77,10 @@ impl MappingsProbe {
             })
         };
         self.anonymous = wanted(false).collect();
-        let ranges = wanted(true).chain(self.anonymous.iter().cloned());
+        let mut of_files: Vec<_> = wanted(true).collect();
+        of_files.sort_by_key(|range| range.start);
+        self.near = NearRanges::new(of_files.iter().cloned());
+        let ranges = of_files.into_iter().chain(self.anonymous.iter().cloned());
         self.counts.begin(ranges, (!all).then_some(ALLOWANCE));
     }
 
@@ -96,25 +102,15 @@ impl MappingsProbe {
     pub fn finish(&self) -> Mappings {
         let list = |has_file: bool| {
             let of_kind = self.groups.iter().filter(|group| group.has_file == has_file);
-            let mut all: Vec<_> = of_kind.take(COUNTED).map(|group| self.mapping(group)).collect();
-            all.sort_by_key(|m| std::cmp::Reverse((m.resident, m.reserved)));
+            let counted = of_kind.take(COUNTED).map(|group| (self.resident(group), group));
+            let mut all: Vec<_> = counted.collect();
+            all.sort_by_key(|(resident, group)| {
+                std::cmp::Reverse((resident.map(|(bytes, _)| bytes), group.reserved))
+            });
             all.truncate(LISTED);
-            all
+            all.into_iter().map(|(resident, group)| group.mapping(resident)).collect()
         };
         Mappings { file_other: list(true), anon_other: list(false) }
-    }
-
-    fn mapping(&self, group: &MappingGroup) -> Mapping {
-        let resident = self.resident(group);
-        let age = resident.map(|(_, since)| since.elapsed().as_millis());
-        Mapping {
-            path: group.path.clone(),
-            perms: group.perms.clone(),
-            reserved: group.reserved,
-            resident: resident.map(|(bytes, _)| bytes),
-            resident_ms_ago: age.map(|age| u64::try_from(age).unwrap_or(u64::MAX)),
-            count: group.count,
-        }
     }
 
     /// Returns the bytes of private memory in transparent huge pages; `None` until everything was
@@ -126,32 +122,50 @@ impl MappingsProbe {
     }
 }
 
+impl MappingGroup {
+    /// Returns the group with its bytes in RAM, and the time when the oldest of their counts began.
+    fn mapping(&self, resident: Option<(u64, Instant)>) -> Mapping {
+        let age = resident.map(|(_, since)| since.elapsed().as_millis());
+        Mapping {
+            path: self.path.clone(),
+            perms: self.perms.clone(),
+            reserved: self.reserved,
+            resident: resident.map(|(bytes, _)| bytes),
+            resident_ms_ago: age.map(|age| u64::try_from(age).unwrap_or(u64::MAX)),
+            count: self.count,
+        }
+    }
+}
+
 impl Job<PageMap> for MappingsProbe {
     type Error = io::Error;
 
     fn step(&mut self, map: &PageMap, budget: &Budget) -> io::Result<Progress> {
-        self.counts
-            .step(budget, |rest, bytes| map.count_huge(rest, &mut bytes.resident, &mut bytes.huge))
+        let near = &mut self.near;
+        near.forget();
+        self.counts.step(budget, |rest, bytes| {
+            map.count_huge_near(near, rest, &mut bytes.resident, &mut bytes.huge)
+        })
     }
 }
 
-/// Groups the mappings that nothing claims, the largest group first.
+/// Groups the mappings that nothing claims, the largest group first. Only the first [`COUNTED`] of each
+/// kind, which can be listed, have a path.
 fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<MappingGroup> {
-    let mut groups: Vec<MappingGroup> = Vec::new();
-    let mut places: HashMap<(Option<String>, String, bool), usize> = HashMap::new();
+    let mut groups: Vec<(&MemoryMap, MappingGroup)> = Vec::new();
+    let mut places: HashMap<(&MMapPath, MMPermissions, bool), usize> = HashMap::new();
     for map in maps.iter().filter(|map| !is_of_kernel(map)) {
-        let (path, has_file) = (path(map), maps::has_file(map));
-        if path.is_none() && !has_file && !unnamed {
+        let (has_path, has_file) = (map.pathname != MMapPath::Anonymous, maps::has_file(map));
+        if !has_path && !has_file && !unnamed {
             continue;
         }
         for range in ranges::subtract(&maps::range(map), taken) {
             let bytes = range.len() as u64;
-            let perms = permissions(map);
-            let is_alone = path.is_none() && bytes >= LARGE;
-            let key = (path.clone(), perms.clone(), has_file);
+            let is_alone = !has_path && bytes >= LARGE;
+            let key = (&map.pathname, map.perms, has_file);
             let place = places.get(&key).filter(|_| !is_alone).copied();
             match place.and_then(|place| groups.get_mut(place)) {
-                Some(group) => {
+                Some((_, group)) => {
                     group.reserved = group.reserved.saturating_add(bytes);
                     group.count += 1;
                     group.ranges.push(range);
@@ -160,21 +174,27 @@ fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Mapp
                     if !is_alone {
                         places.insert(key, groups.len());
                     }
-                    let (path, ranges) = (path.clone(), vec![range]);
-                    groups.push(MappingGroup {
-                        path,
-                        perms,
+                    let group = MappingGroup {
+                        path: None,
+                        perms: String::new(),
                         has_file,
                         reserved: bytes,
                         count: 1,
-                        ranges,
-                    });
+                        ranges: vec![range],
+                    };
+                    groups.push((map, group));
                 }
             }
         }
     }
-    groups.sort_by_key(|group| std::cmp::Reverse(group.reserved));
-    groups
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.reserved));
+    for of_files in [true, false] {
+        let of_kind = groups.iter_mut().filter(|(_, group)| group.has_file == of_files);
+        for (map, group) in of_kind.take(COUNTED) {
+            (group.path, group.perms) = (path(map), permissions(map));
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 /// Returns whether the pages of a mapping belong to the kernel, and so to no figure.

@@ -25,10 +25,11 @@ use crate::probe::mcode::CodeReader;
 use crate::report::balance::settle;
 use crate::report::model::sharing::Sharing;
 use crate::report::model::zones::{SharedZone, ZoneUses};
-use crate::report::model::{Allocator, ModuleCost, Note, Process, ProcessState, System};
+use crate::report::model::{Allocator, ModuleCost, Named, Note, Process, ProcessState, System};
 use crate::sys::maps::MapsReader;
+use crate::sys::near::NearRanges;
 use crate::sys::pagemap::PageMap;
-use crate::sys::{memory, status};
+use crate::sys::{limits, memory, status};
 
 pub use identity::{Identity, Probes};
 use text::text;
@@ -61,6 +62,8 @@ pub struct Snapshot {
     heap: Option<HeapReading>,
     pages: Option<PageMap>,
     targets: Vec<CountedRange>,
+    /// The targets that may have pages of files.
+    near: NearRanges,
     /// Bytes of the targets in transparent huge pages.
     huge: u64,
     uses: Option<ZoneUses>,
@@ -102,6 +105,7 @@ impl Snapshot {
             heap: None,
             pages: None,
             targets: Vec::new(),
+            near: NearRanges::default(),
             huge: 0,
             uses: None,
             touched: None,
@@ -116,6 +120,7 @@ impl Snapshot {
     /// Continues until the budget is spent or everything is measured.
     pub fn step(&mut self, identity: &Identity, probes: &mut Probes, budget: &Budget) -> Progress {
         let begun = Instant::now();
+        self.near.forget();
         let progress = loop {
             match self.advance(identity, probes, budget) {
                 Ok(Progress::Done) if matches!(self.stage, SnapshotStage::Done) => {
@@ -190,6 +195,9 @@ impl Snapshot {
                 self.layout.set_code(&self.maps, reader.finish());
                 if let Some(heap) = &self.heap {
                     self.targets = self.layout.targets(&self.maps, heap);
+                    self.targets.sort_by_key(|target| target.range.start);
+                    let mixed = self.targets.iter().filter(|target| !target.private);
+                    self.near = NearRanges::new(mixed.map(|target| target.range.clone()));
                 }
                 self.stage = SnapshotStage::Count(0, 0);
                 Ok(Progress::Done)
@@ -206,7 +214,7 @@ impl Snapshot {
                 let rest = from..target.range.end;
                 let counted = match target.private {
                     true => pages.count_huge(&rest, &mut target.resident.anon, &mut self.huge),
-                    false => pages.count(&rest, &mut target.resident),
+                    false => pages.count_near(&mut self.near, &rest, &mut target.resident),
                 };
                 *address = counted.map_err(|e| at("/proc/self/pagemap", e))?;
                 if *address >= target.range.end {
@@ -306,7 +314,7 @@ impl Snapshot {
         let stacks = self.stacks(threads);
         let lua = self.lua();
         let mappings = self.unclaimed(&mut system, probes);
-        let limits = self.limits(identity.pid);
+        let limits = Some(Named(limits::own()));
         let breakdown = self.pages.take().and_then(|_| self.close(&system, &stacks));
         let allocator = self.heap.take().map(|heap| {
             self.notes.extend(heap.unlocated.into_iter().chain(heap.notes));

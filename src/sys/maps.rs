@@ -15,6 +15,9 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use crate::budget::{Budget, Progress};
 
+/// The number of mappings that there is room for before the list grows.
+const TYPICAL: usize = 160;
+
 /// Reads the mappings. Call [`MapsReader::step`] until it returns [`Progress::Done`].
 #[derive(Debug)]
 pub struct MapsReader {
@@ -30,7 +33,8 @@ impl MapsReader {
     /// Each read continues at the next address. A mapping that is made or removed meanwhile may be
     /// listed or not, but no entry is torn.
     pub fn open() -> io::Result<Self> {
-        Ok(MapsReader { file: File::open("/proc/self/maps")?, tail: Vec::new(), maps: Vec::new() })
+        let file = File::open("/proc/self/maps")?;
+        Ok(MapsReader { file, tail: Vec::new(), maps: Vec::with_capacity(TYPICAL) })
     }
 
     /// Continues to read until the file ends or the budget is spent.

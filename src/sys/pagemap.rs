@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+use super::near::NearRanges;
 use super::scan;
 
 /// Returns the size of a page in bytes.
@@ -67,6 +68,14 @@ pub struct PageMap {
 /// 10 us.
 pub const PAGES_A_PIECE: usize = 1024;
 
+/// The address space of one scan that tells pages of files from others: 4 MiB take about 100 us if
+/// every page is present and small.
+const BYTES_A_SCAN: usize = 4 << 20;
+
+/// The address space of one scan of pages of one type: 16 MiB take about 50 us if every page is
+/// present.
+const BYTES_A_SCAN_ALIKE: usize = 16 << 20;
+
 impl PageMap {
     /// Opens the pagemap of this process.
     ///
@@ -79,8 +88,6 @@ impl PageMap {
     /// Counts the pages in RAM in the first piece of a page-aligned range. Returns where to
     /// continue; this is `range.end` when the range is done.
     pub fn count(&self, range: &Range<usize>, resident: &mut Resident) -> io::Result<usize> {
-        /// 4 MiB of address space: about 100 us if every page is present and small.
-        const BYTES_A_SCAN: usize = 4 << 20;
         let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
         let mut add = |bytes: usize, file: bool| {
             *if file { &mut resident.file } else { &mut resident.anon } += bytes as u64;
@@ -106,9 +113,7 @@ impl PageMap {
     /// pages are all of one type: shared memory, or private memory without a file. Returns where to
     /// continue, as [`PageMap::count`] does.
     pub fn count_alike(&self, range: &Range<usize>, bytes: &mut u64) -> io::Result<usize> {
-        /// 16 MiB of address space: about 50 us if every page is present.
-        const BYTES_A_SCAN: usize = 16 << 20;
-        let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
+        let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN_ALIKE));
         if self.scans.get() {
             let scanned = scan::present_alike(self.file.as_fd(), &(range.start..end), |run| {
                 *bytes += run.len() as u64;
@@ -134,16 +139,60 @@ impl PageMap {
         bytes: &mut u64,
         huge: &mut u64,
     ) -> io::Result<usize> {
-        /// 16 MiB of address space: about 50 us if every page is present.
-        const BYTES_A_SCAN: usize = 16 << 20;
         if self.scans.get() {
-            let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN));
+            let end = range.end.min(range.start.saturating_add(BYTES_A_SCAN_ALIKE));
             let scanned =
                 scan::present_huge(self.file.as_fd(), &(range.start..end), |run, is_huge| {
                     *bytes += run.len() as u64;
                     *huge += if is_huge { run.len() as u64 } else { 0 };
                 });
             match scanned {
+                Ok(next) => return Ok(next),
+                Err(_) => self.scans.set(false),
+            }
+        }
+        self.count_alike(range, bytes)
+    }
+
+    /// Like [`PageMap::count`] for one of the ranges in `near`, which are scanned together.
+    pub fn count_near(
+        &self,
+        near: &mut NearRanges,
+        range: &Range<usize>,
+        resident: &mut Resident,
+    ) -> io::Result<usize> {
+        if self.scans.get() {
+            let add = |bytes: usize, file: bool| {
+                *if file { &mut resident.file } else { &mut resident.anon } += bytes as u64;
+            };
+            let scan = |wanted: &Range<usize>, each: &mut dyn FnMut(Range<usize>, bool)| {
+                scan::present(self.file.as_fd(), wanted, each)
+            };
+            match near.count(range, BYTES_A_SCAN, scan, add) {
+                Ok(next) => return Ok(next),
+                Err(_) => self.scans.set(false),
+            }
+        }
+        self.count(range, resident)
+    }
+
+    /// Like [`PageMap::count_huge`] for one of the ranges in `near`, which are scanned together.
+    pub fn count_huge_near(
+        &self,
+        near: &mut NearRanges,
+        range: &Range<usize>,
+        bytes: &mut u64,
+        huge: &mut u64,
+    ) -> io::Result<usize> {
+        if self.scans.get() {
+            let add = |run: usize, is_huge: bool| {
+                *bytes += run as u64;
+                *huge += if is_huge { run as u64 } else { 0 };
+            };
+            let scan = |wanted: &Range<usize>, each: &mut dyn FnMut(Range<usize>, bool)| {
+                scan::present_huge(self.file.as_fd(), wanted, each)
+            };
+            match near.count(range, BYTES_A_SCAN_ALIKE, scan, add) {
                 Ok(next) => return Ok(next),
                 Err(_) => self.scans.set(false),
             }

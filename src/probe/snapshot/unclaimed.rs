@@ -1,12 +1,18 @@
-//! Reports memory that no part of the breakdown claims: its largest mappings, huge pages, limits.
+//! Reports memory that no part of the breakdown claims: its largest mappings, huge pages.
 #![forbid(unsafe_code)]
 
 use procfs::process::MMPermissions;
 
 use super::{Probes, Snapshot};
 use crate::report::model::mappings::Mappings;
-use crate::report::model::{Named, Note, System};
-use crate::sys::{limits, maps, ranges};
+use crate::report::model::{Note, System};
+use crate::sys::{maps, ranges};
+
+/// Returns whether the kernel makes no transparent huge pages.
+fn has_no_huge_pages() -> bool {
+    let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    enabled.is_ok_and(|modes| modes.contains("[never]"))
+}
 
 impl Snapshot {
     /// Starts to count the mappings that nothing claims.
@@ -28,12 +34,10 @@ impl Snapshot {
     /// Returns the mappings. Completes `system` with figures that `/proc/self/status` lacks.
     pub(super) fn unclaimed(&mut self, system: &mut System, probes: &Probes) -> Option<Mappings> {
         let pages = self.pages.as_ref()?;
-        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-        let never = enabled.is_ok_and(|modes| modes.contains("[never]"));
         let huge = probes.mappings.huge().and_then(|huge| huge.checked_add(self.huge));
         system.resident_huge = match pages.scans() {
             true => huge,
-            false => never.then_some(0),
+            false => has_no_huge_pages().then_some(0),
         };
         // A kernel before Linux 6.7 has no PAGEMAP_SCAN to count them with: nothing is wrong with a
         // server there, so it has no note. (`smaps` says it, in one call of 20 us a megabyte; the bits
@@ -54,14 +58,6 @@ impl Snapshot {
             ));
         }
         Some(mappings)
-    }
-
-    /// Returns the limits that are set.
-    pub(super) fn limits(&mut self, pid: i32) -> Option<Named<u64>> {
-        let limits = limits::of(pid);
-        let mut note =
-            |error: std::io::Error| self.notes.push(Note::of(&["limits"], error.to_string()));
-        limits.map_err(&mut note).ok().map(Named)
     }
 
     /// Assigns mappings of huge pages that malloc has made (`glibc.malloc.hugetlb=2`) to malloc.
