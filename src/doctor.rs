@@ -10,16 +10,27 @@
 
 mod arenas_many;
 mod bound;
+mod cycle_large;
 mod dict_never_frees;
 mod heap;
 mod heap_free_held;
+mod holders;
+mod keepalive_idle;
 mod lua;
 mod lua_footprint;
 mod lua_gc_lazy;
 mod lua_gc_stopped;
 mod lua_near_limit;
+mod old_pools;
+mod pool_size_poor;
+mod pools_by_slow_clients;
+mod reload_pileup;
 mod room;
+mod swap;
+mod uneven_workers;
+mod unexplained;
 mod verdict;
+mod worker_connections_large;
 pub(crate) mod zone;
 mod zone_evicts;
 mod zone_failing;
@@ -41,10 +52,20 @@ const RULES: &[(&str, Rule)] = &[
     (zone_fragmented::ID, zone_fragmented::rule),
     (zone_nearly_full::ID, zone_nearly_full::rule),
     (lua_gc_stopped::ID, lua_gc_stopped::rule),
+    (swap::ID, swap::rule),
+    (reload_pileup::ID, reload_pileup::rule),
+    (old_pools::ID, old_pools::rule),
+    (pools_by_slow_clients::ID, pools_by_slow_clients::rule),
     (arenas_many::ID, arenas_many::rule),
     (heap_free_held::ID, heap_free_held::rule),
     (lua_footprint::ID, lua_footprint::rule),
+    (keepalive_idle::ID, keepalive_idle::rule),
+    (unexplained::ID, unexplained::rule),
     (lua_gc_lazy::ID, lua_gc_lazy::rule),
+    (uneven_workers::ID, uneven_workers::rule),
+    (cycle_large::ID, cycle_large::rule),
+    (worker_connections_large::ID, worker_connections_large::rule),
+    (pool_size_poor::ID, pool_size_poor::rule),
     (dict_never_frees::ID, dict_never_frees::rule),
     (zone_evicts::ID, zone_evicts::rule),
     (zone_oversized::ID, zone_oversized::rule),

@@ -122,3 +122,45 @@ is $health->{status}, 'yellow', 'yellow';
 is $health->{verdicts}[0]{id}, 'lua-gc-stopped', 'the rule';
 is_deeply $health->{verdicts}[0]{affected}{processes}, [ $t->workers ], 'the worker';
 like $t->get('/memstat?format=text&fields=health')->{body}, qr/^WARNING - Lua's garbage collector is stopped in worker 0; worker 0 counts \d/, 'for Nagios';
+
+=== TEST 5: arrays for many connections, and old workers that clients hold
+--- main_config
+worker_processes 3;
+events {
+    worker_connections 65535;
+}
+--- config
+location /memstat { memstat; }
+location /slow { proxy_pass http://127.0.0.1:$TEST_NGINX_PORT_1; }
+--- perl
+my $upstream = silent_server($t->port(1));
+my $reply = $t->fresh;
+my ($verdict) = @{ $reply->{health}{verdicts} };
+is $reply->{health}{status}, 'green', 'green';
+is_deeply [ map { "$_->{id} $_->{status}" } @{ $reply->{health}{verdicts} } ], ['worker-connections-large info'], 'a remark'
+    or diag explain $reply->{health};
+my $arrays = sum(map { values %{ $_->{allocator}{nginx} } } active_workers($reply));
+is $verdict->{evidence}{bytes}, $arrays, 'about the arrays';
+is $verdict->{directive}{name}, 'worker_connections', 'the directive';
+is_deeply pids(map { { pid => $_ } } @{ $verdict->{affected}{processes} }), [ $t->workers ], 'the workers';
+
+my @held;
+for (1 .. 3) {
+    push @held, [ held($t, $upstream, '/slow') ];
+    is_deeply [ grep { $_ eq 'reload-pileup' } verdicts(health($t)) ], [], 'not yet';
+    $t->reload;
+}
+# The workers without a request end.
+$t->wait_for('three old workers', sub { 3 == process_with($t->fresh, state => 'shutting_down') });
+$reply = $t->fresh;
+($verdict) = grep { $_->{id} eq 'reload-pileup' } @{ $reply->{health}{verdicts} };
+my @old = process_with($reply, state => 'shutting_down');
+is_deeply pids(map { { pid => $_ } } @{ $verdict->{affected}{processes} }), pids(@old), 'old workers of three configurations';
+is $verdict->{status}, 'info', 'a remark, because they are small';
+my $evidence = $verdict->{evidence};
+is $evidence->{bytes}, sum(map { $_->{system}{resident_private} } @old), 'what they hold';
+is_deeply [ @$evidence{qw(workers configurations oldest_generation newest_generation)} ], [ 3, 3, 1, 4 ], 'and since when';
+is $verdict->{directive}{name}, 'worker_shutdown_timeout', 'the directive';
+$_->[1][0]->close for @held;
+$t->old_gone;
+is_deeply [ grep { $_ eq 'reload-pileup' } verdicts(health($t)) ], [], 'it is over when they are gone';

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 
 mod healthy;
+mod loaded;
 
 use super::*;
 use crate::report::sample;

@@ -109,10 +109,14 @@ const HELD: u64 = 256 << 20;
 /// The percentage of the server's memory from which held bytes are worth a change.
 const HELD_PERCENT: u64 = 50;
 
+/// Returns the bytes of RAM that the server takes.
+pub(super) fn takes(server: &Server) -> Option<u64> {
+    server.totals.resident_unique.or(server.totals.resident)
+}
+
 /// Returns how bad it is that the processes hold this many bytes that they do not use.
 pub(super) fn held(bytes: u64, server: &Server) -> VerdictStatus {
-    let takes = server.totals.resident_unique.or(server.totals.resident);
-    let is_most = takes.is_some_and(|takes| is_share(bytes, takes, HELD_PERCENT));
+    let is_most = takes(server).is_some_and(|takes| is_share(bytes, takes, HELD_PERCENT));
     match bytes >= HELD && is_most {
         true => VerdictStatus::Yellow,
         false => VerdictStatus::Info,
