@@ -353,7 +353,8 @@ my $renewed = sub {
     my $begun = milliseconds();
     return $t->wait_for('the figures are renewed', sub {
         my $said = $ask->();
-        return $said->{age} < milliseconds() - $begun - 50 ? $said : undef;
+        # The whole count must be after this call, not only its end.
+        return $said->{age} + $said->{measured_over_ms} < milliseconds() - $begun - 50 ? $said : undef;
     });
 };
 

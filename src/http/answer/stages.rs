@@ -115,6 +115,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
         forget_requests(&mut processes);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let container = cgroup::own();
     let facts = Facts {
         nginx: process::version().to_owned(),
         product: process::product().clone(),
@@ -122,7 +123,7 @@ fn begin(question: &Question, collected: Collected) -> Option<Reply> {
         page_size: page_size() as u64,
         answered_by: AnsweredBy { pid: process::pid(), id: process::worker_id() },
         elapsed_us: u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX),
-        container: cgroup::own(),
+        container,
     };
     let mut server = assemble(facts, processes, zones, &merged);
     // Of the whole server, whatever part of it was requested.
