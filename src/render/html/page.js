@@ -15,7 +15,8 @@
 
     // Attributes of the shown page that the script itself sets.
     const isOurs = (node, name) =>
-        (name === "open" && node.localName === "details") || name === "hidden" || name === "aria-sort";
+        (name === "open" && node.localName === "details") || name === "hidden" || name === "aria-sort" ||
+        (name === "style" && node.localName === "th");
 
     function alike(a, b) {
         return a.nodeType === b.nodeType && a.nodeName === b.nodeName && key(a) === key(b);
@@ -96,6 +97,22 @@
         });
         sort(table);
     }
+
+    // The column that the edge of a scrolling table would cut starts behind it: the one before it gets
+    // wider. A wide column, whose room would stay empty, is cut.
+    function fit(scroll) {
+        const cells = [...scroll.querySelectorAll("thead th")];
+        for (const cell of cells) cell.style.minWidth = "";
+        const edge = scroll.getBoundingClientRect().left + scroll.clientWidth - scroll.scrollLeft;
+        const boxes = cells.map((cell) => cell.getBoundingClientRect());
+        const cut = boxes.findIndex((box) => box.left < edge && box.right > edge + 1);
+        const room = edge - boxes[cut]?.left;
+        if (cut > 0 && room < scroll.clientWidth / 3) {
+            cells[cut - 1].style.minWidth = boxes[cut - 1].width + room + "px";
+        }
+    }
+
+    const fitting = new ResizeObserver((entries) => entries.forEach((entry) => fit(entry.target)));
 
     main.addEventListener("click", (event) => {
         const cell = event.target.closest("thead button")?.parentElement;
@@ -219,6 +236,10 @@
 
     function enhanceAll() {
         main.querySelectorAll("table").forEach(enhance);
+        for (const scroll of main.querySelectorAll(".scroll")) {
+            fit(scroll);
+            fitting.observe(scroll);
+        }
         offer();
         remember();
         show();

@@ -142,10 +142,12 @@ sub requests {
     return map { $_->{params}{request}{url} } grep { $_->{method} eq 'Network.requestWillBeSent' } @events;
 }
 
-# Returns an image of the whole page as PNG.
+# Returns an image of the whole page as PNG. There is no scroll bar on it: the page has its room, too.
 sub picture {
     my ($self) = @_;
-    my $shot = $self->devtools('Page.captureScreenshot', captureBeyondViewport => JSON::PP::true);
+    my $page = $self->devtools('Page.getLayoutMetrics')->{cssContentSize};
+    my $shot = $self->devtools('Page.captureScreenshot', captureBeyondViewport => JSON::PP::true,
+        clip => { %$page, width => $self->run('return innerWidth'), scale => 1 });
     return decode_base64($shot->{data});
 }
 
