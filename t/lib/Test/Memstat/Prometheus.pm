@@ -46,8 +46,9 @@ sub key {
     return "$name\{" . join(',', map { qq{$_="$labels{$_}"} } grep { length $labels{$_} } sort keys %labels) . '}';
 }
 
+# Starts a Prometheus that scrapes this path of a server and, if a file of rules is given, evaluates these.
 sub new {
-    my ($class, $target, $path) = @_;
+    my ($class, $target, $path, $rules) = @_;
     my $folder = File::Temp->newdir('memstat-XXXXXX', TMPDIR => 1);
     my $port   = free_port();
     my $self = bless {
@@ -62,6 +63,7 @@ scrape_configs:
     metrics_path: $path
     static_configs: [ { targets: ["$target"] } ]
 END
+    print $conf "rule_files: [ \"$rules\" ]\n" if $rules;
     close $conf or die "cannot write: $!\n";
     $self->{child} = Test::Memstat::Child->new("$folder/log", 'prometheus',
         "--config.file=$folder/prometheus.yml", "--storage.tsdb.path=$folder/data",
@@ -88,6 +90,15 @@ sub query {
         $series{ key($name, %labels) } = $_->{value}[1];
     }
     return \%series;
+}
+
+# Returns the data of another answer of the API.
+sub get {
+    my ($self, $path, %parameters) = @_;
+    my $parameters = $self->{http}->www_form_urlencode(\%parameters);
+    my $answer = $self->{http}->get("$self->{base}/api/v1/$path?$parameters");
+    die "$path: $answer->{content}\n" unless $answer->{success};
+    return JSON::PP->new->utf8->decode($answer->{content})->{data};
 }
 
 sub stop { return $_[0]{child}->stop }
