@@ -1,9 +1,11 @@
-# The commands of the project: what they refuse before anything is built, and the comparison of answers.
+# The commands of the project: what they refuse before anything is built, the comparison of answers, and the
+# end of the demo.
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
 use IO::Socket::INET;
+use POSIX ();
 
 use constant TOP => "$FindBin::Bin/..";
 
@@ -84,3 +86,46 @@ isnt $status, 0, 'no answer';
 like $output, qr/^memstat-diff: Makefile is no JSON answer of \/memstat/, 'why';
 ($status, $output) = output_of('tools/memstat-diff');
 like $output, qr/^usage: memstat-diff \[-a\] OLD\.json NEW\.json$/m, 'usage';
+
+=== TEST 3: the demo stops, also where nobody reaps its master
+--- config
+location /memstat { memstat; }
+--- perl
+my $demo = $t->root . '/build/demo';
+mkdir $_ or die "$_: $!\n" for $t->root . '/build', $demo, "$demo/logs";
+my $stop = "make --no-print-directory stop BUILD='@{[ $t->root ]}/build'";
+my $state = sub { return (read_file("/proc/$_[0]/status") // '') =~ /^State:\s+(\w)/m ? $1 : 'gone' };
+my $start = sub {
+    my ($daemon) = @_;
+    file($t, 'build/demo/demo.conf', "daemon $daemon;\nevents {}\npid nginx.pid;\nerror_log logs/error.log;\n");
+    my $pid = fork // die $!;
+    if (!$pid) {
+        chdir $demo;
+        { exec Test::Memstat::Server::binary(), '-p', './', '-c', 'demo.conf', '-e', 'logs/error.log' }
+        POSIX::_exit(127);
+    }
+    waitpid $pid, 0 if $daemon eq 'on';
+    my $master = $t->wait_for('the pid file', sub { (read_file("$demo/nginx.pid") // '') =~ /^(\d+)\n/ && $1 });
+    # A master that nobody reaps is a child of this process.
+    die 'the pid is of another process' if $daemon eq 'off' && $master != $pid;
+    $t->wait_for('its name', sub { (read_file("/proc/$master/cmdline") // '') =~ /^nginx: master/ });
+    return $master;
+};
+
+is_deeply [ output_of($stop) ], [ 0, '' ], 'none runs';
+
+my $master = $start->('on');
+is_deeply [ output_of($stop) ], [ 0, '' ], 'one that runs as usual';
+like $state->($master), qr/^(?:gone|Z)$/, 'is stopped';
+
+$master = $start->('off');
+is_deeply [ output_of($stop) ], [ 0, '' ], 'one that becomes a zombie';
+is $state->($master), 'Z', 'is stopped';
+file($t, 'build/demo/nginx.pid', "$master\n");
+is_deeply [ output_of($stop) ], [ 0, '' ], 'a pid file that names the zombie';
+waitpid $master, 0;
+
+my ($other) = $t->master;
+file($t, 'build/demo/nginx.pid', "$other\n");
+is_deeply [ output_of($stop) ], [ 0, '' ], 'a pid file that names another nginx';
+unlike $state->($other), qr/^(?:gone|Z)$/, 'which runs on';
