@@ -52,6 +52,7 @@ __DATA__
 worker_processes 2;
 --- http_config
 lua_shared_dict dict 1m;
+init_worker_by_lua_block { collectgarbage("stop") }  # for a verdict
 limit_req_zone $arg_key zone=victim:32k rate=1000r/s;
 --- config
 location /memstat { memstat; }
