@@ -21,9 +21,11 @@ mod lua_footprint;
 mod lua_gc_lazy;
 mod lua_gc_stopped;
 mod lua_near_limit;
+mod near_cgroup_limit;
 mod old_pools;
 mod pool_size_poor;
 mod pools_by_slow_clients;
+mod reload_headroom;
 mod reload_pileup;
 mod room;
 mod swap;
@@ -48,12 +50,14 @@ type Rule = fn(&Server) -> Vec<Verdict>;
 /// first.
 const RULES: &[(&str, Rule)] = &[
     (zone_failing::ID, zone_failing::rule),
+    (near_cgroup_limit::ID, near_cgroup_limit::rule),
     (lua_near_limit::ID, lua_near_limit::rule),
     (zone_fragmented::ID, zone_fragmented::rule),
     (zone_nearly_full::ID, zone_nearly_full::rule),
     (lua_gc_stopped::ID, lua_gc_stopped::rule),
     (swap::ID, swap::rule),
     (reload_pileup::ID, reload_pileup::rule),
+    (reload_headroom::ID, reload_headroom::rule),
     (old_pools::ID, old_pools::rule),
     (pools_by_slow_clients::ID, pools_by_slow_clients::rule),
     (arenas_many::ID, arenas_many::rule),

@@ -1,13 +1,14 @@
 //! Servers for the tests of the rules. They begin with a healthy server of a master and two workers.
 #![forbid(unsafe_code)]
 
+use crate::report::model::container::Container;
 use crate::report::model::lua::LuaVms;
 use crate::report::model::zones::{SharedZone, SlotClass, ZonePages, ZoneUse, ZoneVersions};
 use crate::report::model::{Category, Named, Process, ProcessKind, Region, Server};
 use crate::report::sample;
 
 /// A healthy server: a master (pid 10) and two workers (pids 11 and 12), each with a small Lua VM and a
-/// zone `one` of 10 MiB that is nearly empty.
+/// zone `one` of 10 MiB that is nearly empty, in no container.
 pub(super) fn healthy() -> Server {
     let worker = |id| sample::full(ProcessKind::Worker, Some(id), 11 + id as i32);
     let mut processes = vec![sample::full(ProcessKind::Master, None, 10), worker(0), worker(1)];
@@ -17,6 +18,7 @@ pub(super) fn healthy() -> Server {
     }
     let mut server = sample::server(processes);
     server.shared_zones.0.clear();
+    server.container = None;
     server
 }
 
@@ -24,6 +26,23 @@ pub(super) fn healthy() -> Server {
 pub(super) fn with_workers(mut server: Server, change: impl Fn(&mut Process)) -> Server {
     let workers = server.processes.iter_mut().filter(|p| p.kind == ProcessKind::Worker);
     workers.for_each(change);
+    server
+}
+
+/// A server in a container with this limit, usage and page cache.
+pub(super) fn with_container(
+    mut server: Server,
+    limit: u64,
+    usage: u64,
+    page_cache: u64,
+) -> Server {
+    server.container = Some(Container {
+        limit: Some(limit),
+        usage: Some(usage),
+        page_cache: Some(page_cache),
+        headroom: Some(limit.saturating_sub(usage)),
+        ..Container::default()
+    });
     server
 }
 
