@@ -50,6 +50,13 @@ pub struct Container {
     pub pressure: Option<Pressure>,
 }
 
+impl Container {
+    /// Whether a limit is set, so that its figures matter to whoever runs the server.
+    pub fn is_limited(&self) -> bool {
+        self.limit.is_some() || self.high.is_some()
+    }
+}
+
 /// The time that processes of a group waited for memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pressure {

@@ -141,6 +141,7 @@ pub(super) fn server(server: &Server) -> Markup {
     let tile = |name: &str, figure: Option<u64>, note: &str| {
         html! { div.tile { dt { (name) } dd { (known(figure, size)) } dd.note { (note) } } }
     };
+    let limited = server.container.as_ref().filter(|container| container.is_limited());
     // Pages of zones stay in RAM when the processes that touched them have ended.
     let once = match totals.resident_unique > totals.resident {
         true => "each page once, with shared memory that no process maps at the moment",
@@ -154,11 +155,11 @@ pub(super) fn server(server: &Server) -> Markup {
                 (tile("Summed up", totals.resident, "sum of the processes, as in top"))
                 (tile("Shared memory", totals.shared_memory, "of nginx, in RAM"))
                 (tile("Swap", totals.swap, "swapped out"))
-                @if let Some(container) = &server.container {
+                @if let Some(container) = limited {
                     (tile("Container", container.usage, &container::limit(container)))
                 }
             }
-            @if let Some(container) = &server.container {
+            @if let Some(container) = limited {
                 p #container { "Container: " (container::what(container)) "." }
             }
             (pies.markup())

@@ -76,7 +76,10 @@ fn row(name: &str, zone: &SharedZone) -> Row {
             Cell::Size(zone.resident),
             of_pool(Cell::Size(zone.largest_allocation)),
             of_pool(Cell::Count(zone.pages.map(|pages| pages.free))),
-            of_pool(Cell::Name(zone.owner.clone().unwrap_or_else(|| "?".to_owned()))),
+            match &zone.owner {
+                None if order::has_no_pool(zone) => Cell::Text("-".to_owned()),
+                owner => Cell::Name(owner.clone().unwrap_or_else(|| "?".to_owned())),
+            },
             Cell::Text(generation),
         ],
     )

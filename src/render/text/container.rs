@@ -5,10 +5,9 @@ use crate::render::layout::paragraph;
 use crate::render::units::{known, share, size};
 use crate::report::model::{Container, Server};
 
-/// Writes the line of a server in a container with a limit or a usage.
+/// Writes the line of a server in a container with a limit.
 pub(super) fn line(out: &mut String, server: &Server) {
-    let Some(container) = server.container else { return };
-    if container.usage.is_some() || container.limit.is_some() {
+    if let Some(container) = server.container.filter(Container::is_limited) {
         paragraph(out, "", &format!("container: {}; {}", near(&container), what(&container)));
     }
 }
@@ -104,10 +103,10 @@ mod tests {
     #[test]
     fn without_a_limit() {
         let bare = Container { usage: Some(1 << 20), ..Container::default() };
-        let line =
-            "container: 1.00 MiB, no limit; page cache ?, processes ?, shared memory ?, kernel ?";
-        assert_eq!(shown(|c| *c = bare), line);
-        assert_eq!(shown(|c| *c = Container::default()), "");
+        assert_eq!(shown(|c| *c = bare), "");
+        let slowed = shown(|c| *c = Container { high: Some(2 << 20), ..bare });
+        assert!(slowed.starts_with("container: 1.00 MiB, no limit; page cache ?"), "{slowed}");
+        assert!(slowed.contains("slowed from 2.00 MiB"), "{slowed}");
         let mut out = String::new();
         super::line(&mut out, &Server { container: None, ..sample::small() });
         assert_eq!(out, "");
