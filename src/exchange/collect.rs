@@ -181,7 +181,7 @@ fn own(local: &Local, ticket: &Ticket, now: u64) -> Option<Process> {
 
 const READING: &str = "they are still being read";
 const READ_BEFORE: &str = "these are their last figures";
-const MEASURING: &str = "a new measurement is under way; these are the last ones";
+const MEASURING: &str = "a new measurement was not complete in time; these are the last ones";
 const AWAY: &str = "the master is reading a configuration; these are its last ones";
 
 /// Returns a process by its slot, or `None` if it has exited or is about to exit.

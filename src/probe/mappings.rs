@@ -153,7 +153,7 @@ impl Job<PageMap> for MappingsProbe {
 /// kind, which can be listed, have a path.
 fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<MappingGroup> {
     let mut groups: Vec<(&MemoryMap, MappingGroup)> = Vec::new();
-    let mut places: HashMap<(&MMapPath, MMPermissions, bool), usize> = HashMap::new();
+    let mut places: HashMap<(MappingName, MMPermissions, bool), usize> = HashMap::new();
     for map in maps.iter().filter(|map| !is_of_kernel(map)) {
         let (has_path, has_file) = (map.pathname != MMapPath::Anonymous, maps::has_file(map));
         if !has_path && !has_file && !unnamed {
@@ -162,7 +162,7 @@ fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Mapp
         for range in ranges::subtract(&maps::range(map), taken) {
             let bytes = range.len() as u64;
             let is_alone = !has_path && bytes >= LARGE;
-            let key = (&map.pathname, map.perms, has_file);
+            let key = (MappingName::of(map), map.perms, has_file);
             let place = places.get(&key).filter(|_| !is_alone).copied();
             match place.and_then(|place| groups.get_mut(place)) {
                 Some((_, group)) => {
@@ -195,6 +195,23 @@ fn groups(maps: &[MemoryMap], taken: &[Range<usize>], unnamed: bool) -> Vec<Mapp
         }
     }
     groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// The name of a mapping as a key. A path is compared and hashed by its bytes: by its components, as
+/// `Path` does, takes several times as long.
+#[derive(PartialEq, Eq, Hash)]
+enum MappingName<'a> {
+    File(&'a [u8]),
+    Other(&'a MMapPath),
+}
+
+impl MappingName<'_> {
+    fn of(map: &MemoryMap) -> MappingName<'_> {
+        match &map.pathname {
+            MMapPath::Path(path) => MappingName::File(path.as_os_str().as_bytes()),
+            other => MappingName::Other(other),
+        }
+    }
 }
 
 /// Returns whether the pages of a mapping belong to the kernel, and so to no figure.

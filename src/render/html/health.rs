@@ -6,7 +6,7 @@ use maud::{html, Markup};
 use super::cells::visible;
 use crate::report::model::health::{Health, HealthStatus, Verdict, VerdictStatus};
 
-/// The section: one line if there is no verdict.
+/// The section: one line if there is no verdict. A remark has only what to do; text and JSON have all.
 pub(super) fn health(health: &Health) -> Markup {
     let class = match health.status {
         HealthStatus::Green => "good",
@@ -34,6 +34,7 @@ fn one(verdict: &Verdict) -> Markup {
     let row = |name: &str, text: &str| {
         html! { @if !text.is_empty() { div { dt { (name) } dd { (visible(text)) } } } }
     };
+    let is_remark = verdict.status == VerdictStatus::Info;
     let figures: Vec<_> =
         verdict.evidence.0.iter().map(|(name, figure)| format!("{name} {figure}")).collect();
     let pids: Vec<_> = verdict.affected.processes.iter().map(i32::to_string).collect();
@@ -45,7 +46,7 @@ fn one(verdict: &Verdict) -> Markup {
             }
             dl {
                 (row("Impact", &verdict.impact))
-                (row("Cause", &verdict.cause))
+                @if !is_remark { (row("Cause", &verdict.cause)) }
                 (row("Action", &verdict.action))
                 @if let Some(directive) = &verdict.directive {
                     div {
@@ -59,9 +60,11 @@ fn one(verdict: &Verdict) -> Markup {
                         }
                     }
                 }
-                (row("Figures", &figures.join(", ")))
-                (row("Zones", &verdict.affected.zones.join(", ")))
-                (row("Processes", &pids.join(", ")))
+                @if !is_remark {
+                    (row("Figures", &figures.join(", ")))
+                    (row("Zones", &verdict.affected.zones.join(", ")))
+                    (row("Processes", &pids.join(", ")))
+                }
                 @if let Some(since) = verdict.since { (row("Since", &since.text())) }
                 (row("Rule", &format!("{}, {}; {}", verdict.id, verdict.confidence.name(), verdict.help)))
             }
