@@ -26,7 +26,9 @@ my $package = 'libnginx-mod-http-memstat';
 my $name    = 'ngx_http_memstat_module.so';
 my $version = (read_file("$repository/Cargo.toml") =~ /^version = "(.*)"$/m)[0];
 my $arch    = said(qw(dpkg --print-architecture)) =~ s/\n//r;
-my ($deb) = said('make', '-s', '-C', $repository, 'deb') =~ m{^(/\S+\Q/${package}_\E\S+\.deb)$}m;
+my $progress = File::Temp->new;
+my ($deb) = said('sh', '-c', "make -s -C '$repository' deb 2>'$progress'") =~ m{^(/\S+\Q/${package}_\E\S+\.deb)$}m;
+like read_file("$progress"), qr/^build-deb: builds the module, which takes some minutes.*^build-deb: .*Finished/ms, 'it shows its progress';
 is $deb, "$repository/build/deb/${package}_$version-1_$arch.deb", 'the package';
 
 # The packaging helper's file has the ABI that modules are built for; nginx's package has what it provides.
