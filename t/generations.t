@@ -6,11 +6,11 @@ use Test::Memstat;
 # Returns the errors in an answer about running processes: each must be there, with its kind and state.
 sub wrong {
     my ($t, $reply, %with) = @_;
-    my %told = map { $_->{pid} => $_ } @{ $reply->{processes} };
+    my %found = map { $_->{pid} => $_ } @{ $reply->{processes} };
     my @wrong;
     for my $pid ($t->children) {
         my $title = read_file("/proc/$pid/cmdline") or next;
-        my $process = $told{$pid};
+        my $process = $found{$pid};
         if (!$process) { push @wrong, "$pid is not there"; next }
         my $state = $title =~ /shutting down/ ? 'shutting_down' : 'active';
         push @wrong, "$pid is $process->{state}, not $state" if $process->{state} ne $state;
@@ -205,9 +205,9 @@ $t->fresh;
 $t->signal(TERM => $ends);
 my @replies;
 $t->wait_for('it has ended', sub { push @replies, $t->fresh; !kill 0 => $ends });
-my @told = map { process_with($_, pid => $ends) } @replies;
+my @found = map { process_with($_, pid => $ends) } @replies;
 cmp_ok scalar @replies, '>', 3, 'answers meanwhile';
-is_deeply [ map { "@{ $_->{notes} }" } grep { !$_->{breakdown} } @told ], [], 'each process has its breakdown, or is absent';
+is_deeply [ map { "@{ $_->{notes} }" } grep { !$_->{breakdown} } @found ], [], 'each process has its breakdown, or is absent';
 
 === TEST 8: more workers than the default zone has room for otherwise
 --- main_config

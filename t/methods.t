@@ -3,16 +3,16 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use Test::Memstat;
 
-# Answers of a server: each process is told, fresh. No client waits for the timeout.
+# Answers of a server: each process is there, fresh. No client waits for the timeout.
 sub answers_of {
     my ($t, $count) = @_;
     my @wrong;
     for (1 .. 10) {
         my $reply = $t->fresh;
-        my %told = map { $_->{pid} => $_ } @{ $reply->{processes} };
-        push @wrong, map { "$_ is not there" } grep { !$told{$_} } $t->children;
+        my %found = map { $_->{pid} => $_ } @{ $reply->{processes} };
+        push @wrong, map { "$_ is not there" } grep { !$found{$_} } $t->children;
         push @wrong, map { "$_->{kind} $_->{pid} $_->{state}: @{ $_->{notes} }" }
-            grep { !$_->{breakdown} || $_->{state} ne 'active' || @{ $_->{notes} } } values %told;
+            grep { !$_->{breakdown} || $_->{state} ne 'active' || @{ $_->{notes} } } values %found;
     }
     is_deeply \@wrong, [], "all of $count workers and the master answer, ten times";
     return;

@@ -88,14 +88,14 @@ sub sectors_of {
         resident => $sum->('resident'), swap => $sum->('swap'),
         rest     => $sum->('virtual') - $sum->('resident') - $sum->('swap'),
     };
-    my (%all, $untold);
+    my (%all, $unattributed);
     for my $process (@{ $reply->{processes} }) {
         my ($breakdown, $system) = @$process{qw(breakdown system)};
-        $untold += $system->{resident} - $system->{resident_shmem} unless $breakdown;
+        $unattributed += $system->{resident} - $system->{resident_shmem} unless $breakdown;
         $all{$_} += $breakdown->{$_}{resident} for keys %{ $breakdown // {} };
     }
     $pies{'server application resident'} =
-        { %all, nginx_shm => $reply->{totals}{shared_memory}, untold => $untold };
+        { %all, nginx_shm => $reply->{totals}{shared_memory}, unattributed => $unattributed };
     # An entry of 0 has no sector.
     for my $pie (values %pies) { delete @$pie{ grep { !$pie->{$_} } keys %$pie } }
     return \%pies;

@@ -142,7 +142,7 @@ cmp_ok scalar @{ $peak->{pools}{by_creator} }, '<=', 5, 'five creators at most';
 is $peak->{pools}{server}{name}, 'a.example', 'the server that held most';
 cmp_ok $peak->{pools}{server}{large_bytes}, '>', 24 << 20, 'with the body';
 is $peak->{pools}{request}{server_name}, 'a.example', 'the request that held most is of that server';
-is $peak->{pools}{request}{request}, undef, 'its line is not told without memstat_uri';
+is $peak->{pools}{request}{request}, undef, 'its line is left out without memstat_uri';
 unlike $t->get("/memstat?format=$_")->{body}, qr/secret/, "nor in $_" for qw(json text html prometheus);
 
 like $t->get('/memstat?format=text')->{body}, qr/^worst moment: .*server\s+a\.example/ms, 'as text';

@@ -88,7 +88,7 @@ my @oldest = $aged->($reply);
 like $_->{creator}, qr/^ngx_http_(?:create|alloc)_request$/, 'by their creator' for @oldest;
 is_deeply { map { $_->{server_name} => 1 } @oldest }, { localhost => 1 }, 'and their server';
 is_deeply [ grep { defined $_->{request} } map { @{ $_->{oldest} }, @{ $_->{largest} } } values %$pools ],
-    [], 'request lines are not told';
+    [], 'request lines are left out';
 unlike $t->get('/memstat')->{body}, qr/secret/, 'anywhere';
 
 my $uris = pools_of($t->fresh('/uri'));

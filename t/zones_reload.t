@@ -56,7 +56,7 @@ is $reply->{totals}{shared_memory}, $all, 'each mapping counts once';
 my ($theirs, $ours) = map { process_of($reply, $_)->{zones} } $old, $new;
 is $theirs->{dict}{mapped}, MB, 'the old worker has the old one';
 is $ours->{dict}{mapped}, 2 * MB, 'the new worker has the new one';
-is $theirs->{gone}{allocations}, 20, 'what the old worker did is still told';
+is $theirs->{gone}{allocations}, 20, 'what the old worker did is still there';
 ok !exists $ours->{gone}, 'what it has not mapped is not the new worker\'s';
 is $ours->{dict}{allocations}, 0, 'the new worker begins with nothing';
 my $text = $t->get('/memstat?format=text&fields=shared_zones')->{body};

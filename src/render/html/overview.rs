@@ -85,12 +85,12 @@ pub(super) fn pies(process: &Process) -> Pies {
 }
 
 /// The slices of all breakdowns added up, with shared memory counted once. The memory of processes
-/// without a breakdown, `untold`, is a slice of its own.
+/// without a breakdown, `unattributed`, is a slice of its own.
 fn all_slices(
     server: &Server,
     figure: RegionFigure,
     shared: Option<u64>,
-    untold: fn(&System) -> Option<u64>,
+    unattributed: fn(&System) -> Option<u64>,
 ) -> Vec<Slice> {
     let breakdowns = || server.processes.iter().filter_map(|process| process.breakdown.as_ref());
     let mut slices = Vec::new();
@@ -105,8 +105,9 @@ fn all_slices(
     }
     let mut others = server.processes.iter().filter(|p| p.breakdown.is_none()).peekable();
     if others.peek().is_some() {
-        let bytes = others.try_fold(0u64, |sum, p| sum.checked_add(untold(&p.system)?));
-        let (name, label, class) = ("untold", "processes without a breakdown", "untold");
+        let bytes = others.try_fold(0u64, |sum, p| sum.checked_add(unattributed(&p.system)?));
+        let (name, label, class) =
+            ("unattributed", "processes without a breakdown", "unattributed");
         slices.push(Slice { name, label, class, bytes });
     }
     slices

@@ -19,7 +19,7 @@ pub(super) const APPLICATION: &[&str] = &[
     "stacks",
     "file",
     "anon",
-    "untold",
+    "unattributed",
 ];
 
 /// The CSS classes of the system-level pie.

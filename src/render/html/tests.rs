@@ -162,12 +162,12 @@ fn sectors() {
     let known: Vec<_> = server.processes.iter().filter_map(|p| p.breakdown.as_ref()).collect();
     let names = known[0].0.iter().map(|(category, _)| *category);
     let silent = server.processes.iter().find(|p| p.breakdown.is_none()).unwrap().system;
-    let of = |figure: fn(crate::report::model::Region) -> u64, shared: u64, untold: u64| {
+    let of = |figure: fn(crate::report::model::Region) -> u64, shared: u64, unattributed: u64| {
         let category = |category: crate::report::model::Category| match category.name() {
             "nginx_shm" => ("nginx_shm", shared),
             name => (name, known.iter().map(|b| figure(b.get(category).unwrap())).sum()),
         };
-        names.clone().map(category).chain([("untold", untold)]).collect::<Vec<_>>()
+        names.clone().map(category).chain([("unattributed", unattributed)]).collect::<Vec<_>>()
     };
     let own = silent.resident.unwrap() - silent.resident_shmem.unwrap();
     expect(of(|r| r.resident.unwrap(), server.totals.shared_memory.unwrap(), own));
