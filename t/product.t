@@ -19,7 +19,7 @@ sub server {
 sub formats {
     my ($t) = @_;
     my $get = sub { $t->get("/memstat?format=$_[0]")->{body} };
-    my ($text)  = $get->('text') =~ /^(.*), memstat /;
+    my ($text)  = $get->('text') =~ /^(.*), memstat /m;
     my ($page)  = $get->('html') =~ m{<p id="facts">(.*?) · memstat };
     my ($label) = $get->('prometheus') =~ /^nginx_memstat_build_info\{(?=.*nginx="\Q$version\E").*product="(.*?)"/m;
     return [ $text, $page, $label ];
