@@ -99,7 +99,7 @@ mod tests {
 
     const M: u64 = 1 << 20;
 
-    /// Workers of 128 MiB with this number of requests of this age and of so many bytes together.
+    /// Workers of 128 MiB with this number of requests of this age, and the bytes of all of them.
     fn slow(live: u64, age_s: u64, large_bytes: u64) -> Server {
         with_workers(healthy(), |worker| {
             worker.system.resident = Some(128 * M);

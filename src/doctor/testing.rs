@@ -111,6 +111,11 @@ pub(super) fn full_zone(owner: &str, slots: Vec<(String, SlotClass)>) -> SharedZ
     }
 }
 
+/// A server with a zone `one` of 8 MiB without a free page, and slots of 64 bytes with these counts.
+pub(super) fn with_full_zone(owner: &str, reqs: u64, fails: u64) -> Server {
+    with_zone("one", full_zone(owner, vec![class(64, reqs, fails)]))
+}
+
 /// A server whose processes, first the workers, did this to a zone: allocations, frees, failures.
 pub(super) fn with_uses(mut server: Server, name: &str, uses: &[(u64, u64, u64)]) -> Server {
     let (generation, mapped) =

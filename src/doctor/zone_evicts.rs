@@ -62,10 +62,10 @@ fn examine(server: &Server, name: &str, zone: &SharedZone) -> Option<(u64, Verdi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::{class, full_zone, with_zone};
+    use crate::doctor::testing::{class, full_zone, with_full_zone, with_zone};
 
     fn said(owner: &str, reqs: u64, fails: u64) -> Vec<Verdict> {
-        rule(&with_zone("one", full_zone(owner, vec![class(64, reqs, fails)])))
+        rule(&with_full_zone(owner, reqs, fails))
     }
 
     #[test]

@@ -111,10 +111,10 @@ fn impact(zone: &SharedZone) -> (&'static str, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::{class, full_zone, with_uses, with_zone};
+    use crate::doctor::testing::{class, full_zone, with_full_zone, with_uses, with_zone};
 
     fn said(owner: &str, reqs: u64, fails: u64) -> Vec<Verdict> {
-        rule(&with_zone("one", full_zone(owner, vec![class(64, reqs, fails)])))
+        rule(&with_full_zone(owner, reqs, fails))
     }
 
     #[test]
